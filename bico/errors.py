@@ -1,0 +1,79 @@
+"""Everything that can go wrong by the user's hand, as one tree of typed errors.
+
+    BicoError
+    ├── ConfigError            a setting that does not exist or has no meaning
+    ├── UnknownModelError      ├── UnknownTaskError      ├── UnknownMethodError
+    ├── NotEnoughSamplesError  more calibration samples asked for than the data holds
+    ├── CheckpointError        a file that is missing, damaged, non-finite or of another architecture
+    ├── ShapeError             tensors that do not fit: image size, site shapes
+    ├── CalibrationError       a signal that was never seen, or is zero or non-finite
+    ├── MethodError            a method that cannot serve this pair of models
+    ├── StoreError             the artefact store cannot be read or written
+    └── OutputError            the results cannot be written
+
+Each message is one line: what, where, why, and what to do. The command line prints it and exits with code 2.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BicoError(Exception):
+    """A mistake that the user can mend; the message says how."""
+
+
+class ConfigError(BicoError, ValueError):
+    pass
+
+
+class UnknownModelError(BicoError, LookupError):
+    pass
+
+
+class UnknownTaskError(BicoError, LookupError):
+    pass
+
+
+class UnknownMethodError(BicoError, LookupError):
+    pass
+
+
+class NotEnoughSamplesError(BicoError, ValueError):
+    pass
+
+
+class CheckpointError(BicoError):
+    pass
+
+
+class ShapeError(BicoError, ValueError):
+    pass
+
+
+class CalibrationError(BicoError):
+    pass
+
+
+class MethodError(BicoError):
+    pass
+
+
+class StoreError(BicoError):
+    pass
+
+
+class OutputError(BicoError):
+    pass
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Returns the end of an error message: the valid name most like `name`, and all of them.
+
+    Example:
+        >>> nearest("bicoo", ["naive", "bico"])
+        "did you mean 'bico'? Valid: bico, naive."
+    """
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Valid: {', '.join(names)}."
