@@ -1,0 +1,117 @@
+"""Model weights and task vectors as safetensors files."""
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bico.errors import CheckpointError, OutputError
+
+# What `torch.save` writes: a zip archive since torch 1.6, a bare pickle before.
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def save_state(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes named tensors to a safetensors file, which appears complete or not at all.
+
+    Arguments:
+        path: The file; replaced if it is there.
+        tensors: On any device, of any strides. Tied tensors are written once per name.
+        metadata: Strings for the header.
+
+    Raises:
+        CheckpointError: If a tensor is not finite.
+        OutputError: If the file cannot be written.
+    """
+    path = Path(path)
+    for name, tensor in tensors.items():
+        _check_finite(name, tensor, path)
+    # contiguous and apart from each other: safetensors stores no strides and no sharing
+    apart = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(apart, unfinished, dict(metadata or {}))
+        with open(unfinished, "rb") as file:
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(
+            f"Cannot write {path} ({error}): choose another place, or mend permissions or space."
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load_state(path: str | Path) -> dict[str, Tensor]:
+    """Reads all tensors of a safetensors file, in the dtypes they were stored in, on the CPU.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of another format, or a tensor is not finite.
+    """
+    with _opened(path) as file:
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    for name, tensor in tensors.items():
+        _check_finite(name, tensor, path)
+    return tensors
+
+
+def load_metadata(path: str | Path) -> dict[str, str]:
+    """Reads the strings of the header, without the tensors; raises like `load_state`."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
+def content_digest(path: str | Path) -> str:
+    """Returns the SHA-256 of what a checkpoint holds: names, dtypes, shapes and bytes of its tensors.
+
+    Unlike the digest of the file, it is the same when metadata or the order of the tensors differ. Raises like
+    `load_state`, but does not ask for finite tensors.
+    """
+    digest = hashlib.sha256()
+    with _opened(path) as file:
+        for name in sorted(file.keys()):
+            tensor = file.get_tensor(name)
+            digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise CheckpointError(f"Cannot read checkpoint {path} ({error.strerror}): check the path.") from error
+    if start.startswith(_PICKLES):
+        raise CheckpointError(
+            f"Checkpoint {path} is a pickle, which can run code when opened: convert it where you trust it, with "
+            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"Checkpoint {path} is damaged or no safetensors file ({error}): fetch or save it again."
+        ) from error
+
+
+def _check_finite(name: str, tensor: Tensor, path: str | Path) -> None:
+    if not tensor.isfinite().all():
+        count = int((~tensor.isfinite()).sum())
+        raise CheckpointError(
+            f"Tensor {name} of checkpoint {path} has {count} values that are not finite: "
+            "its training diverged or the file is damaged; use another checkpoint."
+        )
