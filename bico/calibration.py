@@ -1,0 +1,174 @@
+"""Calibration: which samples, and the cross-covariances that one forward-backward pass per model leaves behind."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bico.errors import CalibrationError, NotEnoughSamplesError, ShapeError
+from bico.models.base import Model
+from bico.signals import Signal, SignalKey, capture, signal_key
+from bico.sites import Site, match_sites
+
+Covariances = dict[SignalKey, Tensor]
+"""Cross-covariances (source features x target features), float32, by the *target's* signal key."""
+
+
+def draw_samples(available: int, count: int, seed: int) -> Int[Tensor, " count"]:
+    """Returns the indices of a calibration set drawn uniformly without replacement.
+
+    Sets are nested: for one seed, the first 50 of the set of 100 are the set of 50.
+
+    Raises:
+        NotEnoughSamplesError: If fewer than `count` samples are available.
+    """
+    if not 0 < count <= available:
+        raise NotEnoughSamplesError(
+            f"{count} calibration samples asked for, but the training split holds {available}: choose --samples in "
+            f"1..{available}."
+        )
+    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
+
+
+def resample_tokens(
+    tokens: Float[Tensor, "batch source_tokens features"],
+    source_grid: tuple[int, int],
+    target_grid: tuple[int, int],
+) -> Float[Tensor, "batch target_tokens features"]:
+    """Brings a signal of a picture model onto another model's patch grid; the class token is kept as it is.
+
+    Bilinear with `align_corners=False`, as THESEUS and BiCo (section 3.2) do it.
+
+    Arguments:
+        tokens: Class token first, then the patches row by row.
+        source_grid: Patches (down, across) of the model that made `tokens`.
+        target_grid: Patches (down, across) wanted.
+    """
+    if source_grid == target_grid:
+        return tokens
+    batch, count, features = tokens.shape
+    if count != 1 + source_grid[0] * source_grid[1]:
+        raise ShapeError(f"{count} tokens are not one class token and a {source_grid[0]}x{source_grid[1]} patch grid.")
+    picture = tokens[:, 1:].transpose(1, 2).reshape(batch, features, *source_grid)
+    picture = F.interpolate(picture, size=target_grid, mode="bilinear", align_corners=False)
+    return torch.cat([tokens[:, :1], picture.flatten(2).transpose(1, 2)], dim=1)
+
+
+def split_at(count: int, batch_size: int, snapshots: Iterable[int]) -> Iterator[slice]:
+    """Yields slices of at most `batch_size` over 0..count that never cross a snapshot.
+
+    Example:
+        >>> [(s.start, s.stop) for s in split_at(100, 64, [10, 100])]
+        [(0, 10), (10, 74), (74, 100)]
+    """
+    start = 0
+    for end in sorted({*snapshots, count}):
+        for begin in range(start, end, batch_size):
+            yield slice(begin, min(begin + batch_size, end))
+        start = end
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The same calibration samples, as each of the two models wants them."""
+
+    source: Tensor
+    target: Tensor
+    labels: Int[Tensor, " batch"]
+
+
+def cross_covariances(
+    source: Model,
+    target: Model,
+    batches: Iterable[Batch],
+    heads: tuple[Tensor, Tensor],
+    signals: Iterable[Signal],
+    snapshots: Sequence[int],
+    sites: Sequence[Site] | None = None,
+    on_batch: Callable[[int], None] = lambda seen: None,
+) -> Iterator[tuple[int, Covariances]]:
+    r"""Streams `Σ rows_sourceᵀ rows_target` of every signal at every matched site.
+
+    One forward pass per model and batch, and one backward pass if a gradient is among the signals. The loss is summed
+    over samples, so covariances add up over batches and do not depend on the batch size. Rows whose gradient is zero
+    in either model (all but the class token in the last block) are dropped before the product.
+
+    Arguments:
+        source: The model that was fine-tuned, at its pre-trained weights.
+        target: The new base model.
+        batches: Samples in the order of the calibration set, cut at the snapshots (`split_at`).
+        heads: Classification heads (classes, features) of source and target, in which the task loss is taken.
+        signals: Which signals to collect.
+        snapshots: Sample counts at which the sums so far are yielded.
+        sites: The target's sites to serve; all of them by default.
+        on_batch: Called with the number of samples seen, for progress.
+
+    Yields:
+        Pairs of a sample count and the covariances up to there. The tensors are the caller's own.
+
+    Raises:
+        CalibrationError: If a selected signal was never seen, is not finite, or if the batches end before the last
+            snapshot or step over one.
+    """
+    signals = list(signals)
+    matched = match_sites(source.sites, target.sites)
+    sites = list(target.sites if sites is None else sites)
+    source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
+    partner: dict[SignalKey, SignalKey] = {
+        signal_key(site, signal): signal_key(matched[site.name], signal) for site in sites for signal in signals
+    }
+    sums: Covariances = {}
+    waiting, seen = sorted(set(snapshots)), 0
+    for batch in batches:
+        ours = collect_signals(source, batch.source, batch.labels, heads[0], source_sites, signals)
+        theirs = collect_signals(target, batch.target, batch.labels, heads[1], sites, signals)
+        for key, source_key in partner.items():
+            product = _product(ours[source_key], theirs[key], source, target, drop_zeros=key[1].is_gradient)
+            sums[key] = product if key not in sums else sums[key].add_(product)
+        seen += len(batch.labels)
+        on_batch(seen)
+        if waiting and seen >= waiting[0]:
+            if seen > waiting[0]:
+                raise CalibrationError(f"A batch ended at sample {seen}, past the snapshot at {waiting[0]}: cut batches with split_at.")
+            _check_finite(sums)
+            yield waiting.pop(0), {key: value.clone() for key, value in sums.items()}
+    if waiting:
+        raise CalibrationError(f"The calibration batches ended after {seen} samples, before the snapshot at {waiting[0]}.")
+
+
+def collect_signals(
+    model: Model, inputs: Tensor, labels: Tensor, head: Tensor, sites: Sequence[Site], signals: Sequence[Signal]
+) -> dict[SignalKey, Tensor]:
+    """Runs one batch through a frozen model, forward and (for gradients) backward, and returns its signals.
+
+    Returns:
+        Tensors (batch, [tokens,] features) by signal key, on the model's device.
+    """
+    with model.instrument() as modules, capture(sites, modules, signals) as seen:
+        loss = model.loss(inputs, labels, head)
+        if any(signal.is_gradient for signal in signals):
+            loss.backward()
+    return seen
+
+
+def _product(ours: Tensor, theirs: Tensor, source: Model, target: Model, drop_zeros: bool) -> Tensor:
+    if ours.ndim == 3:
+        ours = resample_tokens(ours, source.grid, target.grid)
+    rows_a, rows_b = ours.flatten(0, -2), theirs.flatten(0, -2)
+    if drop_zeros:
+        carries = rows_a.any(dim=1) & rows_b.any(dim=1)
+        if not carries.all():
+            rows_a, rows_b = rows_a[carries], rows_b[carries]
+    return rows_a.T @ rows_b
+
+
+def _check_finite(covariances: Mapping[SignalKey, Tensor]) -> None:
+    for (tensor, signal), value in covariances.items():
+        if not value.isfinite().all():
+            raise CalibrationError(
+                f"The {signal} covariance of {tensor} is not finite: a model's weights or the calibration inputs are "
+                "broken, or their values overflow float32."
+            )

@@ -1,0 +1,109 @@
+"""Fine-tuning of an image tower with a frozen zero-shot head: how experts are made."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bico.errors import CalibrationError, ConfigError
+from bico.models.base import Model
+from bico.task_vector import State
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """The paper's protocol (BiCo, appendix E; learning rate as in Task Arithmetic)."""
+
+    steps: int = 2000
+    """Optimiser steps."""
+    batch_size: int = 128
+    lr: float = 1e-5
+    """Peak learning rate."""
+    warmup: int = 200
+    """Steps of linear warm-up; a cosine to zero follows."""
+    weight_decay: float = 0.1
+    seed: int = 0
+    """Order of the samples."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or not 0 <= self.warmup < self.steps or self.lr <= 0:
+            raise ConfigError(
+                f"Fine-tuning needs steps >= 1, batch_size >= 1, 0 <= warmup < steps and lr > 0, got {self}."
+            )
+
+
+MINI = FinetuneConfig(steps=250, batch_size=64, lr=5e-4, warmup=25)
+"""The same protocol for towers of a few million parameters, which need larger steps and fewer of them."""
+
+MINI_TOWER = 20_000_000
+"""Image towers below this number of parameters are fine-tuned by `MINI` unless the user says otherwise."""
+
+
+def default_config(parameters: int) -> FinetuneConfig:
+    """Returns the fine-tuning protocol for an image tower of so many parameters."""
+    return MINI if parameters < MINI_TOWER else FinetuneConfig()
+
+
+def learning_rate(step: int, config: FinetuneConfig) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    progress = (step - config.warmup) / (config.steps - config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def finetune(
+    model: Model,
+    batch: Callable[[Tensor], tuple[Tensor, Tensor]],
+    available: int,
+    head: Tensor,
+    config: FinetuneConfig,
+    progress: bool = True,
+) -> State:
+    """Fine-tunes the image tower and returns its new parameters; the model itself is left as it was.
+
+    Arguments:
+        batch: Gives prepared inputs and labels for sample indices (batch,).
+        available: Number of training samples.
+        head: Classification head (classes, features), frozen.
+        progress: Show a progress bar on standard error.
+
+    Raises:
+        CalibrationError: If the loss is not finite.
+    """
+    before = {name: tensor.clone() for name, tensor in model.state().items()}
+    parameters = model.state()  # the live parameters, detached: they share storage
+    leaves = [tensor.requires_grad_() for tensor in model.trainable()]
+    optimiser = torch.optim.AdamW(leaves, lr=config.lr, weight_decay=config.weight_decay)
+    order = _endless_order(available, config.seed)
+    try:
+        with tqdm(range(config.steps), desc="fine-tune", disable=not progress, leave=False) as bar:
+            for step in bar:
+                indices = torch.stack([next(order) for _ in range(config.batch_size)])
+                inputs, labels = batch(indices)
+                loss = model.loss(inputs, labels, head) / len(labels)
+                if not loss.isfinite():
+                    raise CalibrationError(f"Fine-tuning diverged at step {step}: the loss is {loss.item()}; lower lr={config.lr}.")
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(step, config)
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                bar.set_postfix(loss=f"{loss.item():.3f}")
+        return {name: tensor.clone() for name, tensor in parameters.items()}
+    finally:
+        for leaf in leaves:
+            leaf.requires_grad_(False)
+            leaf.grad = None
+        for name, tensor in before.items():
+            parameters[name].copy_(tensor)
+
+
+def _endless_order(available: int, seed: int):
+    """Sample indices, epoch after epoch, each epoch in its own seeded order."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.randperm(available, generator=generator)

@@ -1,0 +1,19 @@
+"""BiCo: inputs aligned by activations, outputs by gradients of the task loss."""
+
+from typing import ClassVar
+
+from bico.methods.aligned import Aligned
+from bico.signals import Signal
+
+
+class BiCo(Aligned):
+    """Bilinear coordinate alignment (BiCo, section 4, eq. 5-8).
+
+    Gradient descent makes a task vector as a sum of outer products, output gradient by input. Moving it to another
+    model means moving both factors: the inputs' coordinates and the output gradients' coordinates.
+    """
+
+    name: ClassVar[str] = "bico"
+    source: ClassVar[str] = "Bilinear Coordinate Alignment for Training-Free Task-Vector Transfer"
+    input_side: ClassVar[Signal] = Signal.INPUT
+    output_side: ClassVar[Signal] = Signal.OUTPUT_GRAD

@@ -1,0 +1,19 @@
+"""THESEUS: both sides aligned by activations; needs no labels."""
+
+from typing import ClassVar
+
+from bico.methods.aligned import Aligned
+from bico.signals import Signal
+
+
+class Theseus(Aligned):
+    """Activation Procrustes on both sides of every site (Rinaldi et al., THESEUS).
+
+    The paper's code also rotates layer norms and has `proj` read all tokens; here parameters that are no linear map
+    follow `others`, and `proj` reads what it reads in the model: the pooled token.
+    """
+
+    name: ClassVar[str] = "theseus"
+    source: ClassVar[str] = "THESEUS: task-vector transfer by aligning activation spaces"
+    input_side: ClassVar[Signal] = Signal.INPUT
+    output_side: ClassVar[Signal] = Signal.OUTPUT

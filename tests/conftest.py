@@ -1,0 +1,44 @@
+"""Tiny real models, and settings for the whole suite."""
+
+import os
+
+# Before torch, prefect, dask and mlflow are imported: no telemetry, no log noise, no fight over two cores.
+os.environ |= {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DASK_LOGGING__DISTRIBUTED": "warning",
+    "HF_HUB_OFFLINE": "1",
+}
+
+import hypothesis
+import pytest
+import torch
+from torch import Tensor
+
+from bico.models.clip_vit import ClipViT
+from tests.tiny import tiny_clip
+
+hypothesis.settings.register_profile("bico", deadline=None, max_examples=25)  # the first SVD call takes seconds
+hypothesis.settings.load_profile("bico")
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def source() -> ClipViT:
+    return tiny_clip(seed=1)
+
+
+@pytest.fixture
+def target() -> ClipViT:
+    return tiny_clip(seed=2)
+
+
+@pytest.fixture
+def labels() -> Tensor:
+    return torch.arange(12) % 5
