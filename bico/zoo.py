@@ -1,0 +1,125 @@
+"""The embedded zoo: which models there are, where they lie, and whether they are whole."""
+
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import zoo as _package
+from bico.errors import CheckpointError, UnknownModelError, nearest
+
+WEIGHTS = "open_clip_model.safetensors"
+_MANIFEST = "manifest.json"
+
+
+def root() -> Path:
+    """Returns the directory that holds recipes, manifest and one directory per model."""
+    return Path(str(files(_package)))
+
+
+def recipes() -> dict[str, Path]:
+    """Returns every model that can be built: name → recipe file."""
+    return {path.stem: path for path in sorted((root() / "recipes").glob("*.yaml"))}
+
+
+def recipe(name: str) -> Path:
+    """Returns the recipe file of a model.
+
+    Raises:
+        UnknownModelError: If the zoo has no such recipe.
+    """
+    known = recipes()
+    if name not in known:
+        raise UnknownModelError(f"The zoo has no recipe for {name!r}: {nearest(name, known)}")
+    return known[name]
+
+
+def list_models(folder: Path | None = None) -> list[str]:
+    """Returns the names of the models that are there to use, in alphabetical order.
+
+    Arguments:
+        folder: The zoo; the one that ships with the project by default.
+    """
+    return sorted(path.parent.name for path in (folder or root()).glob(f"*/{WEIGHTS}"))
+
+
+def manifest(folder: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Returns what is known of each model: recipe, digest, size and measurements.
+
+    Arguments:
+        folder: The zoo; the one that ships with the project by default.
+
+    Raises:
+        CheckpointError: If the manifest cannot be read.
+    """
+    path = (folder or root()) / _MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}): restore it, or delete it and run `bico zoo build`.") from error
+
+
+def resolve(name: str, folder: Path | None = None) -> Path:
+    """Returns the directory of a model, in open_clip's `local-dir:` format, once its weights are known to be whole.
+
+    Arguments:
+        name: As `list_models` gives it.
+        folder: The zoo; the one that ships with the project by default.
+
+    Raises:
+        UnknownModelError: If there is no such model: names the nearest.
+        CheckpointError: If the weights are not those of the manifest.
+    """
+    folder = folder or root()
+    names = list_models(folder)
+    if name not in names:
+        raise UnknownModelError(f"The zoo has no model {name!r}: {nearest(name, names)}")
+    entry = manifest(folder).get(name)
+    if entry is not None:
+        verify(folder / name, entry["sha256"])
+    return folder / name
+
+
+def digest(model: Path) -> str:
+    """Returns the sha256 of a model's weights file, in hexadecimal.
+
+    Raises:
+        CheckpointError: If there is no such file.
+    """
+    weights = model / WEIGHTS
+    if not weights.is_file():
+        raise CheckpointError(f"{model} holds no {WEIGHTS}: run `bico zoo build {model.name}`.")
+    with weights.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def verify(model: Path, sha256: str) -> None:
+    """Checks a model's weights against a digest.
+
+    Raises:
+        CheckpointError: If the file is missing or another one.
+    """
+    found = digest(model)
+    if found != sha256:
+        raise CheckpointError(
+            f"{model / WEIGHTS} is damaged or was replaced: its sha256 begins {found[:12]}, the manifest says {sha256[:12]}. "
+            f"Restore it, or run `bico zoo build {model.name}`."
+        )
+
+
+def register(name: str, entry: dict[str, Any], folder: Path | None = None) -> None:
+    """Writes one model's entry into the manifest, replacing an older one.
+
+    Arguments:
+        name: The model.
+        entry: What is known of it; must hold `sha256`.
+        folder: The zoo; the one that ships with the project by default.
+    """
+    folder = folder or root()
+    known = manifest(folder) | {name: entry}
+    partial = folder / f"{_MANIFEST}.partial"
+    partial.write_text(json.dumps({key: known[key] for key in sorted(known)}, indent=2) + "\n")
+    partial.replace(folder / _MANIFEST)
