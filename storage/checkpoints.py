@@ -4,7 +4,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,10 @@ def save_state(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mappin
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()
+        mode = unfinished.stat().st_mode  # what files here get; the one of `save_file` is for the user's eyes only
         save_file(apart, unfinished, dict(metadata or {}))
+        unfinished.chmod(mode)
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
@@ -50,7 +53,8 @@ def save_state(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mappin
             f"Cannot write {path} ({error}): choose another place, or mend permissions or space."
         ) from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
 
 
 def load_state(path: str | Path) -> dict[str, Tensor]:

@@ -26,6 +26,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # a server that i
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _initialize_tables
+from sqlalchemy import create_engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 if TYPE_CHECKING:
@@ -59,7 +61,9 @@ class Tracker:
         self.uri = uri or f"sqlite:///{home / 'mlflow.db'}"
         self.experiment = experiment
         self._children: dict[str, dict[str, str]] = {}
-        with self._talking(), _alone(self.uri):
+        with self._talking():
+            if file := _sqlite_file(self.uri):
+                _ready(file)
             self._client = MlflowClient(tracking_uri=self.uri)
             self.experiment_id = self._experiment_id(home)
 
@@ -167,7 +171,13 @@ class Tracker:
             return known.experiment_id
         # A server decides for itself where artefacts go; without one it would be the working directory.
         location = None if self.uri.startswith("http") else (home / "mlflow-artifacts").as_uri()
-        return self._client.create_experiment(self.experiment, artifact_location=location)
+        try:
+            return self._client.create_experiment(self.experiment, artifact_location=location)
+        except MlflowException:
+            # Somebody else may have created it since we looked.
+            if known := self._client.get_experiment_by_name(self.experiment):
+                return known.experiment_id
+            raise
 
     @contextmanager
     def _talking(self) -> Iterator[None]:
@@ -180,17 +190,34 @@ class Tracker:
             ) from error
 
 
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """Keeps other processes from creating the tables of the same SQLite file at the same time, which breaks it."""
+def _sqlite_file(uri: str) -> Path | None:
     file = uri.removeprefix("sqlite:///").partition("?")[0]
-    if file == uri or not file:
-        yield
-        return
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
+    return Path(file) if uri.startswith("sqlite:///") and file not in ("", ":memory:") else None
+
+
+def _ready(file: Path) -> None:
+    """Sees that a database is there: one process creates it while the others wait.
+
+    MLflow by itself creates its tables in place, over fifty migrations. Two processes at it break each other, and one
+    that is killed leaves a database that nobody can open; so the file gets its name when it is finished.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{file}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file closes, or its process dies
+        if not file.exists():
+            unfinished = Path(f"{file}.new")
+            unfinished.unlink(missing_ok=True)
+            engine = create_engine(f"sqlite:///{unfinished}")
+            # One flush at the end, in place of hundreds: seconds on a busy disk.
+            event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+            _initialize_tables(engine)
+            engine.dispose()
+            with open(unfinished, "rb") as written:
+                os.fsync(written.fileno())
+            unfinished.rename(file)
+    # MLflow tries for minutes to open what is a folder, or not ours to write.
+    with open(file, "r+b"):
+        pass
 
 
 def _metrics(metrics: Mapping[str, float]) -> list[Metric]:
@@ -206,7 +233,7 @@ def _short(key: str, value: object) -> str:
     if len(text) <= PARAM_CHARS:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    return f"{text[: PARAM_CHARS - 22]}… (sha256 {digest})"
+    return f"{text[: PARAM_CHARS - 23]}… (sha256 {digest})"
 
 
 def _masked(text: str) -> str:
