@@ -59,7 +59,9 @@ def manifest(folder: Path | None = None) -> dict[str, dict[str, Any]]:
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}): restore it, or delete it and run `bico zoo build`.") from error
+        raise CheckpointError(
+            f"{path} is not JSON ({error}): restore it, or delete it and run `bico zoo build`."
+        ) from error
 
 
 def resolve(name: str, folder: Path | None = None) -> Path:

@@ -65,7 +65,13 @@ def _hue(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
 
 # Seven-segment digits ------------------------------------------------------------------------------------------------
 
-LIT = dict(zip("0123456789", "abcdef bc abged abgcd fgbc afgcd afgedc abc abcdefg abcdfg".split(), strict=True))
+LIT = dict(
+    zip(
+        "0123456789",
+        ["abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abcdfg"],
+        strict=True,
+    )
+)
 """Digit → the segments that are on: a top, b and c right, d bottom, e and f left, g middle."""
 
 _ENDS = {
@@ -96,7 +102,9 @@ def draw_segments(digit: str, rng: np.random.Generator) -> np.ndarray:
     thickness, gap = rng.uniform(0.12, 0.3), rng.uniform(0.03, 0.1)
     masks = {segment: fill([pose(_bar(segment, thickness, gap))]) for segment in _ENDS}
     on = np.maximum.reduce([masks[segment] for segment in LIT[digit]])
-    off = np.maximum.reduce([np.zeros((SIDE, SIDE)), *(masks[segment] for segment in _ENDS if segment not in LIT[digit])])
+    off = np.maximum.reduce(
+        [np.zeros((SIDE, SIDE)), *(masks[segment] for segment in _ENDS if segment not in LIT[digit])]
+    )
     if glowing:
         ground, ink = _hue(rng, 10, 70), _hue(rng, 190, 255)
     else:

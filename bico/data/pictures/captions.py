@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WORDS = {str(i): word for i, word in enumerate("zero one two three four five six seven eight nine".split())}
+WORDS = {
+    str(i): word
+    for i, word in enumerate(["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"])
+}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ rebuilding the zoo needs.
 """
 
 import importlib.util
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ SIZES = (34, 40, 46, 52, 58)
 """Font sizes, in canvas pixels."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def locate(font: str) -> Path:
     """Returns the file of a font written as `package/file name`.
 
@@ -41,10 +41,14 @@ def locate(font: str) -> Path:
     package, name = font.split("/")
     spec = importlib.util.find_spec(package)
     if spec is None:
-        raise ConfigError(f"Font package {package!r} is not installed: rebuilding the zoo needs `pip install bico[zoo]`.")
+        raise ConfigError(
+            f"Font package {package!r} is not installed: rebuilding the zoo needs `pip install bico[zoo]`."
+        )
     path = Path(spec.origin).parent / _FOLDERS[package] / name
     if not path.is_file():
-        raise ConfigError(f"Font {name!r} is not in package {package!r}: install the version that the extra `zoo` names.")
+        raise ConfigError(
+            f"Font {name!r} is not in package {package!r}: install the version that the extra `zoo` names."
+        )
     return path
 
 
@@ -91,5 +95,7 @@ def print_text(
     inverse = np.array([[1, shear], [0, 1]]) @ np.array([[cos, sin], [-sin, cos]]) / np.array([[width], [height]])
     offset = middle - inverse @ (middle + dx, middle + dy)
     (a, b), (d, e) = inverse
-    moved = image.transform(image.size, Image.Transform.AFFINE, (a, b, offset[0], d, e, offset[1]), Image.Resampling.BILINEAR)
+    moved = image.transform(
+        image.size, Image.Transform.AFFINE, (a, b, offset[0], d, e, offset[1]), Image.Resampling.BILINEAR
+    )
     return finish(moved)

@@ -1,6 +1,6 @@
 """Many pictures at once, drawn before training so that a training step only reads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm import tqdm
@@ -26,7 +26,9 @@ class Pool:
     scenes: list[Scene]
 
 
-def draw_pool(distributions: str, count: int, seed: int, progress: bool = False, pictures: bool = True) -> Pool:
+def draw_pool(
+    distributions: str, count: int, seed: int, progress: bool = False, pictures: bool = True, kind: str | None = None
+) -> Pool:
     """Draws a pool of captioned pictures.
 
     Arguments:
@@ -35,6 +37,7 @@ def draw_pool(distributions: str, count: int, seed: int, progress: bool = False,
         seed: The same seed gives the same pool; every picture has a generator of its own.
         progress: Whether to show a progress bar.
         pictures: Whether to draw; captions alone are much cheaper (`images` is then empty).
+        kind: Draw scenes of this kind only, instead of the distribution's own mixture.
 
     Raises:
         ConfigError: If a distribution does not exist, or its fonts are not installed.
@@ -42,10 +45,11 @@ def draw_pool(distributions: str, count: int, seed: int, progress: bool = False,
     for name in distributions:
         if name not in STYLES:
             raise ConfigError(f"There is no distribution {name!r} of pictures: {nearest(name, STYLES)}")
+    styles = [replace(STYLES[name], kinds={kind: 1.0}) if kind else STYLES[name] for name in distributions]
     images = np.zeros((count if pictures else 0, SIDE, SIDE, 3), np.uint8)
     captions, scenes = [], []
     for index in tqdm(range(count), desc="drawing", unit="picture", disable=not progress, mininterval=2):
-        style = STYLES[distributions[index % len(distributions)]]
+        style = styles[index % len(styles)]
         rng = np.random.default_rng((seed, index))
         scene = imagine(style, rng)
         scenes.append(scene)
