@@ -44,8 +44,8 @@ def list_models(folder: Path | None = None) -> list[str]:
     return sorted(path.parent.name for path in (folder or root()).glob(f"*/{WEIGHTS}"))
 
 
-def manifest(folder: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Returns what is known of each model: recipe, digest, size and measurements.
+def read_manifest(folder: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Returns what is known of each model, under `models`: recipe, digest, size and measurements.
 
     Arguments:
         folder: The zoo; the one that ships with the project by default.
@@ -55,7 +55,7 @@ def manifest(folder: Path | None = None) -> dict[str, dict[str, Any]]:
     """
     path = (folder or root()) / _MANIFEST
     if not path.exists():
-        return {}
+        return {"models": {}}
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -79,7 +79,7 @@ def resolve(name: str, folder: Path | None = None) -> Path:
     names = list_models(folder)
     if name not in names:
         raise UnknownModelError(f"The zoo has no model {name!r}: {nearest(name, names)}")
-    entry = manifest(folder).get(name)
+    entry = read_manifest(folder)["models"].get(name)
     if entry is not None:
         verify(folder / name, entry["sha256"])
     return folder / name
@@ -121,7 +121,7 @@ def register(name: str, entry: dict[str, Any], folder: Path | None = None) -> No
         folder: The zoo; the one that ships with the project by default.
     """
     folder = folder or root()
-    known = manifest(folder) | {name: entry}
+    models = read_manifest(folder)["models"] | {name: entry}
     partial = folder / f"{_MANIFEST}.partial"
-    partial.write_text(json.dumps({key: known[key] for key in sorted(known)}, indent=2) + "\n")
+    partial.write_text(json.dumps({"models": dict(sorted(models.items()))}, indent=2) + "\n")
     partial.replace(folder / _MANIFEST)

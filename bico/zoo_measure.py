@@ -61,7 +61,7 @@ def zero_shot(model: ClipViT, task_name: str, folders: Sequence[Path] = ()) -> f
 
 
 def entry(recipe: Recipe, model: Path, record: dict[str, Any], folders: Sequence[Path] = ()) -> dict[str, Any]:
-    """Measures a model and returns its entry in the manifest.
+    """Measures a model and returns its entry in the manifest; accuracies are in percent.
 
     Arguments:
         recipe: What the model was built from.
@@ -76,6 +76,6 @@ def entry(recipe: Recipe, model: Path, record: dict[str, Any], folders: Sequence
         "sha256": zoo.digest(model),
         "bytes": sum(path.stat().st_size for path in model.iterdir()),
         **record,
-        "held_out_percent": held_out_accuracy(loaded, recipe),
-        "zero_shot_percent": {name: zero_shot(loaded, name, folders) for name in tasks},
+        "held_out": held_out_accuracy(loaded, recipe),
+        "zero_shot": {name: zero_shot(loaded, name, folders) for name in tasks},
     }

@@ -28,7 +28,7 @@ def pretrain(name: str, out: Path, data: Sequence[Path] = (), threads: int | Non
 
     Arguments:
         name: A recipe of the zoo.
-        out: A zoo directory: the model goes to `out/name`, its measurements to `out/manifest.json`.
+        out: The model's directory; its measurements go into `manifest.json` beside it.
         data: Folders of further tasks to measure zero-shot accuracy on.
         threads: How many threads torch may use.
 
@@ -40,7 +40,8 @@ def pretrain(name: str, out: Path, data: Sequence[Path] = (), threads: int | Non
         ConfigError: If the fonts that the recipe's pictures need are not installed.
     """
     recipe = Recipe.load(zoo.recipe(name))
-    record = train(recipe, Path(out) / name, threads)
-    measured = measure(recipe, Path(out) / name, record, [Path(folder) for folder in data])
-    zoo.register(name, measured, Path(out))
+    out = Path(out)
+    record = train(recipe, out, threads)
+    measured = measure(recipe, out, record, [Path(folder) for folder in data])
+    zoo.register(out.name, measured, out.parent)
     return measured
