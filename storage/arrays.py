@@ -32,9 +32,7 @@ _DTYPES = {torch.float32: Float32, torch.float64: Float64, torch.int64: Int64}
 
 
 def write_arrays(
-    path: Path,
-    arrays: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
-    attrs: Mapping[str, Any] | None = None,
+    path: Path, arrays: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], attrs: Mapping[str, Any] | None = None
 ) -> None:
     """Writes tensors into a new Zarr group.
 
@@ -153,17 +151,11 @@ def _batches(items: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]
 def _metadata(tensor: Tensor) -> ArrayV3Metadata:
     rows, *rest = tensor.shape or (1,)
     row_bytes = max(1, tensor.nbytes // max(1, rows))
-    chunks = (
-        min(max(1, rows), max(1, CHUNK_BYTES // row_bytes)),
-        *(max(1, n) for n in rest),
-    )
+    chunks = (min(max(1, rows), max(1, CHUNK_BYTES // row_bytes)), *(max(1, n) for n in rest))
     return ArrayV3Metadata(
         shape=tuple(tensor.shape),
         data_type=_DTYPES[tensor.dtype](),
-        chunk_grid={
-            "name": "regular",
-            "configuration": {"chunk_shape": chunks if tensor.ndim else ()},
-        },
+        chunk_grid={"name": "regular", "configuration": {"chunk_shape": chunks if tensor.ndim else ()}},
         chunk_key_encoding={"name": "default"},
         fill_value=float("nan") if tensor.is_floating_point() else 0,
         codecs=[BytesCodec()],

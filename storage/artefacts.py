@@ -86,10 +86,7 @@ class ArtefactStore:
         return None
 
     def get_or_create(
-        self,
-        key: str,
-        build: Callable[[Path], None],
-        meta: Mapping[str, object] | None = None,
+        self, key: str, build: Callable[[Path], None], meta: Mapping[str, object] | None = None
     ) -> tuple[Ref, bool]:
         """Returns the artefact and whether it was there already; if not, builds it.
 
@@ -107,10 +104,7 @@ class ArtefactStore:
         return self.get_or_create_many([key], lambda folders: build(folders[key]), meta)[key]
 
     def get_or_create_many(
-        self,
-        keys: Iterable[str],
-        build: Callable[[dict[str, Path]], None],
-        meta: Mapping[str, object] | None = None,
+        self, keys: Iterable[str], build: Callable[[dict[str, Path]], None], meta: Mapping[str, object] | None = None
     ) -> dict[str, tuple[Ref, bool]]:
         """Like `get_or_create`, for artefacts that one piece of work makes together.
 
@@ -143,12 +137,7 @@ class ArtefactStore:
     def _missing(self, keys: list[str]) -> list[str]:
         return [key for key in keys if self.fault(key, digests=self.verify_hits) is not None]
 
-    def _build(
-        self,
-        keys: list[str],
-        build: Callable[[dict[str, Path]], None],
-        meta: dict[str, object],
-    ) -> None:
+    def _build(self, keys: list[str], build: Callable[[dict[str, Path]], None], meta: dict[str, object]) -> None:
         folders = {key: self._temporary(key) for key in keys}
         try:
             with self._writing():
@@ -179,19 +168,10 @@ class ArtefactStore:
         if (folder / MANIFEST).exists():
             raise StoreError(f"Artefact {key} holds a file named {MANIFEST}, which belongs to the store: rename it.")
         entries = {
-            path.relative_to(folder).as_posix(): {
-                "size": path.stat().st_size,
-                "sha256": file_digest(path),
-            }
+            path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": file_digest(path)}
             for path in files
         }
-        manifest = {
-            "format": 1,
-            "key": key,
-            "created": time.time(),
-            "meta": meta,
-            "files": entries,
-        }
+        manifest = {"format": 1, "key": key, "created": time.time(), "meta": meta, "files": entries}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
         if self.durable:
             # Together, since file systems join flushes that wait: 25 times faster than one by one on a busy disk.

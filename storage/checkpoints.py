@@ -19,11 +19,7 @@ from bico.errors import CheckpointError, OutputError
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-def save_state(
-    path: str | Path,
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str] | None = None,
-) -> None:
+def save_state(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes named tensors to a safetensors file, which appears complete or not at all.
 
     Arguments:

@@ -54,11 +54,7 @@ def artefact_key(stage: str, version: int, **inputs: object) -> str:
     """
     if not _STAGE.fullmatch(stage):
         raise ValueError(f"Stage {stage!r} is not a name: use lower-case letters, digits, '-' and '_'.")
-    content = [
-        stage,
-        version,
-        {name: _canonical(value, name) for name, value in inputs.items()},
-    ]
+    content = [stage, version, {name: _canonical(value, name) for name, value in inputs.items()}]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:24]}"
 

@@ -36,10 +36,7 @@ if TYPE_CHECKING:
 PARAM_CHARS = 500
 
 _TABLES = "mlflow.loggedArtifacts"  # the tag by which the UI knows which files are tables
-_SECRET_NAME = re.compile(
-    r"(^|[_.-])(token|password|passwd|secret|credentials?|api_?key|access_?key)$",
-    re.IGNORECASE,
-)
+_SECRET_NAME = re.compile(r"(^|[_.-])(token|password|passwd|secret|credentials?|api_?key|access_?key)$", re.IGNORECASE)
 _SECRET_IN_URL = re.compile(r"(://)[^/@\s]+@")
 
 
@@ -71,10 +68,7 @@ class Tracker:
             self.experiment_id = self._experiment_id(home)
 
     def start_parent(
-        self,
-        name: str,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, Any] | None = None,
+        self, name: str, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None
     ) -> str:
         """Opens the run of a whole flow and returns its id; `finish` closes it."""
         return self._start(name, params or {}, {}, tags or {})
@@ -100,12 +94,7 @@ class Tracker:
         """
         children = self._children_of(parent)
         if name not in children:
-            run = self._start(
-                name,
-                params or {},
-                metrics or {},
-                {**(tags or {}), "mlflow.parentRunId": parent},
-            )
+            run = self._start(name, params or {}, metrics or {}, {**(tags or {}), "mlflow.parentRunId": parent})
             self.finish(run)
             children[name] = run
         return children[name]
@@ -149,11 +138,7 @@ class Tracker:
             self._client.set_terminated(run, status)
 
     def _start(
-        self,
-        name: str,
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        tags: Mapping[str, Any],
+        self, name: str, params: Mapping[str, Any], metrics: Mapping[str, float], tags: Mapping[str, Any]
     ) -> str:
         with self._talking():
             tags = {key: _short(key, value) for key, value in tags.items()}
@@ -161,11 +146,7 @@ class Tracker:
             entries = [Param(key, _short(key, value)) for key, value in params.items()]
             # MLflow takes a hundred parameters at a time.
             for start in range(0, max(1, len(entries)), 100):
-                self._client.log_batch(
-                    run,
-                    _metrics(metrics) if start == 0 else (),
-                    entries[start : start + 100],
-                )
+                self._client.log_batch(run, _metrics(metrics) if start == 0 else (), entries[start : start + 100])
         return run
 
     def _children_of(self, parent: str) -> dict[str, str]:
@@ -228,11 +209,7 @@ def _ready(file: Path) -> None:
             unfinished.unlink(missing_ok=True)
             engine = create_engine(f"sqlite:///{unfinished}")
             # One flush at the end, in place of hundreds: seconds on a busy disk.
-            event.listen(
-                engine,
-                "connect",
-                lambda connection, _: connection.execute("PRAGMA synchronous = OFF"),
-            )
+            event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
             _initialize_tables(engine)
             engine.dispose()
             with open(unfinished, "rb") as written:

@@ -10,13 +10,7 @@ from torch import Tensor
 
 from bico.errors import StoreError
 from storage import arrays
-from storage.arrays import (
-    array_names,
-    iterate_arrays,
-    read_arrays,
-    read_attrs,
-    write_arrays,
-)
+from storage.arrays import array_names, iterate_arrays, read_arrays, read_attrs, write_arrays
 
 
 @pytest.fixture
@@ -56,21 +50,7 @@ def test_every_kind_of_tensor_round_trips(path: Path) -> None:
     assert read_arrays(path)["not a number"].signbit().tolist()[2]  # bit for bit
 
 
-NAMES = [
-    "blocks.0.attn_in/input/50",
-    "a",
-    "a/b",
-    "a%2Fb",
-    "a/",
-    "/a",
-    "..",
-    ".",
-    "__x",
-    "zarr.json",
-    "c",
-    "é ü",
-    "A",
-]
+NAMES = ["blocks.0.attn_in/input/50", "a", "a/b", "a%2Fb", "a/", "/a", "..", ".", "__x", "zarr.json", "c", "é ü", "A"]
 
 
 def test_every_name_round_trips(path: Path) -> None:
@@ -95,11 +75,7 @@ def test_attributes_round_trip(path: Path) -> None:
 
 def test_large_arrays_are_cut_into_rows_and_small_ones_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "CHUNK_BYTES", 1000)
-    tensors = {
-        "large": torch.randn(17, 50),
-        "small": torch.randn(5, 50),
-        "wide row": torch.randn(2, 999),
-    }
+    tensors = {"large": torch.randn(17, 50), "small": torch.randn(5, 50), "wide row": torch.randn(2, 999)}
     write_arrays(path, tensors)
     group = zarr.open_group(path, mode="r")
     assert group["large"].chunks == (5, 50)

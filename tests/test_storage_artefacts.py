@@ -84,36 +84,15 @@ def damage_manifest(change: Callable[[dict], object]) -> Callable[[Path], None]:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (
-        lambda f: (f / "deep/data").write_bytes(b"byte"),
-        "deep/data has 4 bytes, not 5",
-    ),
-    "grown": (
-        lambda f: (f / "deep/data").write_bytes(b"bytes!"),
-        "deep/data has 6 bytes, not 5",
-    ),
+    "truncated": (lambda f: (f / "deep/data").write_bytes(b"byte"), "deep/data has 4 bytes, not 5"),
+    "grown": (lambda f: (f / "deep/data").write_bytes(b"bytes!"), "deep/data has 6 bytes, not 5"),
     "file gone": (lambda f: (f / "empty").unlink(), "empty cannot be read"),
     "no manifest": (lambda f: (f / MANIFEST).unlink(), "it has no manifest"),
-    "manifest cut": (
-        lambda f: (f / MANIFEST).write_text("{"),
-        "its manifest is damaged",
-    ),
-    "manifest of zeros": (
-        lambda f: (f / MANIFEST).write_bytes(bytes(100)),
-        "its manifest is damaged",
-    ),
-    "manifest no object": (
-        lambda f: (f / MANIFEST).write_text("[]"),
-        "its manifest is damaged",
-    ),
-    "manifest without files": (
-        damage_manifest(lambda m: m.pop("files")),
-        "its manifest is damaged",
-    ),
-    "manifest of another": (
-        damage_manifest(lambda m: m.update(key="other")),
-        "its manifest is that of other",
-    ),
+    "manifest cut": (lambda f: (f / MANIFEST).write_text("{"), "its manifest is damaged"),
+    "manifest of zeros": (lambda f: (f / MANIFEST).write_bytes(bytes(100)), "its manifest is damaged"),
+    "manifest no object": (lambda f: (f / MANIFEST).write_text("[]"), "its manifest is damaged"),
+    "manifest without files": (damage_manifest(lambda m: m.pop("files")), "its manifest is damaged"),
+    "manifest of another": (damage_manifest(lambda m: m.update(key="other")), "its manifest is that of other"),
 }
 
 
@@ -174,14 +153,8 @@ def link(folder: Path) -> None:
         (lambda folder: None, "is empty"),
         (lambda folder: (folder / "only-a-folder").mkdir(), "is empty"),
         (link, "holds link, which is not a plain file"),
-        (
-            lambda folder: os.mkfifo(folder / "pipe"),
-            "holds pipe, which is not a plain file",
-        ),
-        (
-            lambda folder: (folder / MANIFEST).write_text("{}"),
-            "which belongs to the store",
-        ),
+        (lambda folder: os.mkfifo(folder / "pipe"), "holds pipe, which is not a plain file"),
+        (lambda folder: (folder / MANIFEST).write_text("{}"), "which belongs to the store"),
     ],
 )
 def test_what_is_no_artefact_is_not_committed(
@@ -202,12 +175,7 @@ def test_meta_is_checked_before_the_work(store: ArtefactStore) -> None:
 
 def test_bad_key_is_refused(store: ArtefactStore) -> None:
     build = Builder()
-    for use in (
-        store.fault,
-        store.ref,
-        store.discard,
-        lambda key: store.get_or_create(key, build),
-    ):
+    for use in (store.fault, store.ref, store.discard, lambda key: store.get_or_create(key, build)):
         with pytest.raises(StoreError, match="is not an artefact key"):
             use("../escape")
     assert build.calls == 0
@@ -228,22 +196,14 @@ def build_all(calls: list[set[str]]) -> Callable[[dict[str, Path]], None]:
 def test_many_are_built_in_one_pass(store: ArtefactStore) -> None:
     calls: list[set[str]] = []
     first = store.get_or_create_many(["b", "a", "c", "a"], build_all(calls))
-    assert {key: hit for key, (_, hit) in first.items()} == {
-        "a": False,
-        "b": False,
-        "c": False,
-    }
+    assert {key: hit for key, (_, hit) in first.items()} == {"a": False, "b": False, "c": False}
     assert list(first) == ["b", "a", "c"]
     assert calls == [{"a", "b", "c"}]
     assert all((ref.path / "data").read_text() == key for key, (ref, _) in first.items())
 
     store.discard("b")
     again = store.get_or_create_many(["a", "b", "c"], build_all(calls))
-    assert {key: hit for key, (_, hit) in again.items()} == {
-        "a": True,
-        "b": False,
-        "c": True,
-    }
+    assert {key: hit for key, (_, hit) in again.items()} == {"a": True, "b": False, "c": True}
     assert calls[1:] == [{"b"}]  # only what is missing
 
     store.get_or_create_many(["a", "b", "c"], build_all(calls))
@@ -373,10 +333,7 @@ def test_sweep_leaves_strangers_alone(store: ArtefactStore) -> None:
 
 def test_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        StoreError,
-        match="file/store cannot be written .Not a directory.: choose another folder",
-    ):
+    with pytest.raises(StoreError, match="file/store cannot be written .Not a directory.: choose another folder"):
         ArtefactStore(tmp_path / "file" / "store")
 
 

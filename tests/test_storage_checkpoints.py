@@ -20,23 +20,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def state() -> dict[str, Tensor]:
-    return {
-        "visual.proj": torch.randn(3, 4),
-        "bias": torch.zeros(5),
-        "scale": torch.tensor(2.0),
-    }
+    return {"visual.proj": torch.randn(3, 4), "bias": torch.zeros(5), "scale": torch.tensor(2.0)}
 
 
 @pytest.mark.parametrize(
-    "dtype",
-    [
-        torch.float32,
-        torch.float64,
-        torch.float16,
-        torch.bfloat16,
-        torch.int64,
-        torch.bool,
-    ],
+    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.bool]
 )
 def test_state_round_trips(path: Path, dtype: torch.dtype) -> None:
     tensors = {name: tensor.to(dtype) for name, tensor in state().items()}
@@ -50,12 +38,7 @@ def test_state_round_trips(path: Path, dtype: torch.dtype) -> None:
 
 def test_strided_tied_and_trained_tensors_round_trip(path: Path) -> None:
     weight = torch.randn(4, 6, requires_grad=True)
-    tensors = {
-        "shared": weight,
-        "head": weight,
-        "view": weight[1],
-        "transposed": weight.T,
-    }
+    tensors = {"shared": weight, "head": weight, "view": weight[1], "transposed": weight.T}
     save_state(path, tensors)
     loaded = load_state(path)
     for name, tensor in tensors.items():
@@ -74,11 +57,7 @@ def test_file_appears_at_once_and_alone(path: Path, monkeypatch: pytest.MonkeyPa
     nested = path.parent / "deep" / "er" / path.name
     seen: list[bool] = []
     replace = Path.replace
-    monkeypatch.setattr(
-        Path,
-        "replace",
-        lambda self, to: (seen.append(to.exists()), replace(self, to))[1],
-    )
+    monkeypatch.setattr(Path, "replace", lambda self, to: (seen.append(to.exists()), replace(self, to))[1])
     save_state(nested, state())
     assert seen == [False]  # until the last step there is nothing under the name
     assert list(nested.parent.iterdir()) == [nested]
@@ -112,10 +91,7 @@ def test_unwritable_place_is_an_error(tmp_path: Path) -> None:
 
 def test_missing_file_is_an_error(path: Path) -> None:
     for read in (load_state, load_metadata, content_digest):
-        with pytest.raises(
-            CheckpointError,
-            match="Cannot read checkpoint .*model.safetensors .No such file",
-        ):
+        with pytest.raises(CheckpointError, match="Cannot read checkpoint .*model.safetensors .No such file"):
             read(path)
     with pytest.raises(CheckpointError, match="Cannot read checkpoint .*Is a directory"):
         load_state(path.parent)

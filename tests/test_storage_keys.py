@@ -57,25 +57,7 @@ def test_every_part_counts() -> None:
     assert len(set(keys)) == len(keys)
 
 
-VALUES = [
-    1,
-    1.0,
-    True,
-    "1",
-    None,
-    [],
-    {},
-    [1],
-    [[1]],
-    {"a": 1},
-    {"a": {"b": 1}},
-    "",
-    0,
-    False,
-    1e-300,
-    "é",
-    Near(1e-6),
-]
+VALUES = [1, 1.0, True, "1", None, [], {}, [1], [[1]], {"a": 1}, {"a": {"b": 1}}, "", 0, False, 1e-300, "é", Near(1e-6)]
 
 
 def test_values_that_differ_have_keys_that_differ() -> None:
@@ -107,11 +89,7 @@ def test_keys_agree_between_processes() -> None:
     for seed in ("1", "2"):
         out = subprocess.run(
             [sys.executable, "-c", code, json.dumps(values)],
-            env={
-                **os.environ,
-                "PYTHONHASHSEED": seed,
-                "PYTHONPATH": str(Path(__file__).parents[1]),
-            },
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1])},
             capture_output=True,
             check=True,
             text=True,
@@ -153,10 +131,7 @@ def test_stage_must_be_a_name(stage: str) -> None:
         artefact_key(stage, 1)
 
 
-@pytest.mark.parametrize(
-    "bad",
-    ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a\n", "a\0", "x" * 200, "~"],
-)
+@pytest.mark.parametrize("bad", ["", ".", "..", "../x", "a/b", "/etc", ".hidden", "a\n", "a\0", "x" * 200, "~"])
 def test_a_key_never_leads_out_of_the_store(bad: str) -> None:
     with pytest.raises(StoreError, match="is not an artefact key"):
         checked_key(bad)

@@ -40,13 +40,7 @@ def test_parent_and_children_as_mlflow_sees_them(tracker: Tracker) -> None:
     parent = tracker.start_parent("demo", {"source": "mini-a", "samples": [10, 50]}, {"version": 1})
     assert get(tracker, parent).info.status == "RUNNING"
     runs = [
-        tracker.log_child(
-            parent,
-            f"digits/bico/{n}",
-            {"N": n},
-            {"accuracy": n / 100, "rank": 7},
-            {"method": "bico"},
-        )
+        tracker.log_child(parent, f"digits/bico/{n}", {"N": n}, {"accuracy": n / 100, "rank": 7}, {"method": "bico"})
         for n in (10, 50)
     ]
     tracker.finish(parent)
@@ -102,14 +96,7 @@ def test_secrets_are_masked(tracker: Tracker) -> None:
     secret = "hunter2"
     run = tracker.start_parent(
         "demo",
-        {
-            "hf_token": secret,
-            "PASSWORD": secret,
-            "s3.secret": secret,
-            "api_key": secret,
-            "tokens": 50,
-            "token_grid": 7,
-        },
+        {"hf_token": secret, "PASSWORD": secret, "s3.secret": secret, "api_key": secret, "tokens": 50, "token_grid": 7},
         {"store": f"s3://user:{secret}@host/path", "token": secret},
     )
     data = get(tracker, run).data
@@ -189,10 +176,7 @@ def test_a_new_database_is_created_once_and_whole(tmp_path: Path, monkeypatch: p
     for thread in threads:
         thread.join(timeout=20)
     assert began == [f"{file}.new"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "mlflow.db",
-        "mlflow.db.lock",
-    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
 
 
 def test_a_killed_creation_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,11 +191,7 @@ def test_experiment_that_another_process_creates_first(
 ) -> None:
     look = MlflowClient.get_experiment_by_name
     answers = iter([None])  # not there when we look, but when we create it
-    monkeypatch.setattr(
-        MlflowClient,
-        "get_experiment_by_name",
-        lambda self, name: next(answers, look(self, name)),
-    )
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", lambda self, name: next(answers, look(self, name)))
     assert Tracker(None, tracker.experiment, home).experiment_id == tracker.experiment_id
 
 
@@ -226,11 +206,7 @@ def test_telemetry_is_off_and_imports_are_quiet() -> None:
     out = subprocess.run(
         [sys.executable, "-c", code],
         # A value that Prefect takes for yes and MLflow does not.
-        env={
-            **environment,
-            "DO_NOT_TRACK": "1",
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-        },
+        env={**environment, "DO_NOT_TRACK": "1", "PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         check=True,
         text=True,
@@ -240,10 +216,7 @@ def test_telemetry_is_off_and_imports_are_quiet() -> None:
 
 def test_file_that_is_no_database_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("not a database" * 100)
-    with pytest.raises(
-        StoreError,
-        match=r"MLflow at sqlite:///.*mlflow\.db refused .*check the address",
-    ):
+    with pytest.raises(StoreError, match=r"MLflow at sqlite:///.*mlflow\.db refused .*check the address"):
         Tracker(None, "x", tmp_path)
 
 
