@@ -7,7 +7,7 @@ of parquet files (`train.parquet`, `test.parquet`, in the format of `datasets`) 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from bico.data import embedded
-from bico.errors import NotEnoughSamplesError, UnknownTaskError, nearest
+from bico.errors import UnknownTaskError, nearest
 
 PROMPTS: dict[str, tuple[str, ...]] = {
     # Prompts of the eight-task benchmark (Ilharco et al., 2023), for those of its data sets that are seen here.
@@ -45,14 +45,22 @@ class Split:
 
 @dataclass(frozen=True)
 class Task:
+    """A classification task; its pictures are opened when they are asked for."""
+
     name: str
     class_names: tuple[str, ...]
     prompts: tuple[str, ...]
     """Templates with one `{}` for the class name."""
     revision: str
     """Changes whenever the data do."""
-    train: Split
-    test: Split
+    sizes: Mapping[str, int]
+    """Samples of the splits `train` and `test`."""
+    open: Callable[[str], Split]
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What determines results on this task, as JSON: for cache keys and records."""
+        return {"name": self.name, "classes": list(self.class_names), "prompts": list(self.prompts), "revision": self.revision}
 
 
 def get_task(name: str, folders: Sequence[Path] = ()) -> Task:
@@ -65,7 +73,7 @@ def get_task(name: str, folders: Sequence[Path] = ()) -> Task:
     if name in by_name:
         return from_parquet(by_name[name])
     if name in EMBEDDED:
-        return EMBEDDED[name]()
+        return EMBEDDED[name]
     raise UnknownTaskError(
         f"Unknown task {name!r}: {nearest(name, [*EMBEDDED, *by_name])} Other data come in by --data FOLDER with "
         "train.parquet and test.parquet."
@@ -73,42 +81,43 @@ def get_task(name: str, folders: Sequence[Path] = ()) -> Task:
 
 
 @cache
-def digits() -> Task:
-    """Scanned handwritten digits, 8x8, 1,797 of them, from the UCI test set of Alpaydin and Kaynak (scikit-learn).
-
-    The last 500 are the test split: scikit-learn keeps the original order, so they come from other writers.
-    """
+def _open_digits(split: str) -> Split:
     from sklearn.datasets import load_digits  # slow to import, and only needed here
 
     bunch = load_digits()
-    grey = (bunch.images * (255 / 16)).round().astype(np.uint8)
-    labels = torch.from_numpy(bunch.target.astype(np.int64))
-    cut = len(labels) - 500
-    return Task(
-        "digits",
-        tuple(str(n) for n in range(10)),
-        PROMPTS["digits"],
-        _digest(grey),
-        Split(labels[:cut], _from_array(grey[:cut])),
-        Split(labels[cut:], _from_array(grey[cut:])),
-    )
+    part = slice(None, DIGITS["train"]) if split == "train" else slice(DIGITS["train"], None)
+    grey = (bunch.images[part] * (255 / 16)).round().astype(np.uint8)
+    return Split(torch.from_numpy(bunch.target[part].astype(np.int64)), _from_array(grey))
 
 
-@cache
+DIGITS = {"train": 1297, "test": 500}
+"""scikit-learn keeps the original order, so the last 500 come from other writers than most of the rest."""
+
+digits = Task(
+    # Scanned handwritten digits, 8x8: the UCI test set of Alpaydin and Kaynak (1998), as scikit-learn ships it.
+    "digits",
+    tuple(str(n) for n in range(10)),
+    PROMPTS["digits"],
+    "sklearn-load_digits-1797",
+    DIGITS,
+    _open_digits,
+)
+
+
+GENERATED = 1
+"""Revision of the generated tasks; raise it when the generator draws other pictures (a test pins them)."""
+
+
 def generated(name: str) -> Task:
     """A task drawn by the picture generator in a style that no zoo model was trained on."""
-    drawn = embedded.TASKS[name]
-    (train, train_labels), (test, test_labels) = (
-        drawn.render(split, count, seed=0) for split, count in (("train", 1500), ("test", 500))
-    )
-    return Task(
-        name,
-        tuple(drawn.class_names),
-        tuple(drawn.templates),
-        _digest(train, test),
-        Split(torch.as_tensor(train_labels, dtype=torch.int64), _from_array(train)),
-        Split(torch.as_tensor(test_labels, dtype=torch.int64), _from_array(test)),
-    )
+    drawn, sizes = embedded.TASKS[name], {"train": 1500, "test": 500}
+
+    @cache
+    def open_split(split: str) -> Split:
+        pictures, labels = drawn.render(split, sizes[split], seed=0)
+        return Split(torch.as_tensor(labels, dtype=torch.int64), _from_array(pictures))
+
+    return Task(name, tuple(drawn.class_names), tuple(drawn.templates), f"generated-{GENERATED}", sizes, open_split)
 
 
 @cache
@@ -121,25 +130,31 @@ def from_parquet(folder: Path) -> Task:
     import datasets  # seconds to import, and only needed here
 
     files = {split: folder / f"{split}.parquet" for split in ("train", "test")}
-    for path in files.values():
+    rows = {}
+    for split, path in files.items():
         if not path.is_file():
             raise UnknownTaskError(f"--data {folder}: no {path.name} there; a task folder holds train.parquet and test.parquet.")
-    splits, names = {}, ()
-    for split, path in files.items():
-        rows = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
-        label = rows.features.get("label")
-        if "image" not in rows.features or not isinstance(label, datasets.ClassLabel):
-            raise UnknownTaskError(f"--data {path}: needs a column `image` and a column `label` of type ClassLabel, has {list(rows.features)}.")
-        names = tuple(name.replace("_", " ") for name in label.names)
-        splits[split] = Split(torch.tensor(rows["label"]), lambda index, rows=rows: rows[index]["image"])
+        rows[split] = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
+        columns = rows[split].features
+        if "image" not in columns or not isinstance(columns.get("label"), datasets.ClassLabel):
+            raise UnknownTaskError(f"--data {path}: needs a column `image` and a column `label` of type ClassLabel, has {list(columns)}.")
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files.values()))
-    prompts = PROMPTS.get(folder.name, DEFAULT_PROMPTS)
-    return Task(folder.name, names, prompts, digest.hexdigest(), splits["train"], splits["test"])
+
+    @cache
+    def open_split(split: str) -> Split:
+        return Split(torch.tensor(rows[split]["label"][:]), lambda index: rows[split][index]["image"])
+
+    return Task(
+        folder.name,
+        tuple(name.replace("_", " ") for name in rows["train"].features["label"].names),
+        PROMPTS.get(folder.name, DEFAULT_PROMPTS),
+        digest.hexdigest(),
+        {split: len(part) for split, part in rows.items()},
+        open_split,
+    )
 
 
-EMBEDDED: dict[str, Callable[[], Task]] = {"digits": digits} | {
-    name: partial(generated, name) for name in embedded.TASKS
-}
+EMBEDDED: dict[str, Task] = {"digits": digits} | {name: generated(name) for name in embedded.TASKS}
 
 
 class Prepared:
@@ -176,21 +191,6 @@ class Prepared:
         return row
 
 
-def check_samples(task: Task, count: int) -> None:
-    """Raises NotEnoughSamplesError if the training split holds fewer than `count` samples."""
-    if count > len(task.train):
-        raise NotEnoughSamplesError(
-            f"{count} calibration samples asked for, but task {task.name!r} has {len(task.train)} training samples: "
-            f"lower --samples to at most {len(task.train)}."
-        )
-
-
 def _from_array(pictures: np.ndarray) -> Callable[[int], Image.Image]:
     return lambda index: Image.fromarray(pictures[index])
 
-
-def _digest(*arrays: np.ndarray) -> str:
-    total = hashlib.sha256()
-    for array in arrays:
-        total.update(np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()

@@ -1,0 +1,114 @@
+"""Results as tables and plots: means and spreads over calibration seeds."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+REFERENCES = ("zero-shot", "fine-tuned", "expert")
+"""Rows that are no transfer: the target as it is, the target fine-tuned, and the source's expert itself."""
+
+COLOURS = {"bico": "#c2410c", "theseus": "#1d4ed8", "naive": "#6b7280", "zero-pad": "#15803d", "crop": "#a16207"}
+LABELS = {"bico": "BiCo", "theseus": "THESEUS", "expert": "expert (on its own model)"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One evaluated model."""
+
+    task: str
+    method: str
+    samples: int
+    """Calibration samples; 0 for methods that need none."""
+    seed: int | None
+    """Calibration seed; None where nothing was drawn."""
+    accuracy: float
+    """Percent of the test split."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Accuracies of one method at one sample count, in percent."""
+
+    method: str
+    samples: int
+    per_task: dict[str, tuple[float, float]]
+    """Mean and standard deviation over seeds."""
+    average: tuple[float, float]
+    """Mean over tasks and seeds, and the standard deviation over seeds of the average over tasks."""
+    seeds: int
+
+
+def summarise(rows: Iterable[Row]) -> list[Summary]:
+    """Returns one summary per method and sample count, in the order of the rows.
+
+    Standard deviations are those of a sample (n - 1), and 0 for a single value.
+    """
+    grouped: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row.method, row.samples), []).append(row)
+    summaries = []
+    for (method, samples), group in grouped.items():
+        tasks = list(dict.fromkeys(row.task for row in group))
+        seeds = list(dict.fromkeys(row.seed for row in group))
+        per_task = {task: _mean_sd([row.accuracy for row in group if row.task == task]) for task in tasks}
+        averages = [statistics.fmean(row.accuracy for row in group if row.seed == seed) for seed in seeds]
+        summaries.append(Summary(method, samples, per_task, _mean_sd(averages), len(seeds)))
+    return summaries
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """Returns a Markdown table: a line per method and sample count, a column per task, and the average."""
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    lines = ["| method | N | " + " | ".join(tasks) + " | average | over zero-shot |", "| --- | ---: |" + " ---: |" * (len(tasks) + 2)]
+    summaries = summarise(rows)
+    base = next((s.average[0] for s in summaries if s.method == "zero-shot"), None)
+    for s in summaries:
+        gain = "" if base is None or s.method == "zero-shot" else f"{s.average[0] - base:+.1f}"
+        cells = [_cell(s.per_task[task], s.seeds) if task in s.per_task else "–" for task in tasks]
+        number = str(s.samples) if s.samples else "–"
+        lines.append(f"| {LABELS.get(s.method, s.method)} | {number} | {' | '.join(cells)} | {_cell(s.average, s.seeds)} | {gain} |")
+    return "\n".join(lines)
+
+
+def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
+    """Plots average accuracy against calibration samples: every seed as a dot, means as lines, references dashed."""
+    import matplotlib.pyplot as plt  # a second to import, and only needed here
+
+    ax = ax or plt.subplots(figsize=(7, 4.5), layout="constrained")[1]
+    summaries = summarise(rows)
+    for method in dict.fromkeys(s.method for s in summaries):
+        mine = [s for s in summaries if s.method == method]
+        label, colour = LABELS.get(method, method), COLOURS.get(method, "black")
+        if mine[0].samples == 0:
+            style = {"zero-shot": ":", "naive": "-."}.get(method, "--")
+            ax.axhline(mine[0].average[0], ls=style, color=colour, lw=1.2, label=f"{label} ({mine[0].average[0]:.1f})")
+            continue
+        counts = [s.samples for s in mine]
+        ax.errorbar(counts, [s.average[0] for s in mine], [s.average[1] for s in mine], color=colour, marker="o", ms=4, capsize=3, label=label)
+        for samples in counts:
+            seeds = dict.fromkeys(row.seed for row in rows if row.method == method)
+            group = [row for row in rows if (row.method, row.samples) == (method, samples)]
+            dots = [statistics.fmean(r.accuracy for r in group if r.seed == seed) for seed in seeds]
+            ax.scatter([samples] * len(dots), dots, color=colour, s=10, alpha=0.4, zorder=3)
+    sampled = sorted({s.samples for s in summaries if s.samples})
+    if sampled:
+        ax.set_xscale("log")
+        ax.set_xticks(sampled, [str(n) for n in sampled])
+        ax.minorticks_off()
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    ax.set(xlabel="calibration samples N", ylabel="test accuracy (%)", title=f"Average over {', '.join(tasks)}")
+    ax.grid(alpha=0.25)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return ax
+
+
+def _mean_sd(values: Sequence[float]) -> tuple[float, float]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _cell(value: tuple[float, float], seeds: int) -> str:
+    return f"{value[0]:.1f} ± {value[1]:.1f}" if seeds > 1 else f"{value[0]:.1f}"

@@ -1,0 +1,1 @@
+"""Flows: order, fan-out, and the command line. No maths here."""

@@ -1,0 +1,243 @@
+"""The command line `bico`."""
+
+import os
+
+# Before anything imports Prefect, MLflow or Dask: no telemetry unless asked for, and a log that people can read.
+for _name, _value in {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+    "DASK_LOGGING__DISTRIBUTED": "error",
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bico.errors import BicoError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Carry a fine-tuned skill to a new base model, without training.")
+zoo_app = typer.Typer(no_args_is_help=True, help="The mini models that ship with the project.")
+app.add_typer(zoo_app, name="zoo")
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Artefact store and MLflow database [default: .bico, or BICO_HOME].")]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda [default: auto].")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
+DataOption = Annotated[list[Path] | None, typer.Option("--data", help="Folder with train.parquet and test.parquet; repeatable.")]
+
+
+@app.command()
+def demo(home: HomeOption = None, out: Annotated[Path, typer.Option(help="Where results go.")] = Path("out/demo"), as_json: JsonOption = False) -> None:
+    """Transfer experts of zoo:mini-a to zoo:mini-b on the embedded tasks: the thread from end to end."""
+    from flows.config import CONFIGS, read_config
+
+    config = read_config(CONFIGS / "demo.yaml", {"out": out})
+    run_transfer(config, as_json, home=home)
+
+
+@app.command()
+def transfer(
+    config: Annotated[Path | None, typer.Option("--config", help="YAML file; options given here win over it.")] = None,
+    source: Annotated[str | None, typer.Option(help="Fine-tuned model's base: zoo:NAME, open_clip:ARCH/TAG, or a folder.")] = None,
+    target: Annotated[str | None, typer.Option(help="The new base model.")] = None,
+    task: Annotated[str | None, typer.Option(help="Tasks, comma-separated.")] = None,
+    data: DataOption = None,
+    methods: Annotated[str | None, typer.Option(help="Comma-separated [default: bico,theseus,naive].")] = None,
+    samples: Annotated[str | None, typer.Option(help="Calibration samples, comma-separated [default: 10,20,50,100].")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Calibration seeds, comma-separated [default: 0,1,2].")] = None,
+    completion: Annotated[str | None, typer.Option(help="partial or svd [default: partial].")] = None,
+    expert: Annotated[Path | None, typer.Option(help="Fine-tuned checkpoint of the source (.safetensors).")] = None,
+    alpha: Annotated[float | None, typer.Option(help="How much of the task vector is added [default: 1].")] = None,
+    test_limit: Annotated[int | None, typer.Option(help="Only the first so many test samples.")] = None,
+    export: Annotated[str | None, typer.Option(help="Which models to write: one, all or none [default: one].")] = None,
+    oracle: Annotated[bool | None, typer.Option("--oracle/--no-oracle", help="Fine-tune the target too, for reference.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results go [default: out].")] = None,
+    home: HomeOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Carry experts of SOURCE over to TARGET and measure what arrived."""
+    from flows.config import make_config, read_config
+
+    given: dict[str, Any] = {
+        "source": source,
+        "target": target,
+        "tasks": _names(task) or ([folder.resolve().name for folder in data] if data and not config else None),
+        "data": data or None,
+        "methods": _names(methods),
+        "samples": _numbers(samples, "--samples"),
+        "seeds": _numbers(seeds, "--seeds"),
+        "completion": completion,
+        "expert": expert,
+        "alpha": alpha,
+        "test_limit": test_limit,
+        "export": export,
+        "oracle": oracle,
+        "out": out,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    settled = read_config(config, given) if config else make_config(given, "bico transfer")
+    run_transfer(settled, as_json, home=home, device=device)
+
+
+@app.command()
+def finetune(
+    model: Annotated[str, typer.Argument(help="zoo:NAME, open_clip:ARCH/TAG, or a folder.")],
+    task: Annotated[str, typer.Option(help="The task.")],
+    out: Annotated[Path, typer.Option(help="File for the fine-tuned image tower (.safetensors).")],
+    data: DataOption = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Warm-up steps.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Order of the samples.")] = None,
+    home: HomeOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fine-tune a model's image tower on a task: make an expert."""
+    from flows.single import finetune_one
+
+    changes = {"steps": steps, "lr": lr, "batch_size": batch_size, "warmup": warmup, "seed": seed}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    result = _run(lambda settings: finetune_one(model, task, data or [], changes, out, settings, sys.stderr.isatty()), home=home, device=device)
+    _show(result, as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="zoo:NAME, open_clip:ARCH/TAG, or a folder, such as a transfer writes.")],
+    task: Annotated[str, typer.Option(help="Tasks, comma-separated.")],
+    data: DataOption = None,
+    expert: Annotated[Path | None, typer.Option(help="Fine-tuned checkpoint of the model to evaluate in its place.")] = None,
+    test_limit: Annotated[int | None, typer.Option(help="Only the first so many test samples.")] = None,
+    home: HomeOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a model's accuracy on tasks."""
+    from flows.single import evaluate_one
+
+    result = _run(lambda settings: evaluate_one(model, _names(task) or [], data or [], expert, test_limit, settings), home=home, device=device)
+    _show(result, as_json)
+
+
+@zoo_app.command("list")
+def zoo_list(as_json: JsonOption = False) -> None:
+    """List the mini models and what they can do."""
+    from bico import zoo
+
+    manifest = zoo.read_manifest()
+    if as_json:
+        print(json.dumps(manifest))
+        return
+    for name, entry in manifest["models"].items():
+        scores = ", ".join(f"{task} {value:.0f}" for task, value in entry["zero_shot"].items())
+        print(f"zoo:{name:14} {entry['image_parameters'] / 1e6:.1f} M  zero-shot %: {scores}")
+
+
+@zoo_app.command("build")
+def zoo_build(name: str, out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("out/zoo")) -> None:
+    """Pre-train one of the mini models from scratch, by its recipe."""
+    from flows.pretrain import pretrain
+    from flows.server import prefect_api
+
+    with prefect_api():
+        print(pretrain(name, out / name))
+
+
+def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:
+    from flows.plan import make_plan
+    from flows.transfer import transfer as transfer_flow
+
+    started = time.perf_counter()
+    # Planned once out here, so that a mistake ends in one line and not in a failed flow run.
+    result = _run(
+        lambda settled: transfer_flow(config, settled, sys.stderr.isatty()),
+        check=lambda settled: make_plan(config, settled),
+        **settings,
+    )
+    if as_json:
+        print(json.dumps(result.to_json()))
+        return
+    from bico.report import markdown_table
+
+    outputs, stages = result.outputs, result.to_json()["stages"]
+    print(markdown_table(result.rows))
+    print(f"\nStages: {stages['computed']} computed, {stages['cached']} cached, in {time.perf_counter() - started:.0f} s")
+    print(f"Plot:    {outputs['plot']}\nTable:   {outputs['table']}")
+    for folder in outputs["models"].values():
+        print(f"Model:   {folder}")
+    run = outputs["mlflow"]
+    print("\nSee the run in Prefect:  prefect server start   (unless one runs already)")
+    print(f"                         http://127.0.0.1:4200/runs/flow-run/{outputs['prefect']['flow_run']}")
+    if run["uri"].startswith("http"):
+        print(f"See the run in MLflow:   {run['uri']}/#/experiments/{run['experiment']}/runs/{run['run']}")
+    else:
+        print(f"See the run in MLflow:   mlflow ui --backend-store-uri {run['uri']}")
+        print(f"                         http://127.0.0.1:5000/#/experiments/{run['experiment']}/runs/{run['run']}")
+
+
+def _run(work: Callable[[Any], Any], check: Callable[[Any], Any] = lambda _: None, **settings: Any) -> Any:
+    """Runs a flow with settings from options and environment, against a Prefect API."""
+    from flows.config import Settings
+    from flows.server import prefect_api
+
+    _log_to_stderr()
+    settled = Settings.from_environment(**settings)
+    check(settled)
+    with prefect_api():
+        return work(settled)
+
+
+def _show(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result))
+        return
+    for row in result["rows"]:
+        print(f"{row['task']:16} {row['accuracy']:6.2f} %")
+    for name, value in result["outputs"].items():
+        print(f"{name}: {value}")
+
+
+def _log_to_stderr() -> None:
+    """Shows the flows' own lines; Prefect's lines per task go to its API, where its UI shows them."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
+    handler.addFilter(lambda record: record.levelno == logging.INFO and not record.getMessage().startswith("Finished in state"))
+    logging.getLogger("prefect.flow_runs").addHandler(handler)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str | None, option: str) -> list[int] | None:
+    try:
+        return None if text is None else [int(part) for part in text.split(",")]
+    except ValueError:
+        from bico.errors import ConfigError
+
+        raise ConfigError(f"{option} {text}: give whole numbers, separated by commas.") from None
+
+
+def main() -> None:
+    """Entry point: mistakes that the user can mend end in one line and exit code 2."""
+    try:
+        app()
+    except BicoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""What a transfer is asked to do: the schema of YAML files, deployments and the command line."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from bico.errors import ConfigError, nearest
+from bico.finetune import FinetuneConfig
+from bico.procrustes import Completion
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+class TransferConfig(BaseModel):
+    """One transfer, or a sweep of them over tasks, methods, sample counts and seeds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    """The model that was fine-tuned: zoo:NAME, open_clip:ARCH/TAG, or a folder in open_clip's local-dir format."""
+    target: str
+    """The new base model."""
+    tasks: Annotated[list[str], Field(min_length=1)]
+    """Embedded tasks, or names of `data` folders."""
+    data: list[Path] = []
+    """Folders with train.parquet and test.parquet; a folder's name is the name of its task."""
+    methods: Annotated[list[str], Field(min_length=1)] = ["bico", "theseus", "naive"]
+    samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [10, 20, 50, 100]
+    """Calibration samples N; the sets are nested, and one pass serves all."""
+    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
+    """Seeds of the calibration draw."""
+    completion: Completion = Completion.PARTIAL
+    """What maps do outside the calibrated span."""
+    alpha: float = 1.0
+    """How much of the task vector is added; never tuned on test data."""
+    expert: Path | None = None
+    """A fine-tuned checkpoint of the source (.safetensors); without it the source is fine-tuned here."""
+    finetune: FinetuneConfig | None = None
+    """Fine-tuning protocol; by default chosen by the size of the image tower."""
+    oracle: bool = True
+    """Fine-tune the target directly too, as the upper reference."""
+    test_limit: Annotated[int, Field(ge=1)] | None = None
+    """Only the first so many test samples."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Calibration samples per pass; changes memory, never the result."""
+    export: Literal["one", "all", "none"] = "one"
+    """Which updated models to write: per task the first method at the largest N and first seed, all, or none."""
+    out: Path = Path("out")
+    """Where tables, plots and models go."""
+
+    @field_validator("samples")
+    @classmethod
+    def _ascending(cls, samples: list[int]) -> list[int]:
+        return sorted(set(samples))
+
+    @field_validator("methods", "tasks", "seeds")
+    @classmethod
+    def _distinct(cls, values: list) -> list:
+        return list(dict.fromkeys(values))
+
+
+class Settings(BaseModel):
+    """Where things run and are kept: never what comes out. Read from BICO_* environment variables."""
+
+    model_config = ConfigDict(frozen=True)
+
+    home: Path = Path(".bico")
+    """Artefact store, MLflow database and files."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int = 2
+    """Processes of the local Dask cluster, one thread each."""
+    dask_scheduler: str | None = None
+    """Address of an existing Dask scheduler; without it a local cluster is started when there is work for it."""
+    mlflow_uri: str | None = None
+    """MLflow tracking address; without it SQLite under `home`."""
+    experiment: str = "bico"
+
+    @classmethod
+    def from_environment(cls, **given: Any) -> "Settings":
+        values = {name: os.environ[f"BICO_{name.upper()}"] for name in cls.model_fields if f"BICO_{name.upper()}" in os.environ}
+        if "MLFLOW_TRACKING_URI" in os.environ:
+            values.setdefault("mlflow_uri", os.environ["MLFLOW_TRACKING_URI"])
+        return cls(**values | {name: value for name, value in given.items() if value is not None})
+
+    @property
+    def store(self) -> str:
+        return str((self.home / "store").expanduser().absolute())
+
+    def resolved_device(self) -> str:
+        import torch
+
+        if self.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto.")
+        return self.device
+
+
+def make_config(values: dict[str, Any], origin: str) -> TransferConfig:
+    """Builds a configuration from plain values.
+
+    Arguments:
+        origin: Where the values come from, for messages.
+
+    Raises:
+        ConfigError: One line that names the key, what is wrong, and the nearest valid key.
+    """
+    try:
+        return TransferConfig(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            valid = FinetuneConfig.__dataclass_fields__ if key.startswith("finetune.") else TransferConfig.model_fields
+            raise ConfigError(f"{origin}: unknown key {key!r}; {nearest(key.rpartition('.')[2], valid)}") from None
+        if first["type"] == "missing":
+            raise ConfigError(f"{origin}: {key!r} is missing.") from None
+        raise ConfigError(f"{origin}: {key}={first['input']!r}: {first['msg']}.") from None
+
+
+def read_config(path: Path, overrides: dict[str, Any]) -> TransferConfig:
+    """Reads a YAML file; `overrides` win over it.
+
+    Raises:
+        ConfigError: If the file is missing, is not YAML, or a key in it is not known.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds no settings; write `key: value` lines.")
+    return make_config(values | overrides, str(path))

@@ -1,0 +1,1 @@
+"""Prefect tasks: open references, call `bico`, store. One thin module per step, no maths."""

@@ -1,0 +1,64 @@
+"""Accuracy of a model, bare, fine-tuned or with a transferred task vector."""
+
+import json
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State
+
+from bico.evaluate import accuracy
+from bico.models.loading import ModelFiles
+from bico.task_vector import subtract
+from storage.checkpoints import load_state
+from storage.keys import artefact_key
+from tasks.finetune import EXPERT
+from tasks.stage import Done, TaskRef, Workspace, open_head, open_model, open_split, run_stage
+from tasks.transfer import VECTOR
+
+VERSION = 1
+METRICS = "metrics.json"
+
+
+@task(name="evaluate", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+def evaluate_model(
+    space: Workspace, model: ModelFiles, task: TaskRef, weights: Done | None, alpha: float = 1.0, limit: int | None = None
+) -> Done | State[Done]:
+    """Stores the test accuracy (percent) of a model on a task.
+
+    Arguments:
+        weights: A fine-tuned image tower, a task vector, or nothing for the model as it is.
+        alpha: How much of the task vector is added.
+        limit: Only the first so many test samples.
+    """
+    key = artefact_key(
+        "evaluate",
+        VERSION,
+        model=model.digest(),
+        task=task.open().identity,
+        weights=None if weights is None else weights.ref,
+        alpha=alpha,
+        limit=limit,
+    )
+
+    def build(out: Path) -> None:
+        opened = open_model(model, space.device)
+        data = open_split(model, space.device, task, "test")
+        head = open_head(model, space.device, task)
+        with opened.updated(_vector(weights, opened.state()), alpha):
+            percent = accuracy(opened, data.batches(250, limit), head)
+        (out / METRICS).write_text(json.dumps({"accuracy": percent}))
+
+    return run_stage(space, "evaluate", key, build, {"model": model.ref, "task": task.name})
+
+
+def read_accuracy(done: Done) -> float:
+    return json.loads((done.ref.path / METRICS).read_text())["accuracy"]
+
+
+def _vector(weights: Done | None, state: dict) -> dict:
+    if weights is None:
+        return {}
+    if (file := weights.ref.path / VECTOR).exists():
+        return load_state(file)
+    return {name: tensor.cpu() for name, tensor in subtract(load_state(weights.ref.path / EXPERT), {k: v.cpu() for k, v in state.items()}).items()}

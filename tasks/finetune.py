@@ -1,0 +1,57 @@
+"""Fine-tune a model on a task, or adopt an expert that somebody else fine-tuned."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State
+
+from bico.finetune import FinetuneConfig, finetune
+from bico.models.loading import ModelFiles
+from bico.task_vector import check_same_architecture
+from storage.checkpoints import content_digest, load_state, save_state
+from storage.keys import artefact_key
+from tasks.stage import Done, TaskRef, Workspace, open_head, open_model, open_split, run_stage
+
+FINETUNE_VERSION = 1
+ADOPT_VERSION = 1
+EXPERT = "expert.safetensors"
+
+
+@task(name="fine-tune", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+def finetune_model(
+    space: Workspace, model: ModelFiles, task: TaskRef, config: FinetuneConfig, progress: bool = False
+) -> Done | State[Done]:
+    """Stores the fine-tuned image tower."""
+    key = artefact_key("fine-tune", FINETUNE_VERSION, model=model.digest(), task=task.open().identity, config=config)
+
+    def build(out: Path) -> None:
+        data = open_split(model, space.device, task, "train")
+        opened = open_model(model, space.device)
+        head = open_head(model, space.device, task)
+        save_state(out / EXPERT, finetune(opened, data.batch, len(data), head, config, progress))
+
+    return run_stage(space, "fine-tune", key, build, {"model": model.ref, "task": task.name})
+
+
+@task(name="adopt-expert", cache_policy=NO_CACHE, persist_result=False)
+def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done | State[Done]:
+    """Stores an expert's image tower from a checkpoint of this model, whole or image tower only."""
+    key = artefact_key("adopt-expert", ADOPT_VERSION, model=model.digest(), checkpoint=content_digest(checkpoint))
+
+    def build(out: Path) -> None:
+        save_state(out / EXPERT, read_expert(space, model, checkpoint))
+
+    return run_stage(space, "adopt-expert", key, build, {"model": model.ref, "checkpoint": Path(checkpoint).name})
+
+
+def read_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> dict:
+    """Reads a checkpoint and checks that it was fine-tuned from an architecture like this model's.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, not finite, or of another architecture.
+    """
+    state = open_model(model, space.device).state()
+    expert = {name: tensor.float() for name, tensor in load_state(checkpoint).items() if name.startswith("visual.")}
+    check_same_architecture(expert, state, f"--expert {checkpoint}")
+    return expert

@@ -1,0 +1,89 @@
+"""What every cached step shares: a key, a build, and the word "Cached" when there was nothing to do."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from prefect import get_run_logger
+from prefect.client.schemas import State
+from prefect.states import Completed
+
+from bico.data.tasks import Prepared, Task, get_task
+from bico.models.clip_vit import ClipViT
+from bico.models.loading import ModelFiles, load
+from storage.artefacts import ArtefactStore
+from storage.keys import Ref
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where artefacts go and where tensors are computed; neither changes a result, so neither enters a key."""
+
+    store: str
+    device: str = "cpu"
+
+    @property
+    def artefacts(self) -> ArtefactStore:
+        return _store(self.store)
+
+
+@dataclass(frozen=True)
+class TaskRef:
+    """A task by name, with the folders that `--data` named."""
+
+    name: str
+    folders: tuple[str, ...] = ()
+
+    def open(self) -> Task:
+        return get_task(self.name, [Path(folder) for folder in self.folders])
+
+
+@dataclass(frozen=True)
+class Done:
+    """A finished stage: its artefact, and whether it was there already."""
+
+    stage: str
+    ref: Ref
+    cached: bool
+
+
+def run_stage(
+    space: Workspace, stage: str, key: str, build: Callable[[Path], None], meta: Mapping[str, object]
+) -> Done | State[Done]:
+    """Makes one artefact unless it is there; a hit shows as the state `Cached` in Prefect.
+
+    The store is the only cache: Prefect keys on a task function's own lines and would miss a change inside `bico`, and
+    its records outlive the artefacts they point to.
+    """
+    ref, cached = space.artefacts.get_or_create(key, build, {"stage": stage, **meta})
+    return as_state(Done(stage, ref, cached))
+
+
+def as_state(done: Done) -> Done | State[Done]:
+    get_run_logger().info("%s: %s %s", done.stage, "cached" if done.cached else "computed", done.ref.key)
+    return Completed(name="Cached", message=done.ref.key, data=done) if done.cached else done
+
+
+@cache
+def open_model(files: ModelFiles, device: str) -> ClipViT:
+    """Loads a model once per process."""
+    return load(files, torch.device(device))
+
+
+@cache
+def open_head(files: ModelFiles, device: str, task: TaskRef) -> torch.Tensor:
+    opened = task.open()
+    return open_model(files, device).head(opened.class_names, opened.prompts)
+
+
+@cache
+def open_split(files: ModelFiles, device: str, task: TaskRef, split: str) -> Prepared:
+    """A split as one model wants it, preprocessed once per process."""
+    return Prepared(task.open().open(split), open_model(files, device).prepare)
+
+
+@cache
+def _store(root: str) -> ArtefactStore:
+    return ArtefactStore(Path(root))
