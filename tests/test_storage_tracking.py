@@ -1,9 +1,11 @@
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,11 @@ def test_a_new_database_is_created_once_and_whole(tmp_path: Path, monkeypatch: p
         thread.join(timeout=20)
     assert began == [f"{file}.new"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_database_keeps_a_write_ahead_log(tracker: Tracker, home: Path) -> None:
+    with closing(sqlite3.connect(home / "mlflow.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_killed_creation_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
