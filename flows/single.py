@@ -13,7 +13,7 @@ from flows.config import Settings
 from flows.plan import check_writable
 from tasks.evaluate import evaluate_model, read_accuracy
 from tasks.finetune import EXPERT, adopt_expert, finetune_model
-from tasks.stage import Done, TaskRef, Workspace, open_model
+from tasks.stage import Done, TaskRef, Workspace, open_model, result_of
 
 
 @flow(name="finetune", flow_run_name="{model}-on-{task}", validate_parameters=False)
@@ -27,9 +27,9 @@ def finetune_one(
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder: give a file name ending in .safetensors.")
     check_writable(out.expanduser().absolute().parent)
-    done = finetune_model(space, files, ref[task], recipe, progress)
+    done = result_of(finetune_model, space, files, ref[task], recipe, progress)
     shutil.copyfile(done.ref.path / EXPERT, out)
-    measured = evaluate_model(space, files, ref[task], done)
+    measured = result_of(evaluate_model, space, files, ref[task], done)
     return _result([(task, measured)], {"expert": str(out.absolute())}, [done, measured])
 
 
@@ -41,8 +41,8 @@ def evaluate_one(
     if not tasks:
         raise ConfigError("--task names no task.")
     space, files, refs = _open(model, tasks, data, settings)
-    weights = None if expert is None else adopt_expert(space, files, str(expert))
-    measured = [(name, evaluate_model(space, files, refs[name], weights, limit=limit)) for name in tasks]
+    weights = None if expert is None else result_of(adopt_expert, space, files, str(expert))
+    measured = [(name, result_of(evaluate_model, space, files, refs[name], weights, 1.0, limit)) for name in tasks]
     return _result(measured, {}, [done for _, done in measured])
 
 

@@ -1,25 +1,29 @@
 """Solve the alignment maps of one block: the unit that is fanned out on Dask."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
+from torch import Tensor
 
 from bico.procrustes import RANK_TOLERANCE, AlignmentMap, Completion, procrustes
-from bico.signals import Signal, SignalKey
-from storage.arrays import read_arrays, read_attrs, write_arrays
+from bico.signals import Signal, SignalKey, signal_key
+from bico.sites import Site
+from storage.arrays import iterate_arrays, read_arrays, read_attrs, write_arrays
 from storage.keys import Ref, artefact_key
 from tasks.collect import array_name
-from tasks.stage import Done, Workspace, run_stage
+from tasks.stage import Done, Workspace, as_state
 
 VERSION = 1
 
 
 @dataclass(frozen=True)
-class MapJob:
-    """One signal of one block of one calibrated pair."""
+class SignalMaps:
+    """The maps of one signal in one block of a calibrated pair, at every sample count: one artefact."""
 
     covariances: Ref
     group: str
@@ -29,6 +33,13 @@ class MapJob:
     """The tensors of the block that carry the signal."""
     samples: tuple[int, ...]
     completion: Completion
+
+    @classmethod
+    def of(
+        cls, covariances: Ref, signal: Signal, sites: Iterable[Site], group: str, samples: Iterable[int], completion: Completion
+    ) -> Self:
+        tensors = dict.fromkeys(signal_key(site, signal)[0] for site in sites if site.group == group)
+        return cls(covariances, group, signal, tuple(tensors), tuple(samples), completion)
 
     @property
     def key(self) -> str:
@@ -45,30 +56,47 @@ class MapJob:
         )
 
 
-@task(name="procrustes", task_run_name="procrustes-{job.group}-{job.signal}", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False)
-def solve_maps(space: Workspace, job: MapJob) -> Done | State[Done]:
-    """Stores the maps of one block and signal at every sample count, with their spectra and ranks."""
+@dataclass(frozen=True)
+class BlockMaps:
+    """All maps of one block: one task. Its signals are artefacts of their own, so another method adds only its own."""
 
-    def build(out: Path) -> None:
-        arrays, ranks = {}, {}
-        for tensor in job.tensors:
-            for samples in job.samples:
-                name = array_name(tensor, job.signal, samples)
-                cross = read_arrays(job.covariances.path / "covariances", [name])[name]
-                solved = procrustes(cross, job.completion)
+    group: str
+    parts: tuple[SignalMaps, ...]
+
+    def is_complete(self, space: Workspace) -> bool:
+        return all(space.artefacts.is_complete(part.key) for part in self.parts)
+
+
+@task(name="procrustes", task_run_name="procrustes-{block.group}", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False)
+def solve_maps(space: Workspace, block: BlockMaps) -> Done | State[Done]:
+    """Stores a block's maps with their spectra and ranks."""
+    parts = {part.key: part for part in block.parts}
+
+    def build(folders: dict[str, Path]) -> None:
+        for key, folder in folders.items():
+            arrays, ranks = {}, {}
+            for name, cross in _covariances(parts[key]):
+                solved = procrustes(cross, parts[key].completion)
                 arrays[f"{name}/map"], arrays[f"{name}/spectrum"] = solved.matrix, solved.spectrum
                 ranks[name] = solved.rank
-        write_arrays(out / "maps", arrays, {"ranks": ranks})
+            write_arrays(folder / "maps", arrays, {"ranks": ranks})
 
-    return run_stage(space, "procrustes", job.key, build, {"group": job.group, "signal": job.signal})
+    made = space.artefacts.get_or_create_many(parts, build, {"stage": "procrustes", "block": block.group})
+    ref, _ = made[block.parts[0].key]
+    return as_state(Done("procrustes", ref, all(cached for _, cached in made.values())))
+
+
+def _covariances(part: SignalMaps) -> Iterator[tuple[str, Tensor]]:
+    names = [array_name(tensor, part.signal, samples) for tensor in part.tensors for samples in part.samples]
+    return iterate_arrays(part.covariances.path / "covariances", names)
 
 
 class StoredMaps:
     """The maps of a calibrated pair at one sample count, read when a method asks for them."""
 
-    def __init__(self, jobs: list[MapJob], store: Workspace, samples: int) -> None:
+    def __init__(self, space: Workspace, parts: Iterable[SignalMaps], samples: int) -> None:
         self._places = {
-            (tensor, job.signal): store.artefacts.ref(job.key).path / "maps" for job in jobs for tensor in job.tensors
+            (tensor, part.signal): space.artefacts.ref(part.key).path / "maps" for part in parts for tensor in part.tensors
         }
         self._samples = samples
 

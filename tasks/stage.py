@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from prefect import Task as PrefectTask
 from prefect import get_run_logger
 from prefect.client.schemas import State
 from prefect.states import Completed
@@ -64,6 +66,11 @@ def run_stage(
 def as_state(done: Done) -> Done | State[Done]:
     get_run_logger().info("%s: %s %s", done.stage, "cached" if done.cached else "computed", done.ref.key)
     return Completed(name="Cached", message=done.ref.key, data=done) if done.cached else done
+
+
+def result_of(task: PrefectTask, *args: Any) -> Done:
+    """Runs a stage in this process. By way of its state: called plainly, a task that ends as `Cached` gives that."""
+    return task(*args, return_state=True).result()
 
 
 @cache

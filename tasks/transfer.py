@@ -13,7 +13,7 @@ from bico.task_vector import subtract
 from storage.checkpoints import load_state, save_state
 from storage.keys import artefact_key
 from tasks.finetune import EXPERT
-from tasks.procrustes import MapJob, StoredMaps
+from tasks.procrustes import SignalMaps, StoredMaps
 from tasks.stage import Done, Workspace, open_model, run_stage
 
 VERSION = 1
@@ -22,12 +22,12 @@ VECTOR = "task_vector.safetensors"
 
 @task(name="transfer", task_run_name="transfer-{method}-n{samples}", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False)
 def transfer_vector(
-    space: Workspace, source: ModelFiles, target: ModelFiles, expert: Done, method: str, jobs: list[MapJob], samples: int
+    space: Workspace, source: ModelFiles, target: ModelFiles, expert: Done, method: str, parts: list[SignalMaps], samples: int
 ) -> Done | State[Done]:
     """Stores the target's task vector.
 
     Arguments:
-        jobs: The solved maps of the signals the method needs; none for a method without calibration.
+        parts: The solved maps of the signals the method needs; none for a method without calibration.
         samples: Which of the nested calibration sets; 0 without calibration.
     """
     carrier = get_method(method)
@@ -39,7 +39,7 @@ def transfer_vector(
         expert=expert.ref,
         method=method,
         settings=vars(carrier) if hasattr(carrier, "__dict__") else {},
-        maps=sorted(job.key for job in jobs),
+        maps=sorted(part.key for part in parts),
         samples=samples,
     )
 
@@ -47,7 +47,7 @@ def transfer_vector(
         ours, theirs = open_model(source, space.device), open_model(target, space.device)
         pair = Pair(ours.sites, theirs.sites, ours.state(), theirs.state())
         fine_tuned = {name: tensor.to(ours.device) for name, tensor in load_state(expert.ref.path / EXPERT).items()}
-        maps = StoredMaps(jobs, space, samples) if jobs else no_maps
+        maps = StoredMaps(space, parts, samples) if parts else no_maps
         save_state(out / VECTOR, carrier.transport(subtract(fine_tuned, pair.source_state), pair, maps))
 
     return run_stage(space, "transfer", key, build, {"method": method, "samples": samples})

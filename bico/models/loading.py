@@ -8,6 +8,9 @@
 
 import hashlib
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +78,8 @@ def load(files: ModelFiles, device: str | torch.device = "cpu") -> ClipViT:
             of another image size included: open_clip itself would silently interpolate them).
     """
     try:
-        model = open_clip.create_model(files.name, load_weights=False)
+        with _quiet():
+            model = open_clip.create_model(files.name, load_weights=False)
         state = factory.load_state_dict(str(files.weights))
     except Exception as error:  # open_clip and safetensors raise a dozen types here; all mean: unreadable
         raise CheckpointError(f"{files.ref}: cannot read {files.weights}: {_one_line(error)}. Fetch it again.") from error
@@ -87,6 +91,18 @@ def load(files: ModelFiles, device: str | torch.device = "cpu") -> ClipViT:
     config = open_clip.get_model_preprocess_cfg(model)
     preprocess = image_transform_v2(PreprocessCfg(**config), is_train=False)
     return ClipViT(model.float().to(device), preprocess, open_clip.get_tokenizer(files.name), files.ref)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Mutes open_clip's warning that a model was made without weights: they come next, once they have been checked."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _check_fits(files: ModelFiles, model: nn.Module, state: dict[str, Any]) -> None:
