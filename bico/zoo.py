@@ -2,11 +2,9 @@
 
 import hashlib
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import zoo as _package
 from bico.errors import CheckpointError, UnknownModelError, nearest
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -15,7 +13,8 @@ _MANIFEST = "manifest.json"
 
 def root() -> Path:
     """Returns the directory that holds recipes, manifest and one directory per model."""
-    return Path(str(files(_package)))
+    # Beside `bico` in a checkout and once installed; importing it would find any folder named `zoo` on the way.
+    return Path(__file__).resolve().parent.parent / "zoo"
 
 
 def recipes() -> dict[str, Path]:
