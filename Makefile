@@ -1,0 +1,65 @@
+# Everything a fresh machine needs: python3 (3.11 or newer), make and git; the rest is installed into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test lint setup constraints clean
+
+help:
+	@echo "make demo         set up, then transfer experts between the embedded models (bico demo)"
+	@echo "make test         set up, then run the test suite"
+	@echo "make lint         set up, then check style and layers"
+	@echo "make setup        install into $(VENV), if pyproject.toml or constraints.txt changed"
+	@echo "make constraints  resolve the dependencies anew and write constraints.txt"
+	@echo "make clean        remove $(VENV) and caches; results (out/, .bico/) stay"
+
+demo: setup
+	@$(BIN)/bico demo
+
+test: setup
+	@$(BIN)/python -m pytest
+
+lint: setup
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/lint-imports
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory $(BIN)/python
+	@echo "Installing into $(VENV): some minutes and about 6 GB, most of it PyTorch."
+	@$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[dev]'
+	@echo "Compiling bytecode: it halves the start of every command."
+	@# Left to itself, Python would not keep it where PYTHONDONTWRITEBYTECODE is set. Some packages ship files for other
+	@# versions of Python, which do not compile here and need not.
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib bico storage tasks flows > /dev/null 2>&1 || true
+	@touch $@
+
+# An interrupted set-up can leave an environment without pip, so that is what is asked for.
+.PHONY: $(BIN)/python
+$(BIN)/python:
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { $(check_python) && $(PYTHON) -m venv --clear $(VENV); }
+
+define check_python
+if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
+	echo "error: Python 3.11 or newer is needed, but \`$(PYTHON)\` is $$($(PYTHON) --version 2>&1 || true): name another, as in \`make setup PYTHON=python3.12\`." >&2; exit 1; \
+elif ! $(PYTHON) -c 'import ensurepip, venv' 2> /dev/null; then \
+	echo "error: \`$(PYTHON) -m venv\` does not work: install Python's venv module (Debian, Ubuntu: \`apt-get install python3-venv\`)." >&2; exit 1; \
+fi
+endef
+
+# Resolved as if nothing were installed, so that tools which happen to lie in .venv stay out.
+constraints: $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,zoo]'
+	@$(BIN)/python -c 'import json; \
+	found = [item["metadata"] for item in json.load(open("$(VENV)/resolved.json"))["install"]]; \
+	print("# Exact versions for reproducible installs; made by `make constraints`."); \
+	print(*sorted("{name}=={version}".format(**p) for p in found if p["name"] != "bico"), sep="\n")' > $(VENV)/constraints.txt
+	@mv $(VENV)/constraints.txt constraints.txt
+
+clean:
+	rm -rf $(VENV) *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
+	find bico storage tasks flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
