@@ -35,7 +35,7 @@ class FinetuneConfig:
             )
 
 
-MINI = FinetuneConfig(steps=250, batch_size=64, lr=5e-4, warmup=25)
+MINI = FinetuneConfig(steps=120, batch_size=64, lr=5e-4, warmup=12)
 """The same protocol for towers of a few million parameters, which need larger steps and fewer of them."""
 
 MINI_TOWER = 20_000_000

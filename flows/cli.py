@@ -192,7 +192,7 @@ def _run(work: Callable[[Any], Any], check: Callable[[Any], Any] = lambda _: Non
     from flows.config import Settings
     from flows.server import prefect_api
 
-    _log_to_stderr()
+    log_to_stderr()
     settled = Settings.from_environment(**settings)
     check(settled)
     with prefect_api():
@@ -209,7 +209,7 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
         print(f"{name}: {value}")
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     """Shows the flows' own lines; Prefect's lines per task go to its API, where its UI shows them."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))

@@ -19,6 +19,8 @@ from torch import Tensor
 from bico.models.clip_vit import ClipViT
 from tests.tiny import tiny_clip
 
+pytest_plugins = ["tests.flow_setup"]
+
 hypothesis.settings.register_profile("bico", deadline=None, max_examples=25)  # the first SVD call takes seconds
 hypothesis.settings.load_profile("bico")
 torch.set_num_threads(2)

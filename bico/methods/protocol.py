@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -46,6 +46,7 @@ Maps = Callable[[SignalKey], AlignmentMap]
 """Gives the alignment map of a signal, by the target's signal key."""
 
 
+@runtime_checkable  # beartype checks it in the tests
 class Method(Protocol):
     """A way to carry a task vector over. Frozen, without state; its fields are its settings."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -10,6 +10,7 @@ from bico.sites import Site
 from bico.task_vector import State
 
 
+@runtime_checkable  # beartype checks it in the tests
 class Model(Protocol):
     """A frozen pre-trained model with its own preprocessing and its own head."""
 

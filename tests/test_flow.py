@@ -1,0 +1,201 @@
+"""The whole thread on tiny models: what is computed, what is cached, what is written."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+from torch import Tensor
+
+import tasks.collect
+from bico.data.tasks import get_task
+from bico.models.clip_vit import ClipViT
+from flows.transfer import Result
+from tests.flow_setup import SHORT, Bench
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCKS = 3  # two transformer blocks, and what lies behind them
+
+
+def computed(result: Result) -> dict[str, int]:
+    """Stages that did work, by name."""
+    return {stage: counts["computed"] for stage, counts in result.stages.items() if counts["computed"]}
+
+
+def test_a_run_computes_everything_once_and_then_nothing(bench: Bench) -> None:
+    first = bench.run()
+    assert computed(first) == {
+        "fine-tune": 2,  # the expert, and the target for reference
+        "collect-activations": 1,
+        "collect-gradients": 1,
+        "procrustes": BLOCKS,
+        "transfer": 3,  # BiCo at two sample counts, naive once
+        "evaluate": 6,  # zero-shot, these three, the fine-tuned target, the expert
+    }
+    assert all(counts["cached"] == 0 for counts in first.stages.values())
+    again = bench.run()
+    assert computed(again) == {}
+    assert sum(counts["cached"] for counts in again.stages.values()) == 16
+    assert again.rows == first.rows
+
+
+def test_a_larger_n_recomputes_collection_and_what_follows(bench: Bench) -> None:
+    bench.run()
+    more = bench.run(samples=[4, 8, 12])
+    assert computed(more) == {
+        "collect-activations": 1,
+        "collect-gradients": 1,
+        "procrustes": BLOCKS,
+        "transfer": 3,
+        "evaluate": 3,
+    }
+    assert more.stages["fine-tune"] == {"computed": 0, "cached": 2}
+
+
+def test_another_method_adds_only_its_maps_and_after(bench: Bench) -> None:
+    bench.run()
+    more = bench.run(methods=["bico", "naive", "theseus"])
+    assert computed(more) == {"procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
+    # ... and of its maps only those that BiCo did not need: one more signal per block
+    kinds = [json.loads(p.read_text())["key"].split("-")[0] for p in (bench.folder / "home/store/final").glob("*/MANIFEST.json")]
+    assert kinds.count("procrustes") == 3 * BLOCKS
+
+
+def test_changes_reach_exactly_what_depends_on_them(bench: Bench) -> None:
+    bench.run()
+    assert computed(bench.run(alpha=0.5)) == {"evaluate": 3}
+    assert computed(bench.run(test_limit=20)) == {"evaluate": 6}
+    assert computed(bench.run(completion="svd")) == {"procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
+    assert computed(bench.run(batch_size=3)) == {}
+    expected = {"fine-tune": 2, "transfer": 3, "evaluate": 5}
+    assert computed(bench.run(finetune=SHORT | {"seed": 1})) == expected
+    assert computed(bench.run(methods=["naive"], oracle=False)) == {}
+
+
+def test_a_missing_or_cut_artefact_is_made_again(bench: Bench) -> None:
+    first = bench.run()
+    store = bench.folder / "home/store/final"
+    shutil.rmtree(next(store.glob("collect-gradients-*")))
+    chunk = max(next(store.glob("procrustes-*")).rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    chunk.write_bytes(chunk.read_bytes()[:-8])
+    again = bench.run()
+    assert computed(again) == {"collect-gradients": 1, "procrustes": 1}
+    assert again.rows == first.rows
+
+
+def test_activations_and_gradients_come_from_one_pass_of_each_model(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.run(methods=["naive"])  # so that fine-tuning is out of the way
+    counts = {"forward": 0, "backward": 0}
+    forward, backward = ClipViT.features, Tensor.backward
+
+    def counted_forward(self: ClipViT, images: Tensor) -> Tensor:
+        counts["forward"] += 1
+        return forward(self, images)
+
+    def counted_backward(self: Tensor, *args: object, **kwargs: object) -> None:
+        counts["backward"] += 1
+        backward(self, *args, **kwargs)
+
+    collected = {}
+
+    def stream(*args: object):
+        monkeypatch.setattr(ClipViT, "features", counted_forward)
+        monkeypatch.setattr(Tensor, "backward", counted_backward)
+        yield from original(*args)
+        collected.update(counts)
+
+    original = tasks.collect._stream
+    monkeypatch.setattr(tasks.collect, "_stream", stream)
+    result = bench.run(samples=[4, 8, 12], batch_size=4)
+    assert computed(result)["collect-gradients"] == 1
+    assert collected == {"forward": 6, "backward": 6}  # three batches through two models, for both artefacts
+
+
+def test_results_are_written_for_people_and_programs(bench: Bench) -> None:
+    result = bench.run(seeds=[0, 1])
+    rows = list(csv.DictReader(Path(result.outputs["table"]).open()))
+    assert [(r["method"], r["samples"], r["seed"]) for r in rows] == [(r.method, str(r.samples), "" if r.seed is None else str(r.seed)) for r in result.rows]
+    assert [float(r["accuracy"]) for r in rows] == [r.accuracy for r in result.rows]
+    assert "| BiCo | 8 |" in Path(result.outputs["markdown"]).read_text()
+    assert Path(result.outputs["plot"]).read_bytes().startswith(b"\x89PNG")
+    assert set(result.outputs["models"]) == {"digits-bico-n8-seed0"}
+
+
+def test_the_exported_model_is_open_clips_and_does_what_its_row_says(bench: Bench) -> None:
+    result = bench.run()
+    folder = Path(result.outputs["models"]["digits-bico-n8-seed0"])
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    model.eval()
+    tokenizer, digits = open_clip.get_tokenizer(f"local-dir:{folder}"), get_task("digits")
+    test = digits.open("test")
+    with torch.no_grad():
+        images = model.encode_image(torch.stack([preprocess(test.picture(i).convert("RGB")) for i in range(30)]))
+        texts = F.normalize(model.encode_text(tokenizer([digits.prompts[0].format(n) for n in digits.class_names])), dim=-1)
+    right = (images @ texts.T).argmax(1) == test.labels[:30]
+    row = next(r for r in result.rows if (r.method, r.samples) == ("bico", 8))
+    assert 100 * right.double().mean().item() == pytest.approx(row.accuracy)
+    # ... and it is the target plus the task vector beside it
+    base, vector = (load_file(p) for p in (bench.releases["b"] / "open_clip_model.safetensors", folder / "task-vector.safetensors"))
+    updated = model.state_dict()
+    assert all(torch.allclose(updated[k], base[k].float() + vector[k], atol=1e-6) for k in vector)
+    assert sum(v.norm() > 0 for v in vector.values()) == len(vector)
+
+
+def test_every_result_is_an_mlflow_run_under_the_flows(bench: Bench) -> None:
+    result = bench.run()
+    place = result.outputs["mlflow"]
+    client = MlflowClient(place["uri"])
+    parent = client.get_run(place["run"])
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["source"] == str(bench.releases["a"])
+    assert {a.path for a in client.list_artifacts(place["run"])} >= {"accuracy.png", "results.csv", "results.json"}
+    children = client.search_runs([place["experiment"]], f"tags.`mlflow.parentRunId` = '{place['run']}'")
+    recorded = {(c.data.params["method"], c.data.params["samples"]): c.data.metrics["accuracy"] for c in children}
+    assert recorded == {(r.method, str(r.samples)): r.accuracy for r in result.rows}
+
+
+def test_another_shape_of_target(bench: Bench) -> None:
+    wide = str(bench.releases["wide"])
+    there = bench.run(target=wide, methods=["bico", "zero-pad"], oracle=False)
+    back = bench.run(source=wide, target=str(bench.releases["a"]), methods=["theseus", "crop"], oracle=False)
+    assert {r.method for r in there.rows} == {"zero-shot", "bico", "zero-pad", "expert"}
+    assert {r.method for r in back.rows} == {"zero-shot", "theseus", "crop", "expert"}
+
+
+def test_an_expert_from_elsewhere_gives_what_fine_tuning_here_gave(bench: Bench) -> None:
+    ours = bench.run(oracle=False)
+    expert = next((bench.folder / "home/store/final").glob("fine-tune-*/expert.safetensors"))
+    theirs = bench.run(oracle=False, expert=expert, finetune=None)
+    assert computed(theirs) == {"adopt-expert": 1, "transfer": 3, "evaluate": 4}
+    assert theirs.rows == ours.rows
+
+
+def test_an_edited_comment_recomputes_nothing_and_json_is_all_there_is(bench: Bench, tmp_path: Path) -> None:
+    """The command line, on a copy of the source in which every file has another comment."""
+    bench.run()
+    copy = tmp_path / "copy"
+    for package in ("bico", "storage", "tasks", "flows", "configs", "zoo"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in copy.rglob("*.py"):
+        path.write_text(path.read_text() + "\n# Another comment.\n")
+    settings = bench.config().model_dump(mode="json")
+    (tmp_path / "run.yaml").write_text(json.dumps(settings))  # JSON is YAML
+    command = [sys.executable, "-c", "from flows.cli import main; main()", "transfer", "--config", str(tmp_path / "run.yaml")]
+    from prefect.settings import PREFECT_API_URL
+
+    env = os.environ | {"PYTHONPATH": str(copy), "BICO_HOME": str(bench.settings.home), "PREFECT_API_URL": PREFECT_API_URL.value()}
+    done = subprocess.run([*command, "--device", "cpu", "--json"], env=env, cwd=copy, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["stages"]["computed"] == 0 and printed["stages"]["cached"] == 16
+    assert set(printed) == {"rows", "outputs", "stages"}
+    assert set(printed["rows"][0]) == {"task", "method", "samples", "seed", "accuracy"}

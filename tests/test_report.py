@@ -1,0 +1,58 @@
+import matplotlib
+
+matplotlib.use("Agg")
+
+import pytest
+import torch
+
+from bico.errors import ShapeError
+from bico.evaluate import accuracy
+from bico.models.clip_vit import ClipViT
+from bico.report import Row, markdown_table, plot_accuracy, summarise
+from tests.tiny import head, pictures
+
+ROWS = [
+    Row("a", "zero-shot", 0, None, 10.0),
+    Row("b", "zero-shot", 0, None, 30.0),
+    Row("a", "bico", 50, 0, 40.0),
+    Row("b", "bico", 50, 0, 60.0),
+    Row("a", "bico", 50, 1, 44.0),
+    Row("b", "bico", 50, 1, 60.0),
+]
+
+
+def test_spreads_are_over_seeds_and_averages_over_tasks_first() -> None:
+    zero, bico = summarise(ROWS)
+    assert zero.average == (20.0, 0.0)
+    assert bico.per_task["a"] == pytest.approx((42.0, 8**0.5))  # sd of 40 and 44, n - 1
+    assert bico.per_task["b"] == (60.0, 0.0)
+    assert bico.average == pytest.approx((51.0, 2**0.5))  # the averages of the two seeds are 50 and 52
+    assert bico.seeds == 2
+
+
+def test_the_table_tells_mean_spread_and_gain() -> None:
+    table = markdown_table(ROWS).splitlines()
+    assert table[2] == "| zero-shot | – | 10.0 | 30.0 | 20.0 |  |"
+    assert table[3] == "| BiCo | 50 | 42.0 ± 2.8 | 60.0 ± 0.0 | 51.0 ± 1.4 | +31.0 |"
+
+
+def test_the_plot_shows_what_the_rows_say() -> None:
+    ax = plot_accuracy(ROWS)
+    (line,) = [container.lines[0] for container in ax.containers]
+    assert line.get_xdata().tolist() == [50] and line.get_ydata() == pytest.approx([51.0])
+    dots = ax.collections[-1].get_offsets()
+    assert sorted(dots[:, 1]) == [50.0, 52.0]
+    assert "20.0" in ax.get_legend().get_texts()[0].get_text()
+
+
+def test_accuracy_counts_the_labels_that_score_highest(source: ClipViT) -> None:
+    images, classes = pictures(10), head(source)
+    right = source.logits(images, classes).argmax(1)
+    labels = right.clone()
+    labels[:3] = (right[:3] + 1) % 5
+    assert accuracy(source, [(images[:4], labels[:4]), (images[4:], labels[4:])], classes) == 70.0
+
+
+def test_nothing_to_evaluate_is_an_error(source: ClipViT) -> None:
+    with pytest.raises(ShapeError, match="no samples"):
+        accuracy(source, [], torch.zeros(5, 8))
