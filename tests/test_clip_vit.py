@@ -118,8 +118,10 @@ def test_the_loss_is_summed(source: ClipViT, labels: torch.Tensor) -> None:
 
 
 def test_a_tower_of_another_kind_is_refused() -> None:
+    model = tiny_clip(1).model
+    model.visual = nn.Linear(2, 2)
     with pytest.raises(CheckpointError, match="not a standard ViT"):
-        ClipViT(nn.Linear(2, 2), None, None, name="odd")
+        ClipViT(model, None, None, name="odd")
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:

@@ -5,7 +5,6 @@ Both need only lines and polygons, so every machine draws the same pictures from
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -28,7 +27,7 @@ class GeneratedTask:
     draw: Callable[[str, np.random.Generator], np.ndarray]
     """Class name and chance → RGB (side, side, 3) in 0..255."""
 
-    def render(self, split: Literal["train", "test"], count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def render(self, split: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Draws one split.
 
         Arguments:
