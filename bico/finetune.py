@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from bico.task_vector import State
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """The paper's protocol (BiCo, appendix E; learning rate as in Task Arithmetic)."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # read from YAML, a misspelt key is an error
 
     steps: int = 2000
     """Optimiser steps."""
@@ -35,7 +38,7 @@ class FinetuneConfig:
             )
 
 
-MINI = FinetuneConfig(steps=120, batch_size=64, lr=5e-4, warmup=12)
+MINI = FinetuneConfig(steps=100, batch_size=48, lr=5e-4, warmup=10)
 """The same protocol for towers of a few million parameters, which need larger steps and fewer of them."""
 
 MINI_TOWER = 20_000_000

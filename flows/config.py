@@ -83,7 +83,8 @@ class Settings(BaseModel):
         values = {name: os.environ[f"BICO_{name.upper()}"] for name in cls.model_fields if f"BICO_{name.upper()}" in os.environ}
         if "MLFLOW_TRACKING_URI" in os.environ:
             values.setdefault("mlflow_uri", os.environ["MLFLOW_TRACKING_URI"])
-        return cls(**values | {name: value for name, value in given.items() if value is not None})
+        values |= {name: value for name, value in given.items() if value is not None}
+        return _validated(cls, values, "settings")
 
     @property
     def store(self) -> str:
@@ -108,13 +109,17 @@ def make_config(values: dict[str, Any], origin: str) -> TransferConfig:
     Raises:
         ConfigError: One line that names the key, what is wrong, and the nearest valid key.
     """
+    return _validated(TransferConfig, values, origin)
+
+
+def _validated(model: type[Any], values: dict[str, Any], origin: str) -> Any:
     try:
-        return TransferConfig(**values)
+        return model(**values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            valid = FinetuneConfig.__dataclass_fields__ if key.startswith("finetune.") else TransferConfig.model_fields
+            valid = FinetuneConfig.__dataclass_fields__ if key.startswith("finetune.") else model.model_fields
             raise ConfigError(f"{origin}: unknown key {key!r}; {nearest(key.rpartition('.')[2], valid)}") from None
         if first["type"] == "missing":
             raise ConfigError(f"{origin}: {key!r} is missing.") from None
