@@ -67,15 +67,14 @@ def totals(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     return {word: sum(c[word] for c in counts.values()) for word in ("computed", "cached")}
 
 
-@flow(name="transfer", flow_run_name="{config.source}-to-{config.target}", validate_parameters=False)
+@flow(name="transfer", flow_run_name="{config.source}-to-{config.target}")
 def transfer(config: TransferConfig, settings: Settings | None = None, progress: bool = False) -> Result:
     """Carries experts of the source over to the target and measures what arrived.
 
     Arguments:
         progress: Show progress bars on standard error.
     """
-    config = TransferConfig.model_validate(config)
-    settings = Settings.from_environment() if settings is None else Settings.model_validate(settings)
+    settings = settings or Settings.from_environment()
     plan = make_plan(config, settings)
     ledger = Ledger()
     experts, oracles = fine_tune_all(plan, ledger, progress)
@@ -122,7 +121,7 @@ def collect_all(plan: Plan, ledger: Ledger) -> dict[tuple[str, int], Collected]:
     return collected
 
 
-@flow(name="solve-maps", validate_parameters=False)
+@flow(name="solve-maps", flow_run_name="solve-maps", validate_parameters=False)
 def fan_out(space: Workspace, blocks: list[BlockMaps]) -> list[Done]:
     """Solves maps on Dask, one task per block."""
     futures = solve_maps.map(unmapped(space), blocks)
