@@ -28,6 +28,16 @@ class Row:
     accuracy: float
     """Percent of the test split."""
 
+    @property
+    def label(self) -> str:
+        """Such as "digits/bico/N=100/seed=0"."""
+        return cell_label(self.task, self.method, self.samples, self.seed)
+
+
+def cell_label(task: str, method: str, samples: int, seed: int | None) -> str:
+    """Names one cell of a sweep."""
+    return f"{task}/{method}" + ("" if seed is None else f"/N={samples}/seed={seed}")
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -63,14 +73,19 @@ def summarise(rows: Iterable[Row]) -> list[Summary]:
 def markdown_table(rows: Sequence[Row]) -> str:
     """Returns a Markdown table: a line per method and sample count, a column per task, and the average."""
     tasks = list(dict.fromkeys(row.task for row in rows))
-    lines = ["| method | N | " + " | ".join(tasks) + " | average | over zero-shot |", "| --- | ---: |" + " ---: |" * (len(tasks) + 2)]
+    lines = [
+        "| method | N | " + " | ".join(tasks) + " | average | over zero-shot |",
+        "| --- | ---: |" + " ---: |" * (len(tasks) + 2),
+    ]
     summaries = summarise(rows)
     base = next((s.average[0] for s in summaries if s.method == "zero-shot"), None)
     for s in summaries:
         gain = "" if base is None or s.method == "zero-shot" else f"{s.average[0] - base:+.1f}"
         cells = [_cell(s.per_task[task], s.seeds) if task in s.per_task else "–" for task in tasks]
         number = str(s.samples) if s.samples else "–"
-        lines.append(f"| {LABELS.get(s.method, s.method)} | {number} | {' | '.join(cells)} | {_cell(s.average, s.seeds)} | {gain} |")
+        lines.append(
+            f"| {LABELS.get(s.method, s.method)} | {number} | {' | '.join(cells)} | {_cell(s.average, s.seeds)} | {gain} |"
+        )
     return "\n".join(lines)
 
 
@@ -88,7 +103,16 @@ def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
             ax.axhline(mine[0].average[0], ls=style, color=colour, lw=1.2, label=f"{label} ({mine[0].average[0]:.1f})")
             continue
         counts = [s.samples for s in mine]
-        ax.errorbar(counts, [s.average[0] for s in mine], [s.average[1] for s in mine], color=colour, marker="o", ms=4, capsize=3, label=label)
+        ax.errorbar(
+            counts,
+            [s.average[0] for s in mine],
+            [s.average[1] for s in mine],
+            color=colour,
+            marker="o",
+            ms=4,
+            capsize=3,
+            label=label,
+        )
         for samples in counts:
             seeds = dict.fromkeys(row.seed for row in rows if row.method == method)
             group = [row for row in rows if (row.method, row.samples) == (method, samples)]

@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 class TransferConfig(BaseModel):
     """One transfer, or a sweep of them over tasks, methods, sample counts and seeds."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     source: str
     """The model that was fine-tuned: zoo:NAME, open_clip:ARCH/TAG, or a folder in open_clip's local-dir format."""
@@ -65,7 +65,7 @@ class TransferConfig(BaseModel):
 class Settings(BaseModel):
     """Where things run and are kept: never what comes out. Read from BICO_* environment variables."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     home: Path = Path(".bico")
     """Artefact store, MLflow database and files."""
@@ -80,7 +80,11 @@ class Settings(BaseModel):
 
     @classmethod
     def from_environment(cls, **given: Any) -> "Settings":
-        values = {name: os.environ[f"BICO_{name.upper()}"] for name in cls.model_fields if f"BICO_{name.upper()}" in os.environ}
+        values = {
+            name: os.environ[f"BICO_{name.upper()}"]
+            for name in cls.model_fields
+            if f"BICO_{name.upper()}" in os.environ
+        }
         if "MLFLOW_TRACKING_URI" in os.environ:
             values.setdefault("mlflow_uri", os.environ["MLFLOW_TRACKING_URI"])
         values |= {name: value for name, value in given.items() if value is not None}

@@ -11,7 +11,7 @@ from prefect import Task, flow, get_run_logger, runtime, unmapped
 from prefect_dask import DaskTaskRunner
 
 from bico.models.loading import ModelFiles
-from bico.report import Row
+from bico.report import Row, cell_label
 from bico.signals import Signal
 from flows.config import Settings, TransferConfig
 from flows.plan import Plan, make_plan
@@ -46,9 +46,9 @@ class Ledger:
         self.counts: dict[str, Counter[str]] = {}
         self.log = get_run_logger()
 
-    def run(self, task: Task, *args: Any) -> Done:
-        """Runs a stage in this process."""
-        return self.add(result_of(task, *args))
+    def run(self, task: Task, *args: Any, label: str | None = None) -> Done:
+        """Runs a stage in this process; the label tells its run from others in Prefect."""
+        return self.add(result_of(task.with_options(task_run_name=f"{task.name} {label}") if label else task, *args))
 
     def add(self, done: Done) -> Done:
         self.counts.setdefault(done.stage, Counter(computed=0, cached=0))["cached" if done.cached else "computed"] += 1
@@ -129,7 +129,9 @@ def fan_out(space: Workspace, blocks: list[BlockMaps]) -> list[Done]:
     return [future.result() for future in futures]
 
 
-def solve_all(plan: Plan, settings: Settings, collected: dict, ledger: Ledger) -> dict[tuple[str, int], list[BlockMaps]]:
+def solve_all(
+    plan: Plan, settings: Settings, collected: dict, ledger: Ledger
+) -> dict[tuple[str, int], list[BlockMaps]]:
     """Maps by task and seed. A cluster is started only if a map is missing."""
     signals = sorted({signal for name in plan.calibrated for signal in plan.methods[name].needs})
     sites = open_model(plan.target, plan.space.device).sites
@@ -137,7 +139,10 @@ def solve_all(plan: Plan, settings: Settings, collected: dict, ledger: Ledger) -
         place: [
             BlockMaps(
                 group,
-                tuple(SignalMaps.of(found[s].ref, s, sites, group, plan.config.samples, plan.config.completion) for s in signals),
+                tuple(
+                    SignalMaps.of(found[s].ref, s, sites, group, plan.config.samples, plan.config.completion)
+                    for s in signals
+                ),
             )
             for group in dict.fromkeys(site.group for site in sites)
         ]
@@ -173,9 +178,18 @@ def transfer_all(
     vectors: dict[tuple, Done] = {}
 
     def evaluate(
-        files: ModelFiles, name: str, weights: Done | None, method: str, samples: int = 0, seed: int | None = None, alpha: float = 1.0
+        files: ModelFiles,
+        name: str,
+        weights: Done | None,
+        method: str,
+        samples: int = 0,
+        seed: int | None = None,
+        alpha: float = 1.0,
     ) -> None:
-        done = ledger.run(evaluate_model, space, files, plan.tasks[name], weights, alpha, config.test_limit)
+        label = cell_label(name, method, samples, seed)
+        done = ledger.run(
+            evaluate_model, space, files, plan.tasks[name], weights, alpha, config.test_limit, label=label
+        )
         rows.append(Row(name, method, samples, seed, read_accuracy(done)))
 
     with ledger.phase("evaluate zero-shot"):
@@ -184,8 +198,14 @@ def transfer_all(
     for method, carrier in plan.methods.items():
         with ledger.phase(f"transfer and evaluate {method}"):
             for samples, seed, name in _sweep(plan, method):
-                maps = [part for block in blocks[name, seed] for part in block.parts if part.signal in carrier.needs] if carrier.needs else []
-                done = ledger.run(transfer_vector, space, plan.source, plan.target, experts[name], method, maps, samples)
+                maps = (
+                    [part for block in blocks[name, seed] for part in block.parts if part.signal in carrier.needs]
+                    if carrier.needs
+                    else []
+                )
+                label = cell_label(name, method, samples, seed)
+                models = plan.source, plan.target
+                done = ledger.run(transfer_vector, space, *models, experts[name], method, maps, samples, label=label)
                 vectors[name, method, samples, seed] = done
                 evaluate(plan.target, name, done, method, samples, seed, config.alpha)
     with ledger.phase("evaluate fine-tuned models"):
@@ -227,4 +247,3 @@ def _recorded(plan: Plan) -> dict[str, Any]:
         "finetune": asdict(plan.recipes[0]),
         "test_limit": config.test_limit,
     }
-

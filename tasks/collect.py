@@ -53,7 +53,13 @@ def array_name(tensor: str, signal: Signal, samples: int) -> str:
     return f"{tensor}/{signal}/{samples}"
 
 
-@task(name="collect-activations", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="collect-activations",
+    task_run_name="collect-activations {calibration.task.name} seed={calibration.seed}",
+    tags=["gpu"],
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def collect_activations(space: Workspace, calibration: Calibration) -> Done | State[Done]:
     """Stores the activation covariances; if they are missing, the same pass leaves the gradient covariances too."""
     key = calibration.key(ACTIVATIONS)
@@ -63,7 +69,13 @@ def collect_activations(space: Workspace, calibration: Calibration) -> Done | St
     return as_state(Done("collect-activations", *made[key]))
 
 
-@task(name="collect-gradients", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="collect-gradients",
+    task_run_name="collect-gradients {calibration.task.name} seed={calibration.seed}",
+    tags=["gpu"],
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def collect_gradients(space: Workspace, calibration: Calibration, activations: Done) -> Done | State[Done]:
     """Stores the gradient covariances, which the pass of `collect_activations` has left unless that was cached."""
     key = calibration.key(GRADIENTS)

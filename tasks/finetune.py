@@ -18,7 +18,13 @@ ADOPT_VERSION = 1
 EXPERT = "expert.safetensors"
 
 
-@task(name="fine-tune", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="fine-tune",
+    task_run_name="fine-tune {model.ref} {task.name}",
+    tags=["gpu"],
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def finetune_model(
     space: Workspace, model: ModelFiles, task: TaskRef, config: FinetuneConfig, progress: bool = False
 ) -> Done | State[Done]:

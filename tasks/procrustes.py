@@ -36,7 +36,13 @@ class SignalMaps:
 
     @classmethod
     def of(
-        cls, covariances: Ref, signal: Signal, sites: Iterable[Site], group: str, samples: Iterable[int], completion: Completion
+        cls,
+        covariances: Ref,
+        signal: Signal,
+        sites: Iterable[Site],
+        group: str,
+        samples: Iterable[int],
+        completion: Completion,
     ) -> Self:
         tensors = dict.fromkeys(signal_key(site, signal)[0] for site in sites if site.group == group)
         return cls(covariances, group, signal, tuple(tensors), tuple(samples), completion)
@@ -67,7 +73,13 @@ class BlockMaps:
         return all(space.artefacts.is_complete(part.key) for part in self.parts)
 
 
-@task(name="procrustes", task_run_name="procrustes-{block.group}", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(
+    name="procrustes",
+    task_run_name="procrustes {block.group}",
+    tags=["cpu"],
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
 def solve_maps(space: Workspace, block: BlockMaps) -> Done | State[Done]:
     """Stores a block's maps with their spectra and ranks."""
     parts = {part.key: part for part in block.parts}
@@ -96,7 +108,9 @@ class StoredMaps:
 
     def __init__(self, space: Workspace, parts: Iterable[SignalMaps], samples: int) -> None:
         self._places = {
-            (tensor, part.signal): space.artefacts.ref(part.key).path / "maps" for part in parts for tensor in part.tensors
+            (tensor, part.signal): space.artefacts.ref(part.key).path / "maps"
+            for part in parts
+            for tensor in part.tensors
         }
         self._samples = samples
 

@@ -32,7 +32,7 @@ class Settings(Protocol):
     experiment: str
 
 
-@task(name="write-results", cache_policy=NO_CACHE, persist_result=False)
+@task(name="write-results", task_run_name="write-results", cache_policy=NO_CACHE, persist_result=False)
 def write_results(
     space: Workspace, out: Path, target: ModelFiles, rows: list[Row], models: dict[str, tuple[Done, float]]
 ) -> dict[str, Any]:
@@ -84,23 +84,33 @@ def _configuration(target: ModelFiles, model: Any) -> dict[str, Any]:
     kept = next((path for path in target.files if path.name == CONFIG), None)
     if kept is not None:
         return json.loads(kept.read_text())
-    return {"model_cfg": open_clip.get_model_config(target.name), "preprocess_cfg": open_clip.get_model_preprocess_cfg(model)}
+    return {
+        "model_cfg": open_clip.get_model_config(target.name),
+        "preprocess_cfg": open_clip.get_model_preprocess_cfg(model),
+    }
 
 
-@task(name="record-run", cache_policy=NO_CACHE, persist_result=False)
+@task(name="record-run", task_run_name="record-run", cache_policy=NO_CACHE, persist_result=False)
 def record_run(
-    settings: Settings, name: str, params: dict[str, Any], rows: list[Row], outputs: dict[str, Any], tags: dict[str, Any]
+    settings: Settings,
+    name: str,
+    params: dict[str, Any],
+    rows: list[Row],
+    outputs: dict[str, Any],
+    tags: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes one MLflow run for the transfer and, under it, one per task, method, sample count and seed."""
     tracker = Tracker(settings.mlflow_uri, settings.experiment, settings.home)
-    about = {"versions": f"bico {version('bico')}, torch {version('torch')}", "machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    about = {
+        "versions": f"bico {version('bico')}, torch {version('torch')}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
     parent = tracker.start_parent(name, params, tags | about)
     status = "FAILED"
     try:
         for row in rows:
-            drawn = "" if row.seed is None else f"/N={row.samples}/seed={row.seed}"
             cell = {"task": row.task, "method": row.method, "samples": row.samples, "seed": row.seed}
-            tracker.log_child(parent, f"{row.task}/{row.method}{drawn}", params | cell, {"accuracy": row.accuracy}, {"method": row.method})
+            tracker.log_child(parent, row.label, params | cell, {"accuracy": row.accuracy}, {"method": row.method})
         for path in (outputs["table"], outputs["markdown"], outputs["plot"]):
             tracker.log_artifact(parent, Path(path))
         tracker.log_table(parent, [asdict(row) for row in rows], "results.json")

@@ -20,9 +20,15 @@ VERSION = 1
 VECTOR = "task_vector.safetensors"
 
 
-@task(name="transfer", task_run_name="transfer-{method}-n{samples}", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="transfer", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False)
 def transfer_vector(
-    space: Workspace, source: ModelFiles, target: ModelFiles, expert: Done, method: str, parts: list[SignalMaps], samples: int
+    space: Workspace,
+    source: ModelFiles,
+    target: ModelFiles,
+    expert: Done,
+    method: str,
+    parts: list[SignalMaps],
+    samples: int,
 ) -> Done | State[Done]:
     """Stores the target's task vector.
 
