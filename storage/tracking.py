@@ -99,10 +99,15 @@ class Tracker:
             children[name] = run
         return children[name]
 
-    def log_metrics(self, run: str, metrics: Mapping[str, float]) -> None:
-        """Adds metrics to a run."""
+    def log_metrics(self, run: str, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Adds metrics to a run; the UI draws a metric's values at several steps as a curve."""
         with self._talking():
-            self._client.log_batch(run, metrics=_metrics(metrics))
+            self._client.log_batch(run, metrics=_metrics(metrics, step))
+
+    def describe(self, run: str, markdown: str) -> None:
+        """Gives a run the description that heads its page."""
+        with self._talking():
+            self._client.set_tag(run, "mlflow.note.content", markdown)
 
     def log_artifact(self, run: str, file: Path, folder: str | None = None) -> None:
         """Copies a file, or all of a directory, to a run."""
@@ -223,9 +228,9 @@ def _ready(file: Path) -> None:
         pass
 
 
-def _metrics(metrics: Mapping[str, float]) -> list[Metric]:
+def _metrics(metrics: Mapping[str, float], step: int = 0) -> list[Metric]:
     now = int(time.time() * 1000)
-    return [Metric(key, float(value), now, 0) for key, value in metrics.items()]
+    return [Metric(key, float(value), now, step) for key, value in metrics.items()]
 
 
 def _short(key: str, value: object) -> str:

@@ -16,7 +16,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
-from bico.report import Row, markdown_table, plot_accuracy
+from bico.report import Row, markdown_table, plot_accuracy, summarise
 from bico.task_vector import add
 from storage.checkpoints import load_state, save_state
 from storage.tracking import Tracker
@@ -113,6 +113,9 @@ def record_run(
             tracker.log_child(parent, row.label, params | cell, {"accuracy": row.accuracy}, {"method": row.method})
         for path in (outputs["table"], outputs["markdown"], outputs["plot"]):
             tracker.log_artifact(parent, Path(path))
+        tracker.describe(parent, markdown_table(rows))
+        for line in summarise(rows):
+            tracker.log_metrics(parent, {f"accuracy/{line.method}": line.average[0]}, step=line.samples)
         tracker.log_table(parent, [asdict(row) for row in rows], "results.json")
         status = "FINISHED"
     finally:
