@@ -104,17 +104,24 @@ def _covariances(part: SignalMaps) -> Iterator[tuple[str, Tensor]]:
 
 
 class StoredMaps:
-    """The maps of a calibrated pair at one sample count, read when a method asks for them."""
+    """The maps of a calibrated pair at one sample count; each artefact is opened when a method first asks for it."""
 
     def __init__(self, space: Workspace, parts: Iterable[SignalMaps], samples: int) -> None:
-        self._places = {
-            (tensor, part.signal): space.artefacts.ref(part.key).path / "maps"
-            for part in parts
-            for tensor in part.tensors
-        }
-        self._samples = samples
+        self._parts = {(tensor, part.signal): part for part in parts for tensor in part.tensors}
+        self._space, self._samples = space, samples
+        self._read: dict[SignalKey, AlignmentMap] = {}
 
     def __call__(self, key: SignalKey) -> AlignmentMap:
-        path, name = self._places[key], array_name(*key, self._samples)
-        arrays = read_arrays(path, [f"{name}/map", f"{name}/spectrum"])
-        return AlignmentMap(arrays[f"{name}/map"], read_attrs(path)["ranks"][name], arrays[f"{name}/spectrum"])
+        if key not in self._read:
+            self._read |= self._open(self._parts[key])
+        return self._read[key]
+
+    def _open(self, part: SignalMaps) -> dict[SignalKey, AlignmentMap]:
+        path = self._space.artefacts.ref(part.key).path / "maps"
+        names = {tensor: array_name(tensor, part.signal, self._samples) for tensor in part.tensors}
+        arrays = read_arrays(path, [f"{name}/{kind}" for name in names.values() for kind in ("map", "spectrum")])
+        ranks = read_attrs(path)["ranks"]
+        return {
+            (tensor, part.signal): AlignmentMap(arrays[f"{name}/map"], ranks[name], arrays[f"{name}/spectrum"])
+            for tensor, name in names.items()
+        }

@@ -137,7 +137,7 @@ def _dashes(line: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
 def _wobbly(outline: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Walks around an outline with an unsteady hand; returns (56, 2)."""
     line = shapes.along(outline, 56)
-    tremor = np.cumsum(rng.normal(scale=0.05, size=line.shape), axis=0)
+    tremor = np.cumsum(rng.normal(scale=0.03, size=line.shape), axis=0)
     return line + tremor - np.linspace(tremor[0], tremor[-1], len(tremor))
 
 
@@ -157,10 +157,10 @@ def draw_sketches(shape: str, rng: np.random.Generator) -> np.ndarray:
     paper, ink = 255 - _hue(rng, 10, 90), _hue(rng, 10, 130)
     if rng.random() < 0.4:  # chalk
         paper, ink = 255 - paper, 255 - ink
-    picture = paint(np.broadcast_to(paper, (SIDE, SIDE, 3)), 0.35 * clouds(rng), ink)
-    picture = paint(picture, scribble(rng) * rng.uniform(0.3, 0.7), ink)
+    picture = paint(np.broadcast_to(paper, (SIDE, SIDE, 3)), 0.25 * clouds(rng), ink)
+    picture = paint(picture, scribble(rng) * rng.uniform(0.2, 0.5), ink)
     picture = paint(picture, ink_mask, ink)
-    return picture + rng.normal(scale=rng.uniform(2, 18), size=picture.shape)
+    return picture + rng.normal(scale=rng.uniform(2, 12), size=picture.shape)
 
 
 TASKS = {
