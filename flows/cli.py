@@ -181,10 +181,10 @@ def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:
     print("\nSee the run in Prefect:  prefect server start   (unless one runs already)")
     print(f"                         http://127.0.0.1:4200/runs/flow-run/{outputs['prefect']['flow_run']}")
     if run["uri"].startswith("http"):
-        print(f"See the run in MLflow:   {run['uri']}/#/experiments/{run['experiment']}/runs/{run['run']}")
+        print(f"See the run in MLflow:   {run['uri']}/#/experiments/{run['experiment']}/runs/{run['run']}?workflowType=machine_learning")
     else:
         print(f"See the run in MLflow:   mlflow ui --backend-store-uri {run['uri']}")
-        print(f"                         http://127.0.0.1:5000/#/experiments/{run['experiment']}/runs/{run['run']}")
+        print(f"                         http://127.0.0.1:5000/#/experiments/{run['experiment']}/runs/{run['run']}?workflowType=machine_learning")
 
 
 def _run(work: Callable[[Any], Any], check: Callable[[Any], Any] = lambda _: None, **settings: Any) -> Any:
