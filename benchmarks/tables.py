@@ -45,7 +45,12 @@ def configurations(name: str, data: list[Path]) -> dict[str, TransferConfig]:
         case "shapes":
             return {
                 f"{source} → {target}": TransferConfig(
-                    source=f"zoo:{source}", target=f"zoo:{target}", tasks=EMBEDDED, methods=["bico", "theseus"], samples=[20, 100], **shared
+                    source=f"zoo:{source}",
+                    target=f"zoo:{target}",
+                    tasks=EMBEDDED,
+                    methods=["bico", "theseus"],
+                    samples=[20, 100],
+                    **shared,
                 )
                 for source, target in SHAPES
             }
@@ -60,8 +65,13 @@ def configurations(name: str, data: list[Path]) -> dict[str, TransferConfig]:
 
 
 def machine() -> str:
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), platform.machine())
-    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "open_clip_torch", "prefect", "dask", "zarr"))
+    cpu = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.machine(),
+    )
+    packages = ", ".join(
+        f"{package} {version(package)}" for package in ("torch", "open_clip_torch", "prefect", "dask", "zarr")
+    )
     return f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}"
 
 
@@ -70,7 +80,9 @@ def verdicts(rows: list[Row]) -> list[str]:
     summaries = {(s.method, s.samples): s for s in summarise(rows)}
     largest = max(samples for _, samples in summaries)
     bico, zero = summaries["bico", largest], summaries["zero-shot", 0]
-    lines = [f"- N={largest}: BiCo − zero-shot = {bico.average[0] - zero.average[0]:+.1f} ± {bico.average[1]:.1f} points"]
+    lines = [
+        f"- N={largest}: BiCo − zero-shot = {bico.average[0] - zero.average[0]:+.1f} ± {bico.average[1]:.1f} points"
+    ]
     if ("theseus", largest) in summaries:
         theseus = summaries["theseus", largest]
         lines.append(f"- N={largest}: BiCo − THESEUS = {bico.average[0] - theseus.average[0]:+.1f} points")
@@ -86,7 +98,9 @@ def verdicts(rows: list[Row]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=["embedded", "real", "shapes", "completion"])
-    parser.add_argument("--data", action="append", type=Path, default=[], help="task folder with train.parquet and test.parquet")
+    parser.add_argument(
+        "--data", action="append", type=Path, default=[], help="task folder with train.parquet and test.parquet"
+    )
     arguments = parser.parse_args()
     if (arguments.table == "real") != bool(arguments.data):
         parser.error("the table `real` takes --data, and only that one")

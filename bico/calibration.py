@@ -132,11 +132,15 @@ def cross_covariances(
         on_batch(seen)
         if waiting and seen >= waiting[0]:
             if seen > waiting[0]:
-                raise CalibrationError(f"A batch ended at sample {seen}, past the snapshot at {waiting[0]}: cut batches with split_at.")
+                raise CalibrationError(
+                    f"A batch ended at sample {seen}, past the snapshot at {waiting[0]}: cut batches with split_at."
+                )
             _check_finite(sums)
             yield waiting.pop(0), {key: value.clone() for key, value in sums.items()}
     if waiting:
-        raise CalibrationError(f"The calibration batches ended after {seen} samples, before the snapshot at {waiting[0]}.")
+        raise CalibrationError(
+            f"The calibration batches ended after {seen} samples, before the snapshot at {waiting[0]}."
+        )
 
 
 def collect_signals(

@@ -89,7 +89,9 @@ def finetune(
                 inputs, labels = batch(indices)
                 loss = model.loss(inputs, labels, head) / len(labels)
                 if not loss.isfinite():
-                    raise CalibrationError(f"Fine-tuning diverged at step {step}: the loss is {loss.item()}; lower lr={config.lr}.")
+                    raise CalibrationError(
+                        f"Fine-tuning diverged at step {step}: the loss is {loss.item()}; lower lr={config.lr}."
+                    )
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate(step, config)
                 optimiser.zero_grad()

@@ -25,18 +25,33 @@ import typer
 
 from bico.errors import BicoError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Carry a fine-tuned skill to a new base model, without training.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Carry a fine-tuned skill to a new base model, without training.",
+)
 zoo_app = typer.Typer(no_args_is_help=True, help="The mini models that ship with the project.")
 app.add_typer(zoo_app, name="zoo")
 
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Artefact store and MLflow database [default: .bico, or BICO_HOME].")]
+HomeOption = Annotated[
+    Path | None, typer.Option("--home", help="Artefact store and MLflow database [default: .bico, or BICO_HOME].")
+]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda [default: auto].")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
-DataOption = Annotated[list[Path] | None, typer.Option("--data", help="Folder with train.parquet and test.parquet; repeatable.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
+]
+DataOption = Annotated[
+    list[Path] | None, typer.Option("--data", help="Folder with train.parquet and test.parquet; repeatable.")
+]
 
 
 @app.command()
-def demo(home: HomeOption = None, out: Annotated[Path, typer.Option(help="Where results go.")] = Path("out/demo"), as_json: JsonOption = False) -> None:
+def demo(
+    home: HomeOption = None,
+    out: Annotated[Path, typer.Option(help="Where results go.")] = Path("out/demo"),
+    as_json: JsonOption = False,
+) -> None:
     """Transfer experts of zoo:mini-a to zoo:mini-b on the embedded tasks: the thread from end to end."""
     from flows.config import CONFIGS, read_config
 
@@ -47,19 +62,25 @@ def demo(home: HomeOption = None, out: Annotated[Path, typer.Option(help="Where 
 @app.command()
 def transfer(
     config: Annotated[Path | None, typer.Option("--config", help="YAML file; options given here win over it.")] = None,
-    source: Annotated[str | None, typer.Option(help="Fine-tuned model's base: zoo:NAME, open_clip:ARCH/TAG, or a folder.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Fine-tuned model's base: zoo:NAME, open_clip:ARCH/TAG, or a folder.")
+    ] = None,
     target: Annotated[str | None, typer.Option(help="The new base model.")] = None,
     task: Annotated[str | None, typer.Option(help="Tasks, comma-separated.")] = None,
     data: DataOption = None,
     methods: Annotated[str | None, typer.Option(help="Comma-separated [default: bico,theseus,naive].")] = None,
-    samples: Annotated[str | None, typer.Option(help="Calibration samples, comma-separated [default: 10,20,50,100].")] = None,
+    samples: Annotated[
+        str | None, typer.Option(help="Calibration samples, comma-separated [default: 10,20,50,100].")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="Calibration seeds, comma-separated [default: 0,1,2].")] = None,
     completion: Annotated[str | None, typer.Option(help="partial or svd [default: partial].")] = None,
     expert: Annotated[Path | None, typer.Option(help="Fine-tuned checkpoint of the source (.safetensors).")] = None,
     alpha: Annotated[float | None, typer.Option(help="How much of the task vector is added [default: 1].")] = None,
     test_limit: Annotated[int | None, typer.Option(help="Only the first so many test samples.")] = None,
     export: Annotated[str | None, typer.Option(help="Which models to write: one, all or none [default: one].")] = None,
-    oracle: Annotated[bool | None, typer.Option("--oracle/--no-oracle", help="Fine-tune the target too, for reference.")] = None,
+    oracle: Annotated[
+        bool | None, typer.Option("--oracle/--no-oracle", help="Fine-tune the target too, for reference.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where results go [default: out].")] = None,
     home: HomeOption = None,
     device: DeviceOption = None,
@@ -109,7 +130,11 @@ def finetune(
 
     changes = {"steps": steps, "lr": lr, "batch_size": batch_size, "warmup": warmup, "seed": seed}
     changes = {key: value for key, value in changes.items() if value is not None}
-    result = _run(lambda settings: finetune_one(model, task, data or [], changes, out, settings, sys.stderr.isatty()), home=home, device=device)
+    result = _run(
+        lambda settings: finetune_one(model, task, data or [], changes, out, settings, sys.stderr.isatty()),
+        home=home,
+        device=device,
+    )
     _show(result, as_json)
 
 
@@ -118,7 +143,9 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="zoo:NAME, open_clip:ARCH/TAG, or a folder, such as a transfer writes.")],
     task: Annotated[str, typer.Option(help="Tasks, comma-separated.")],
     data: DataOption = None,
-    expert: Annotated[Path | None, typer.Option(help="Fine-tuned checkpoint of the model to evaluate in its place.")] = None,
+    expert: Annotated[
+        Path | None, typer.Option(help="Fine-tuned checkpoint of the model to evaluate in its place.")
+    ] = None,
     test_limit: Annotated[int | None, typer.Option(help="Only the first so many test samples.")] = None,
     home: HomeOption = None,
     device: DeviceOption = None,
@@ -127,7 +154,11 @@ def evaluate(
     """Measure a model's accuracy on tasks."""
     from flows.single import evaluate_one
 
-    result = _run(lambda settings: evaluate_one(model, _names(task) or [], data or [], expert, test_limit, settings), home=home, device=device)
+    result = _run(
+        lambda settings: evaluate_one(model, _names(task) or [], data or [], expert, test_limit, settings),
+        home=home,
+        device=device,
+    )
     _show(result, as_json)
 
 
@@ -173,7 +204,9 @@ def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:
 
     outputs, stages = result.outputs, result.to_json()["stages"]
     print(markdown_table(result.rows))
-    print(f"\nStages: {stages['computed']} computed, {stages['cached']} cached, in {time.perf_counter() - started:.0f} s")
+    print(
+        f"\nStages: {stages['computed']} computed, {stages['cached']} cached, in {time.perf_counter() - started:.0f} s"
+    )
     print(f"Plot:    {outputs['plot']}\nTable:   {outputs['table']}")
     for folder in outputs["models"].values():
         print(f"Model:   {folder}")
@@ -181,10 +214,14 @@ def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:
     print("\nSee the run in Prefect:  prefect server start   (unless one runs already)")
     print(f"                         http://127.0.0.1:4200/runs/flow-run/{outputs['prefect']['flow_run']}")
     if run["uri"].startswith("http"):
-        print(f"See the run in MLflow:   {run['uri']}/#/experiments/{run['experiment']}/runs/{run['run']}?workflowType=machine_learning")
+        print(
+            f"See the run in MLflow:   {run['uri']}/#/experiments/{run['experiment']}/runs/{run['run']}?workflowType=machine_learning"
+        )
     else:
         print(f"See the run in MLflow:   mlflow ui --backend-store-uri {run['uri']}")
-        print(f"                         http://127.0.0.1:5000/#/experiments/{run['experiment']}/runs/{run['run']}?workflowType=machine_learning")
+        print(
+            f"                         http://127.0.0.1:5000/#/experiments/{run['experiment']}/runs/{run['run']}?workflowType=machine_learning"
+        )
 
 
 def _run(work: Callable[[Any], Any], check: Callable[[Any], Any] = lambda _: None, **settings: Any) -> Any:
@@ -213,7 +250,9 @@ def log_to_stderr() -> None:
     """Shows the flows' own lines; Prefect's lines per task go to its API, where its UI shows them."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    handler.addFilter(lambda record: record.levelno == logging.INFO and not record.getMessage().startswith("Finished in state"))
+    handler.addFilter(
+        lambda record: record.levelno == logging.INFO and not record.getMessage().startswith("Finished in state")
+    )
     logging.getLogger("prefect.flow_runs").addHandler(handler)
 
 

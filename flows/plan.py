@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from bico.errors import ConfigError, MethodError, NotEnoughSamplesError, OutputError
+from bico.errors import ConfigError, NotEnoughSamplesError, OutputError
 from bico.finetune import FinetuneConfig, default_config
 from bico.methods import Pair, get_method
 from bico.methods.protocol import Method, no_maps
@@ -66,7 +66,9 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     check_methods(methods, ours, theirs)
     if config.expert is not None:
         if len(tasks) > 1:
-            raise ConfigError(f"--expert is an expert for one task, but {len(tasks)} tasks were given: {', '.join(tasks)}.")
+            raise ConfigError(
+                f"--expert is an expert for one task, but {len(tasks)} tasks were given: {', '.join(tasks)}."
+            )
         read_expert(space, source, str(config.expert))
     recipes = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))
     return Plan(config, space, source, target, tasks, methods, recipes)
@@ -93,4 +95,6 @@ def check_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OutputError(f"Cannot write to {folder} ({error.strerror}): choose another folder or mend its permissions.") from error
+        raise OutputError(
+            f"Cannot write to {folder} ({error.strerror}): choose another folder or mend its permissions."
+        ) from error

@@ -18,7 +18,13 @@ from tasks.stage import Done, TaskRef, Workspace, open_model, result_of
 
 @flow(name="finetune", flow_run_name="{model}-on-{task}", validate_parameters=False)
 def finetune_one(
-    model: str, task: str, data: list[Path], changes: dict[str, Any], out: Path, settings: Settings, progress: bool = False
+    model: str,
+    task: str,
+    data: list[Path],
+    changes: dict[str, Any],
+    out: Path,
+    settings: Settings,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Fine-tunes a model on a task, writes the expert's image tower and tells its test accuracy."""
     space, files, ref = _open(model, [task], data, settings)
@@ -46,7 +52,9 @@ def evaluate_one(
     return _result(measured, {}, [done for _, done in measured])
 
 
-def _open(model: str, tasks: list[str], data: list[Path], settings: Settings) -> tuple[Workspace, Any, dict[str, TaskRef]]:
+def _open(
+    model: str, tasks: list[str], data: list[Path], settings: Settings
+) -> tuple[Workspace, Any, dict[str, TaskRef]]:
     folders = tuple(str(Path(folder).expanduser().resolve()) for folder in data)
     refs = {name: TaskRef(name, folders) for name in tasks}
     for ref in refs.values():

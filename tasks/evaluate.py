@@ -22,7 +22,12 @@ METRICS = "metrics.json"
 
 @task(name="evaluate", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
 def evaluate_model(
-    space: Workspace, model: ModelFiles, task: TaskRef, weights: Done | None, alpha: float = 1.0, limit: int | None = None
+    space: Workspace,
+    model: ModelFiles,
+    task: TaskRef,
+    weights: Done | None,
+    alpha: float = 1.0,
+    limit: int | None = None,
 ) -> Done | State[Done]:
     """Stores the test accuracy (percent) of a model on a task.
 
@@ -61,4 +66,9 @@ def _vector(weights: Done | None, state: dict) -> dict:
         return {}
     if (file := weights.ref.path / VECTOR).exists():
         return load_state(file)
-    return {name: tensor.cpu() for name, tensor in subtract(load_state(weights.ref.path / EXPERT), {k: v.cpu() for k, v in state.items()}).items()}
+    return {
+        name: tensor.cpu()
+        for name, tensor in subtract(
+            load_state(weights.ref.path / EXPERT), {k: v.cpu() for k, v in state.items()}
+        ).items()
+    }

@@ -47,5 +47,7 @@ def permuted_copy(model: ClipViT, seed: int) -> ClipViT:
 
 
 def _rotations(heads: int, size: int, generator: torch.Generator) -> torch.Tensor:
-    blocks = (torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator)).Q for _ in range(heads))
+    blocks = (
+        torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator)).Q for _ in range(heads)
+    )
     return torch.block_diag(*blocks)

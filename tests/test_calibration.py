@@ -67,7 +67,9 @@ def _literal(source: ClipViT, target: ClipViT, labels: Tensor, site: str, signal
 
 @pytest.mark.parametrize("signal", ALL)
 @pytest.mark.parametrize("site", ["blocks.0.v", "blocks.1.c_fc", "blocks.1.q", "proj"])
-def test_covariances_are_the_sum_of_outer_products(source: ClipViT, target: ClipViT, labels: Tensor, site: str, signal: Signal) -> None:
+def test_covariances_are_the_sum_of_outer_products(
+    source: ClipViT, target: ClipViT, labels: Tensor, site: str, signal: Signal
+) -> None:
     streamed = covariances_of(source, target, labels, ALL, [12], batch_size=5)[12]
     one = next(s for s in target.sites if s.name == site)
     assert_close(streamed[signal_key(one, signal)], _literal(source, target, labels, site, signal))
@@ -118,7 +120,9 @@ def test_one_forward_and_one_backward_pass_per_model_and_batch(
     assert counts == {"forward": 6, "backward": 6}
 
 
-def test_signals_without_gradients_need_no_backward(source: ClipViT, target: ClipViT, labels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signals_without_gradients_need_no_backward(
+    source: ClipViT, target: ClipViT, labels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Tensor, "backward", lambda *_: pytest.fail("a backward pass for activations alone"))
     covariances_of(source, target, labels, [Signal.INPUT, Signal.OUTPUT], [12])
 

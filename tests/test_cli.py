@@ -20,7 +20,21 @@ def base(releases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """A transfer that would work; each test spoils it in one way."""
     monkeypatch.setenv("BICO_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    return ["transfer", "--source", str(releases["a"]), "--target", str(releases["b"]), "--task", "digits", "--samples", "4", "--seeds", "0", "--device", "cpu"]
+    return [
+        "transfer",
+        "--source",
+        str(releases["a"]),
+        "--target",
+        str(releases["b"]),
+        "--task",
+        "digits",
+        "--samples",
+        "4",
+        "--seeds",
+        "0",
+        "--device",
+        "cpu",
+    ]
 
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -66,7 +80,12 @@ def with_weights(release: Path, folder: Path, **changes: torch.Tensor) -> Path:
     ],
 )
 def test_bad_input_ends_in_one_line_that_names_the_thing_and_the_cure(
-    change: list[str], words: list[str], base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    change: list[str],
+    words: list[str],
+    base: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if change == ["--device", "cuda"] and torch.cuda.is_available():
         change, words = ["--device", "tpu"], ["device"]
@@ -85,7 +104,11 @@ def test_methods_that_cannot_serve_the_pair_are_refused_before_any_work(
 
 
 def test_an_expert_that_does_not_fit_is_refused(
-    base: list[str], releases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    base: list[str],
+    releases: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     other = with_weights(releases["wide"], tmp_path)
     assert "another architecture" in refused([*base, "--expert", str(other)], monkeypatch, capsys)
@@ -94,7 +117,11 @@ def test_an_expert_that_does_not_fit_is_refused(
     assert "damaged" in refused([*base, "--expert", str(broken)], monkeypatch, capsys)
     sick = with_weights(releases["a"], tmp_path, visual__proj=torch.full((16, 8), torch.inf))
     assert "visual.proj" in refused([*base, "--expert", str(sick)], monkeypatch, capsys)
-    two = refused([*base, "--expert", str(with_weights(releases["a"], tmp_path)), "--task", "digits,segments"], monkeypatch, capsys)
+    two = refused(
+        [*base, "--expert", str(with_weights(releases["a"], tmp_path)), "--task", "digits,segments"],
+        monkeypatch,
+        capsys,
+    )
     assert "an expert for one task" in two
 
 
@@ -119,7 +146,10 @@ def test_output_that_cannot_be_written_is_refused(
     ("text", "words"),
     [
         ("source: x\ntarget: y\ntasks: [digits]\nmethod: [bico]\n", ["unknown key 'method'", "did you mean 'methods'"]),
-        ("source: x\ntarget: y\ntasks: [digits]\nfinetune: {step: 3}\n", ["unknown key 'finetune.step'", "did you mean 'steps'"]),
+        (
+            "source: x\ntarget: y\ntasks: [digits]\nfinetune: {step: 3}\n",
+            ["unknown key 'finetune.step'", "did you mean 'steps'"],
+        ),
         ("source: x\ntasks: [digits]\n", ["'target' is missing"]),
         ("source: [", ["cannot be read as YAML"]),
         ("- a\n", ["holds no settings"]),

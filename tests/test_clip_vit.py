@@ -56,7 +56,9 @@ def test_input_gradient_is_the_sum_over_the_sites_that_read_it(source: ClipViT, 
         source.loss(pictures(12), labels, head(source)).backward()
     for reads in {site.reads for site in source.sites}:
         total = sum(
-            seen[signal_key(site, Signal.OUTPUT_GRAD)] @ site.weight.read(state) for site in source.sites if site.reads == reads
+            seen[signal_key(site, Signal.OUTPUT_GRAD)] @ site.weight.read(state)
+            for site in source.sites
+            if site.reads == reads
         )
         assert_close(seen[(reads, Signal.INPUT_GRAD)], total)
 

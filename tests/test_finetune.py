@@ -63,5 +63,7 @@ def test_settings_without_meaning_are_refused(wrong: dict) -> None:
 
 
 def test_the_protocol_is_the_papers_unless_the_tower_is_small() -> None:
-    assert default_config(86_000_000) == FinetuneConfig(steps=2000, batch_size=128, lr=1e-5, warmup=200, weight_decay=0.1)
+    assert default_config(86_000_000) == FinetuneConfig(
+        steps=2000, batch_size=128, lr=1e-5, warmup=200, weight_decay=0.1
+    )
     assert default_config(1_200_000) == MINI

@@ -66,7 +66,10 @@ def test_another_method_adds_only_its_maps_and_after(bench: Bench) -> None:
     more = bench.run(methods=["bico", "naive", "theseus"])
     assert computed(more) == {"procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
     # ... and of its maps only those that BiCo did not need: one more signal per block
-    kinds = [json.loads(p.read_text())["key"].split("-")[0] for p in (bench.folder / "home/store/final").glob("*/MANIFEST.json")]
+    kinds = [
+        json.loads(p.read_text())["key"].split("-")[0]
+        for p in (bench.folder / "home/store/final").glob("*/MANIFEST.json")
+    ]
     assert kinds.count("procrustes") == 3 * BLOCKS
 
 
@@ -85,14 +88,18 @@ def test_a_missing_or_cut_artefact_is_made_again(bench: Bench) -> None:
     first = bench.run()
     store = bench.folder / "home/store/final"
     shutil.rmtree(next(store.glob("collect-gradients-*")))
-    chunk = max(next(store.glob("procrustes-*")).rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    chunk = max(
+        next(store.glob("procrustes-*")).rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0
+    )
     chunk.write_bytes(chunk.read_bytes()[:-8])
     again = bench.run()
     assert computed(again) == {"collect-gradients": 1, "procrustes": 1}
     assert again.rows == first.rows
 
 
-def test_activations_and_gradients_come_from_one_pass_of_each_model(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_and_gradients_come_from_one_pass_of_each_model(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.run(methods=["naive"])  # so that fine-tuning is out of the way
     counts = {"forward": 0, "backward": 0}
     forward, backward = ClipViT.features, Tensor.backward
@@ -123,7 +130,9 @@ def test_activations_and_gradients_come_from_one_pass_of_each_model(bench: Bench
 def test_results_are_written_for_people_and_programs(bench: Bench) -> None:
     result = bench.run(seeds=[0, 1])
     rows = list(csv.DictReader(Path(result.outputs["table"]).open()))
-    assert [(r["method"], r["samples"], r["seed"]) for r in rows] == [(r.method, str(r.samples), "" if r.seed is None else str(r.seed)) for r in result.rows]
+    assert [(r["method"], r["samples"], r["seed"]) for r in rows] == [
+        (r.method, str(r.samples), "" if r.seed is None else str(r.seed)) for r in result.rows
+    ]
     assert [float(r["accuracy"]) for r in rows] == [r.accuracy for r in result.rows]
     assert "| BiCo | 8 |" in Path(result.outputs["markdown"]).read_text()
     assert Path(result.outputs["plot"]).read_bytes().startswith(b"\x89PNG")
@@ -139,12 +148,16 @@ def test_the_exported_model_is_open_clips_and_does_what_its_row_says(bench: Benc
     test = digits.open("test")
     with torch.no_grad():
         images = model.encode_image(torch.stack([preprocess(test.picture(i).convert("RGB")) for i in range(30)]))
-        texts = F.normalize(model.encode_text(tokenizer([digits.prompts[0].format(n) for n in digits.class_names])), dim=-1)
+        texts = F.normalize(
+            model.encode_text(tokenizer([digits.prompts[0].format(n) for n in digits.class_names])), dim=-1
+        )
     right = (images @ texts.T).argmax(1) == test.labels[:30]
     row = next(r for r in result.rows if (r.method, r.samples) == ("bico", 8))
     assert 100 * right.double().mean().item() == pytest.approx(row.accuracy)
     # ... and it is the target plus the task vector beside it
-    base, vector = (load_file(p) for p in (bench.releases["b"] / "open_clip_model.safetensors", folder / "task-vector.safetensors"))
+    base, vector = (
+        load_file(p) for p in (bench.releases["b"] / "open_clip_model.safetensors", folder / "task-vector.safetensors")
+    )
     updated = model.state_dict()
     assert all(torch.allclose(updated[k], base[k].float() + vector[k], atol=1e-6) for k in vector)
     assert sum(v.norm() > 0 for v in vector.values()) == len(vector)
@@ -189,11 +202,24 @@ def test_an_edited_comment_recomputes_nothing_and_json_is_all_there_is(bench: Be
         path.write_text(path.read_text() + "\n# Another comment.\n")
     settings = bench.config().model_dump(mode="json")
     (tmp_path / "run.yaml").write_text(json.dumps(settings))  # JSON is YAML
-    command = [sys.executable, "-c", "from flows.cli import main; main()", "transfer", "--config", str(tmp_path / "run.yaml")]
+    command = [
+        sys.executable,
+        "-c",
+        "from flows.cli import main; main()",
+        "transfer",
+        "--config",
+        str(tmp_path / "run.yaml"),
+    ]
     from prefect.settings import PREFECT_API_URL
 
-    env = os.environ | {"PYTHONPATH": str(copy), "BICO_HOME": str(bench.settings.home), "PREFECT_API_URL": PREFECT_API_URL.value()}
-    done = subprocess.run([*command, "--device", "cpu", "--json"], env=env, cwd=copy, capture_output=True, text=True, timeout=300)
+    env = os.environ | {
+        "PYTHONPATH": str(copy),
+        "BICO_HOME": str(bench.settings.home),
+        "PREFECT_API_URL": PREFECT_API_URL.value(),
+    }
+    done = subprocess.run(
+        [*command, "--device", "cpu", "--json"], env=env, cwd=copy, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     assert printed["stages"]["computed"] == 0 and printed["stages"]["cached"] == 16

@@ -62,7 +62,10 @@ def test_a_checkpoint_file_of_a_built_in_architecture(tmp_path: Path) -> None:
         ("zoo:mini-z", "no model 'mini-z'"),
         ("mini-a", "Unknown model 'mini-a'.*did you mean 'zoo:mini-a'"),
         ("open_clip:ViT-B-61/openai", "no architecture 'ViT-B-61'.*did you mean 'ViT-B-16'"),
-        ("open_clip:ViT-B-16/laion2b_s34b_b88", "neither a file nor a tag of ViT-B-16.*did you mean 'laion2b_s34b_b88k'"),
+        (
+            "open_clip:ViT-B-16/laion2b_s34b_b88",
+            "neither a file nor a tag of ViT-B-16.*did you mean 'laion2b_s34b_b88k'",
+        ),
     ],
 )
 def test_unknown_references_name_the_nearest(ref: str, message: str) -> None:

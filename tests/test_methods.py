@@ -23,7 +23,9 @@ def labels_of(count: int) -> Tensor:
     return torch.arange(count) % 5
 
 
-def transported(name: str, source: ClipViT, target: ClipViT, tau: dict, count: int = 40, **kwargs: object) -> dict[str, Tensor]:
+def transported(
+    name: str, source: ClipViT, target: ClipViT, tau: dict, count: int = 40, **kwargs: object
+) -> dict[str, Tensor]:
     sums = covariances_of(source, target, labels_of(count), SIGNALS, [count])[count]
     return METHODS[name]().transport(tau, pair_of(source, target), maps_from(sums, **kwargs))
 
@@ -95,7 +97,8 @@ def gradient_step(model: ClipViT, count: int) -> dict[str, Tensor]:
 
 def test_bico_recovers_a_planted_change_of_basis(source: ClipViT) -> None:
     """B is A in another basis (permuted residual stream and hidden units, rotated heads): the same function. BiCo
-    finds the basis, and the transferred B computes what the expert A computes; unaligned addition does not."""
+    finds the basis, and the transferred B computes what the expert A computes; unaligned addition does not.
+    """
     target = permuted_copy(source, seed=5)
     images = pictures(40)
     assert_close(target.features(images), source.features(images))
@@ -112,7 +115,9 @@ def test_bico_recovers_a_planted_change_of_basis(source: ClipViT) -> None:
 
 
 @pytest.mark.parametrize("name", ALIGNED)
-def test_the_function_after_transfer_does_not_depend_on_the_targets_basis(name: str, source: ClipViT, target: ClipViT) -> None:
+def test_the_function_after_transfer_does_not_depend_on_the_targets_basis(
+    name: str, source: ClipViT, target: ClipViT
+) -> None:
     moved, tau = permuted_copy(target, seed=6), random_task_vector(source)
     images = pictures(6, seed=9)
     outputs = []
@@ -122,7 +127,18 @@ def test_the_function_after_transfer_does_not_depend_on_the_targets_basis(name: 
     assert_close(outputs[0], outputs[1], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("shape", [WIDER, NARROWER, {"layers": 3}, {"layers": 1}, {"image": 16}, {"width": 24, "layers": 4, "image": 16}, {"embed": 12}])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        WIDER,
+        NARROWER,
+        {"layers": 3},
+        {"layers": 1},
+        {"image": 16},
+        {"width": 24, "layers": 4, "image": 16},
+        {"embed": 12},
+    ],
+)
 @pytest.mark.parametrize("name", ALIGNED)
 def test_aligned_methods_serve_every_pair(name: str, shape: dict, source: ClipViT) -> None:
     for ours, theirs in ((source, tiny_clip(2, **shape)), (tiny_clip(2, **shape), source)):
@@ -136,7 +152,10 @@ def test_orthogonal_maps_keep_norms_where_the_source_is_not_wider(source: ClipVi
     tau = random_task_vector(source)
     vector = transported("bico", source, target, tau, completion=Completion.SVD)
     for site in target.sites:
-        assert_close(site.weight.read(vector).norm(), next(s for s in source.sites if s.name == site.name).weight.read(tau).norm())
+        assert_close(
+            site.weight.read(vector).norm(),
+            next(s for s in source.sites if s.name == site.name).weight.read(tau).norm(),
+        )
 
 
 def test_bico_is_its_equation(source: ClipViT, target: ClipViT) -> None:
@@ -178,7 +197,9 @@ def test_padding_then_cropping_gives_the_update_back(source: ClipViT) -> None:
     back = METHODS["crop"]().transport(full, pair_of(wide, source), no_maps)
     assert all(torch.equal(site.weight.read(back), site.weight.read(tau)) for site in source.sites)
     total = sum(float(s.weight.read(tau).square().sum()) for s in source.sites)
-    assert sum(float(s.weight.read(padded).square().sum()) for s in wide.sites) == pytest.approx(total)  # zeros elsewhere
+    assert sum(float(s.weight.read(padded).square().sum()) for s in wide.sites) == pytest.approx(
+        total
+    )  # zeros elsewhere
 
 
 @pytest.mark.parametrize(
@@ -220,7 +241,9 @@ def test_adding_others_needs_equal_shapes(source: ClipViT) -> None:
     target = tiny_clip(2, image=16)
     sums = covariances_of(source, target, labels_of(12), SIGNALS, [12])[12]
     with pytest.raises(MethodError, match=r"others=add: visual\.positional_embedding is \(10, 16\).*\(17, 16\)"):
-        METHODS["bico"](others=Others.ADD).transport(random_task_vector(source), pair_of(source, target), maps_from(sums))
+        METHODS["bico"](others=Others.ADD).transport(
+            random_task_vector(source), pair_of(source, target), maps_from(sums)
+        )
 
 
 def test_unknown_methods_and_settings_are_refused() -> None:

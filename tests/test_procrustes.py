@@ -45,7 +45,9 @@ def test_partial_is_a_partial_isometry_and_attains_the_nuclear_norm(a: int, b: i
     cross = low_rank(rows, a, b, seed)
     solved = procrustes(cross)
     values = torch.linalg.svdvals(solved.matrix)
-    assert_close(values, torch.cat([torch.ones(solved.rank), torch.zeros(len(values) - solved.rank)]).double(), atol=1e-6, rtol=0)
+    assert_close(
+        values, torch.cat([torch.ones(solved.rank), torch.zeros(len(values) - solved.rank)]).double(), atol=1e-6, rtol=0
+    )
     nuclear = torch.linalg.svdvals(cross).sum()
     assert_close((solved.matrix * cross).sum(), nuclear, rtol=1e-5, atol=0)
 

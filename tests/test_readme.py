@@ -28,7 +28,9 @@ def test_every_method_is_in_the_table() -> None:
 
 
 def test_every_file_named_exists() -> None:
-    named = re.findall(r"`((?:bico|tests|docs|benchmarks|flows)/[\w/.-]+)`|\((docs/[\w/.-]+|benchmarks/[\w/.-]+)\)", README)
+    named = re.findall(
+        r"`((?:bico|tests|docs|benchmarks|flows)/[\w/.-]+)`|\((docs/[\w/.-]+|benchmarks/[\w/.-]+)\)", README
+    )
     assert named
     assert all((ROOT / (a or b)).exists() for a, b in named)
 

@@ -52,7 +52,13 @@ def pair_of(source: ClipViT, target: ClipViT) -> Pair:
 
 
 def covariances_of(
-    source: ClipViT, target: ClipViT, labels: Tensor, signals: list[Signal], snapshots: list[int], batch_size: int = 64, same: bool = True
+    source: ClipViT,
+    target: ClipViT,
+    labels: Tensor,
+    signals: list[Signal],
+    snapshots: list[int],
+    batch_size: int = 64,
+    same: bool = True,
 ) -> dict[int, dict]:
     """Covariances of random pictures; each model sees them at its own size (`same`: the very same tensors)."""
     ours = pictures(len(labels), size(source))

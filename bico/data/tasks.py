@@ -60,7 +60,12 @@ class Task:
     @property
     def identity(self) -> dict[str, object]:
         """What determines results on this task, as JSON: for cache keys and records."""
-        return {"name": self.name, "classes": list(self.class_names), "prompts": list(self.prompts), "revision": self.revision}
+        return {
+            "name": self.name,
+            "classes": list(self.class_names),
+            "prompts": list(self.prompts),
+            "revision": self.revision,
+        }
 
 
 def get_task(name: str, folders: Sequence[Path] = ()) -> Task:
@@ -133,11 +138,15 @@ def from_parquet(folder: Path) -> Task:
     rows = {}
     for split, path in files.items():
         if not path.is_file():
-            raise UnknownTaskError(f"--data {folder}: no {path.name} there; a task folder holds train.parquet and test.parquet.")
+            raise UnknownTaskError(
+                f"--data {folder}: no {path.name} there; a task folder holds train.parquet and test.parquet."
+            )
         rows[split] = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
         columns = rows[split].features
         if "image" not in columns or not isinstance(columns.get("label"), datasets.ClassLabel):
-            raise UnknownTaskError(f"--data {path}: needs a column `image` and a column `label` of type ClassLabel, has {list(columns)}.")
+            raise UnknownTaskError(
+                f"--data {path}: needs a column `image` and a column `label` of type ClassLabel, has {list(columns)}."
+            )
     digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files.values()))
 
     @cache
@@ -193,4 +202,3 @@ class Prepared:
 
 def _from_array(pictures: np.ndarray) -> Callable[[int], Image.Image]:
     return lambda index: Image.fromarray(pictures[index])
-

@@ -90,6 +90,8 @@ def carry_others(tau: Mapping[str, Tensor], pair: Pair, others: Others) -> State
             continue
         if name not in tau or tau[name].shape != current.shape:
             theirs = tuple(tau[name].shape) if name in tau else "missing"
-            raise MethodError(f"others=add: {name} is {theirs} in the source and {tuple(current.shape)} in the target; use others=leave.")
+            raise MethodError(
+                f"others=add: {name} is {theirs} in the source and {tuple(current.shape)} in the target; use others=leave."
+            )
         carried[name] = tau[name].clone()
     return carried

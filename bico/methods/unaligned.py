@@ -24,7 +24,11 @@ class Naive:
     def transport(self, tau: Mapping[str, Tensor], pair: Pair, maps: Maps) -> State:
         if not pair.same_architecture:
             name = next(
-                (k for k, v in pair.source_state.items() if k not in pair.target_state or pair.target_state[k].shape != v.shape),
+                (
+                    k
+                    for k, v in pair.source_state.items()
+                    if k not in pair.target_state or pair.target_state[k].shape != v.shape
+                ),
                 "a parameter of the target",
             )
             raise MethodError(
@@ -65,7 +69,9 @@ class ZeroPad(_Corner):
 
     def check(self, ours: Site, theirs: Site) -> None:
         if theirs.shape[0] < ours.shape[0] or theirs.shape[1] < ours.shape[1]:
-            raise MethodError(f"zero-pad: {theirs.name} is {theirs.shape}, narrower than the source's {ours.shape}; use crop.")
+            raise MethodError(
+                f"zero-pad: {theirs.name} is {theirs.shape}, narrower than the source's {ours.shape}; use crop."
+            )
 
 
 class Crop(_Corner):
@@ -76,7 +82,9 @@ class Crop(_Corner):
 
     def check(self, ours: Site, theirs: Site) -> None:
         if theirs.shape[0] > ours.shape[0] or theirs.shape[1] > ours.shape[1]:
-            raise MethodError(f"crop: {theirs.name} is {theirs.shape}, wider than the source's {ours.shape}; use zero-pad.")
+            raise MethodError(
+                f"crop: {theirs.name} is {theirs.shape}, wider than the source's {ours.shape}; use zero-pad."
+            )
 
 
 def corner(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

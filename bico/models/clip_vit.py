@@ -26,8 +26,7 @@ class ClipViT:
     """An open_clip `CLIP` model, frozen, whose image tower can give and take task vectors."""
 
     def __init__(self, model: CLIP, preprocess: Any, tokenizer: Any, name: str = "model") -> None:
-        """
-        Arguments:
+        """Arguments:
             model: The model; its parameters are frozen and it is put in eval mode.
             preprocess: From a PIL picture to a float tensor (3, height, width).
             tokenizer: From a list of strings to token ids (batch, context).
@@ -48,7 +47,9 @@ class ClipViT:
         for parameter, tensor in model.state_dict().items():
             # The causal mask of the text tower is -inf by design; it is a buffer, not a parameter.
             if parameter != "attn_mask" and not tensor.isfinite().all():
-                raise CheckpointError(f"{name}: parameter {parameter} holds NaN or infinite values; the checkpoint is broken.")
+                raise CheckpointError(
+                    f"{name}: parameter {parameter} holds NaN or infinite values; the checkpoint is broken."
+                )
         self.model = model.eval().requires_grad_(False)
         self.preprocess, self.tokenizer, self.name = preprocess, tokenizer, name
         self.sites = vit_sites(visual)
@@ -84,7 +85,8 @@ class ClipViT:
     @torch.no_grad()
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "classes features"]:
         """The zero-shot head from the model's own text tower (Radford et al., 2021): each class is the normalised
-        mean of its normalised prompt embeddings."""
+        mean of its normalised prompt embeddings.
+        """
         rows = []
         for name in class_names:
             tokens = self.tokenizer([template.format(name) for template in templates]).to(self.device)
@@ -110,7 +112,8 @@ class ClipViT:
 
     def loss(self, images: Tensor, labels: Int[Tensor, " batch"], head: Tensor) -> Float[Tensor, ""]:
         """Cross-entropy against the head, summed over the batch: gradients and covariances then add up over batches
-        and do not depend on the batch size."""
+        and do not depend on the batch size.
+        """
         return F.cross_entropy(self.logits(images, head), labels.to(self.device), reduction="sum")
 
     @contextmanager
@@ -152,7 +155,9 @@ def vit_sites(visual: VisionTransformer) -> tuple[Site, ...]:
     for index, block in enumerate(visual.transformer.resblocks):
         at, name = f"{PREFIX}transformer.resblocks.{index}", f"blocks.{index}"
 
-        def site(role: str, weight: Slot, bias: Slot, reads: str, shape: tuple[int, int], name=name, index=index) -> Site:
+        def site(
+            role: str, weight: Slot, bias: Slot, reads: str, shape: tuple[int, int], name=name, index=index
+        ) -> Site:
             return Site(f"{name}.{role}", index, role, weight, bias, f"{name}.{reads}", shape)
 
         for part, role in enumerate("qkv"):

@@ -1,9 +1,9 @@
 """From a model reference to a loaded model.
 
-    zoo:NAME                       a mini model shipped with the project
-    open_clip:ARCH/TAG             a published checkpoint, downloaded by open_clip (ViT-B-16/laion2b_s34b_b88k)
-    open_clip:ARCH/path/to/file    a checkpoint file of a built-in architecture
-    path/to/folder                 a folder in open_clip's `local-dir` format (open_clip_config.json, weights, tokenizer)
+zoo:NAME                       a mini model shipped with the project
+open_clip:ARCH/TAG             a published checkpoint, downloaded by open_clip (ViT-B-16/laion2b_s34b_b88k)
+open_clip:ARCH/path/to/file    a checkpoint file of a built-in architecture
+path/to/folder                 a folder in open_clip's `local-dir` format (open_clip_config.json, weights, tokenizer)
 """
 
 import hashlib
@@ -82,7 +82,9 @@ def load(files: ModelFiles, device: str | torch.device = "cpu") -> ClipViT:
             model = open_clip.create_model(files.name, load_weights=False)
         state = factory.load_state_dict(str(files.weights))
     except Exception as error:  # open_clip and safetensors raise a dozen types here; all mean: unreadable
-        raise CheckpointError(f"{files.ref}: cannot read {files.weights}: {_one_line(error)}. Fetch it again.") from error
+        raise CheckpointError(
+            f"{files.ref}: cannot read {files.weights}: {_one_line(error)}. Fetch it again."
+        ) from error
     _check_fits(files, model, state)
     try:
         factory.load_checkpoint(model, str(files.weights))
@@ -119,7 +121,9 @@ def _check_fits(files: ModelFiles, model: nn.Module, state: dict[str, Any]) -> N
 def _local_dir(ref: str, folder: Path) -> ModelFiles:
     config = folder / CONFIG
     if not config.is_file():
-        raise CheckpointError(f"{ref}: no {CONFIG} in {folder}: a model folder holds it beside its weights and tokenizer.")
+        raise CheckpointError(
+            f"{ref}: no {CONFIG} in {folder}: a model folder holds it beside its weights and tokenizer."
+        )
     try:
         json.loads(config.read_text())["model_cfg"]
     except (ValueError, KeyError) as error:
@@ -136,7 +140,9 @@ def _local_dir(ref: str, folder: Path) -> ModelFiles:
 
 def _built_in(ref: str, architecture: str, tag: str) -> ModelFiles:
     if architecture not in open_clip.list_models():
-        raise UnknownModelError(f"{ref}: open_clip has no architecture {architecture!r}: {_few(architecture, open_clip.list_models())}")
+        raise UnknownModelError(
+            f"{ref}: open_clip has no architecture {architecture!r}: {_few(architecture, open_clip.list_models())}"
+        )
     if tag in open_clip.list_pretrained_tags_by_model(architecture):
         try:
             weights = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(architecture, tag)))
