@@ -123,7 +123,7 @@ def record_run(
     return {"mlflow": {"uri": tracker.uri, "experiment": tracker.experiment_id, "run": parent}}
 
 
-class _replacing:
+class _replacing:  # noqa: N801 - it reads as a verb
     """Gives a temporary path beside the real one and moves it there when all went well."""
 
     def __init__(self, path: Path) -> None:

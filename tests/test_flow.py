@@ -129,7 +129,7 @@ def test_activations_and_gradients_come_from_one_pass_of_each_model(
 
 def test_results_are_written_for_people_and_programs(bench: Bench) -> None:
     result = bench.run(seeds=[0, 1])
-    rows = list(csv.DictReader(Path(result.outputs["table"]).open()))
+    rows = list(csv.DictReader(Path(result.outputs["table"]).read_text().splitlines()))
     assert [(r["method"], r["samples"], r["seed"]) for r in rows] == [
         (r.method, str(r.samples), "" if r.seed is None else str(r.seed)) for r in result.rows
     ]
@@ -218,7 +218,13 @@ def test_an_edited_comment_recomputes_nothing_and_json_is_all_there_is(bench: Be
         "PREFECT_API_URL": PREFECT_API_URL.value(),
     }
     done = subprocess.run(
-        [*command, "--device", "cpu", "--json"], env=env, cwd=copy, capture_output=True, text=True, timeout=300
+        [*command, "--device", "cpu", "--json"],
+        env=env,
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)

@@ -102,7 +102,7 @@ def test_bico_recovers_a_planted_change_of_basis(source: ClipViT) -> None:
     target = permuted_copy(source, seed=5)
     images = pictures(40)
     assert_close(target.features(images), source.features(images))
-    tau = {k: v for k, v in gradient_step(source, 40).items()}
+    tau = dict(gradient_step(source, 40))
     in_sites = {slot.parameter for s in source.sites for slot in (s.weight, s.bias) if slot}
     tau = {k: v if k in in_sites else torch.zeros_like(v) for k, v in tau.items()}
     with source.updated(tau):

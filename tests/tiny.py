@@ -29,7 +29,7 @@ def tokenizer(texts: list[str]) -> Tensor:
 def tiny_clip(seed: int, dtype: torch.dtype = torch.float64, **shape: int) -> ClipViT:
     torch.manual_seed(seed)
     model = open_clip.model.CLIP(**config(**shape)).to(dtype)
-    for name, parameter in model.visual.named_parameters():
+    for parameter in model.visual.parameters():
         if parameter.ndim == 1:  # biases and norms start at 0 and 1, where many mistakes do not show
             parameter.data += 0.1 * torch.randn_like(parameter)
     return ClipViT(model, preprocess=None, tokenizer=tokenizer, name=f"tiny-{seed}")
