@@ -91,9 +91,9 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
     """Plots average accuracy against calibration samples: every seed as a dot, means as lines, references dashed."""
-    import matplotlib.pyplot as plt  # a second to import, and only needed here
+    from matplotlib.figure import Figure  # not pyplot, which would keep every figure it ever made
 
-    ax = ax or plt.subplots(figsize=(7, 4.5), layout="constrained")[1]
+    ax = ax or Figure(figsize=(7, 4.5), layout="constrained").subplots()
     summaries = summarise(rows)
     for method in dict.fromkeys(s.method for s in summaries):
         mine = [s for s in summaries if s.method == method]

@@ -165,7 +165,7 @@ def dask_runner(settings: Settings) -> DaskTaskRunner:
         return DaskTaskRunner(address=settings.dask_scheduler)
     # One thread per worker: linear algebra of two workers on two cores must not ask for four.
     return DaskTaskRunner(
-        cluster_kwargs={"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": None}
+        cluster_kwargs={"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": ":0"}
     )
 
 
