@@ -253,14 +253,15 @@ def save(model: CLIP, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, folder
     partial.replace(folder / "open_clip_model.safetensors")
 
 
-def run(recipe: Recipe, folder: Path, progress: bool = True, threads: int | None = None) -> dict:
+def run(recipe: Recipe, folder: Path, progress: bool = True, threads: int = 1) -> dict:
     """Builds one model from nothing but its recipe, and writes it; every 200 steps, too.
 
     Arguments:
         recipe: What to build.
         folder: Where to write it.
         progress: Whether to show progress bars.
-        threads: How many threads torch may use; the last bits of the weights depend on it.
+        threads: How many threads torch may use. One is a good choice: the operations are small, and on a machine that
+            has other work threads mostly wait for each other. The last bits of the weights depend on it.
 
     Returns:
         How it went: date, hardware, seconds, parameters and the mean loss of the last 50 steps.
@@ -268,8 +269,7 @@ def run(recipe: Recipe, folder: Path, progress: bool = True, threads: int | None
     Raises:
         ConfigError: If the recipe's distribution does not exist or its fonts are not installed.
     """
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     begin = time.perf_counter()
     date = datetime.datetime.now(datetime.UTC).date().isoformat()
     pool = draw_pool(recipe.distribution, recipe.pictures, recipe.seed, progress)

@@ -13,7 +13,7 @@ from bico.zoo_measure import entry
 
 
 @task(name="train", cache_policy=NO_CACHE)
-def train(recipe: Recipe, folder: Path, threads: int | None) -> dict[str, Any]:
+def train(recipe: Recipe, folder: Path, threads: int) -> dict[str, Any]:
     return run(recipe, folder, threads=threads)
 
 
@@ -23,7 +23,7 @@ def measure(recipe: Recipe, folder: Path, record: dict[str, Any], data: Sequence
 
 
 @flow(name="pretrain", validate_parameters=False)
-def pretrain(name: str, out: Path, data: Sequence[Path] = (), threads: int | None = None) -> dict[str, Any]:
+def pretrain(name: str, out: Path, data: Sequence[Path] = (), threads: int = 1) -> dict[str, Any]:
     """Pre-trains a model by its recipe and writes it, with its measurements.
 
     Arguments:

@@ -27,6 +27,15 @@ TINY = Recipe(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Steps this small lose more to threads waiting for each other, on a busy machine by far, than they gain."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return train_tokenizer(pictures=2000)
@@ -42,7 +51,7 @@ def pool(monkeypatch):
 
 def test_a_few_steps_lower_the_loss_and_repeat(tokenizer, pool):
     models = [build(TINY, len(tokenizer)) for _ in range(2)]
-    losses = [train(model, tokenizer, pool, TINY, progress=False) for model in models]
+    losses = [train(model, tokenizer, pool, TINY, progress=False, bfloat16=False) for model in models]
     assert losses[0] == losses[1]
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
     assert sum(losses[0][-4:]) < sum(losses[0][:4]) - 1.0
