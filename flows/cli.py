@@ -179,9 +179,11 @@ def zoo_list(as_json: JsonOption = False) -> None:
 @zoo_app.command("build")
 def zoo_build(name: str, out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("out/zoo")) -> None:
     """Pre-train one of the mini models from scratch, by its recipe."""
+    from bico import zoo
     from flows.pretrain import pretrain
     from flows.server import prefect_api
 
+    zoo.recipe(name)  # a name that is not there ends in one line, before a flow run fails
     with prefect_api():
         print(pretrain(name, out / name))
 

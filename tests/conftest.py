@@ -23,7 +23,7 @@ pytest_plugins = ["tests.flow_setup"]
 
 hypothesis.settings.register_profile("bico", deadline=None, max_examples=25)  # the first SVD call takes seconds
 hypothesis.settings.load_profile("bico")
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it brings, on a busy machine by far
 
 
 @pytest.fixture(autouse=True)
