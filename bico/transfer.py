@@ -43,4 +43,4 @@ def transfer(
     if method.needs:
         count = sum(len(batch.labels) for batch in batches)
         ((_, covariances),) = cross_covariances(source, target, batches, heads, method.needs, [count])
-    return method.transport(tau, pair, lambda key: procrustes(covariances[key], completion))
+    return method.transport(tau, pair, lambda key: procrustes(covariances[key], completion).matrix)

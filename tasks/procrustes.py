@@ -10,10 +10,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from torch import Tensor
 
-from bico.procrustes import RANK_TOLERANCE, AlignmentMap, Completion, procrustes
+from bico.procrustes import RANK_TOLERANCE, Completion, procrustes
 from bico.signals import Signal, SignalKey, signal_key
 from bico.sites import Site
-from storage.arrays import iterate_arrays, read_arrays, read_attrs, write_arrays
+from storage.arrays import iterate_arrays, read_arrays, write_arrays
 from storage.keys import Ref, artefact_key
 from tasks.collect import array_name
 from tasks.stage import Done, Workspace, as_state
@@ -109,19 +109,12 @@ class StoredMaps:
     def __init__(self, space: Workspace, parts: Iterable[SignalMaps], samples: int) -> None:
         self._parts = {(tensor, part.signal): part for part in parts for tensor in part.tensors}
         self._space, self._samples = space, samples
-        self._read: dict[SignalKey, AlignmentMap] = {}
+        self._read: dict[SignalKey, Tensor] = {}
 
-    def __call__(self, key: SignalKey) -> AlignmentMap:
+    def __call__(self, key: SignalKey) -> Tensor:
         if key not in self._read:
-            self._read |= self._open(self._parts[key])
+            part = self._parts[key]
+            names = [f"{array_name(tensor, part.signal, self._samples)}/map" for tensor in part.tensors]
+            maps = read_arrays(self._space.artefacts.ref(part.key).path / "maps", names)
+            self._read |= {(t, part.signal): maps[n] for t, n in zip(part.tensors, names, strict=True)}
         return self._read[key]
-
-    def _open(self, part: SignalMaps) -> dict[SignalKey, AlignmentMap]:
-        path = self._space.artefacts.ref(part.key).path / "maps"
-        names = {tensor: array_name(tensor, part.signal, self._samples) for tensor in part.tensors}
-        arrays = read_arrays(path, [f"{name}/{kind}" for name in names.values() for kind in ("map", "spectrum")])
-        ranks = read_attrs(path)["ranks"]
-        return {
-            (tensor, part.signal): AlignmentMap(arrays[f"{name}/map"], ranks[name], arrays[f"{name}/spectrum"])
-            for tensor, name in names.items()
-        }

@@ -9,7 +9,7 @@ from bico.errors import MethodError, ShapeError, UnknownMethodError
 from bico.methods import METHODS, Others, get_method
 from bico.methods.protocol import no_maps
 from bico.models.clip_vit import ClipViT
-from bico.procrustes import AlignmentMap, Completion
+from bico.procrustes import Completion
 from bico.signals import Signal
 from tests.symmetry import permuted_copy
 from tests.tiny import covariances_of, head, maps_from, pair_of, pictures, random_task_vector, tiny_clip
@@ -216,8 +216,8 @@ def test_a_pair_that_a_method_cannot_serve_is_refused(name: str, shape: dict, me
 
 
 def test_maps_of_another_pair_are_refused(source: ClipViT, target: ClipViT) -> None:
-    def wrong(_key: object) -> AlignmentMap:
-        return AlignmentMap(torch.eye(3).double(), 3, torch.ones(3))
+    def wrong(_key: object) -> Tensor:
+        return torch.eye(3).double()
 
     with pytest.raises(ShapeError, match=r"blocks\.0\.q: maps of shape \(3, 3\)"):
         METHODS["bico"]().transport(random_task_vector(source), pair_of(source, target), wrong)

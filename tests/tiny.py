@@ -69,7 +69,7 @@ def covariances_of(
 
 
 def maps_from(covariances: dict, completion: Completion = Completion.PARTIAL, rtol: float = 1e-6) -> Maps:
-    solved = {key: procrustes(cross, completion, rtol) for key, cross in covariances.items()}
+    solved = {key: procrustes(cross, completion, rtol).matrix for key, cross in covariances.items()}
     return solved.__getitem__
 
 

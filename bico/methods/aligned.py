@@ -37,8 +37,8 @@ class Aligned:
         weights, biases = {}, {}
         for site in pair.target_sites:
             ours = matched[site.name]
-            q_in = maps(signal_key(site, self.input_side)).matrix
-            q_out = maps(signal_key(site, self.output_side)).matrix
+            q_in = maps(signal_key(site, self.input_side))
+            q_out = maps(signal_key(site, self.output_side))
             update = ours.weight.read(tau)
             if q_out.shape != (ours.shape[0], site.shape[0]) or q_in.shape != (ours.shape[1], site.shape[1]):
                 raise ShapeError(

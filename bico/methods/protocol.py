@@ -8,7 +8,6 @@ from typing import ClassVar, Protocol, runtime_checkable
 from torch import Tensor
 
 from bico.errors import MethodError
-from bico.procrustes import AlignmentMap
 from bico.signals import Signal, SignalKey
 from bico.sites import Site, match_sites
 from bico.task_vector import State
@@ -42,8 +41,8 @@ class Pair:
         return {k: v.shape for k, v in self.source_state.items()} == {k: v.shape for k, v in self.target_state.items()}
 
 
-Maps = Callable[[SignalKey], AlignmentMap]
-"""Gives the alignment map of a signal, by the target's signal key."""
+Maps = Callable[[SignalKey], Tensor]
+"""Gives the alignment map (source features x target features) of a signal, by the target's signal key."""
 
 
 @runtime_checkable  # beartype checks it in the tests
@@ -70,7 +69,7 @@ class Method(Protocol):
         ...
 
 
-def no_maps(key: SignalKey) -> AlignmentMap:
+def no_maps(key: SignalKey) -> Tensor:
     """The `maps` of a method that declares no needs."""
     raise MethodError(f"No alignment map for {key[1]} of {key[0]}: the method must declare the signal in `needs`.")
 
