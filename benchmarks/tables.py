@@ -28,7 +28,7 @@ from flows.server import prefect_api
 from flows.transfer import transfer
 
 RESULTS = Path(__file__).parent / "results"
-EMBEDDED = ["digits", "segments", "sketches"]
+EMBEDDED = ["digits", "segments", "lamps"]
 SHAPES = [("mini-a", "mini-b-plus"), ("mini-b-plus", "mini-a"), ("mini-a", "mini-l"), ("mini-l", "mini-a")]
 
 

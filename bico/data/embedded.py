@@ -5,13 +5,14 @@ Both need only lines and polygons, so every machine draws the same pictures from
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from bico.data.pictures import shapes
-from bico.data.pictures.backgrounds import clouds, gradient, scribble
-from bico.data.pictures.canvas import SIDE, Pose, fill, paint, trace
+from bico.data.pictures.backgrounds import gradient
+from bico.data.pictures.canvas import SIDE, Pose, blank, fill, finish, paint
+from bico.data.pictures.strokes import STROKES, spline
 
 _SPLITS = {"train": 0, "test": 1}
 
@@ -119,54 +120,62 @@ def draw_segments(digit: str, rng: np.random.Generator) -> np.ndarray:
     return picture + rng.normal(scale=rng.uniform(2, 26), size=picture.shape)
 
 
-# Sketches ------------------------------------------------------------------------------------------------------------
+# Letters on a dot-matrix board -----------------------------------------------------------------------------------------
 
-SKETCHED = ("circle", "square", "triangle", "star", "cross", "heart", "arrow", "ring", "diamond", "crescent")
+LETTERS = tuple("ACEFHJKLMNPRSTUXYZ")
+"""Capitals that a board of 5 by 7 lamps can tell apart."""
 
-
-def _dashes(line: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
-    """Cuts a polyline (n, 2) into dashes of random length with gaps between them."""
-    dashes, at = [], 0
-    while at < len(line) - 2:
-        long, gap = rng.integers(3, 9), rng.integers(1, 4)
-        dashes.append(line[at : at + long])
-        at += long + gap - 1
-    return [dash for dash in dashes if len(dash) > 1]
+_COLUMNS, _ROWS = 5, 7
 
 
-def _wobbly(outline: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Walks around an outline with an unsteady hand; returns (56, 2)."""
-    line = shapes.along(outline, 56)
-    tremor = np.cumsum(rng.normal(scale=0.03, size=line.shape), axis=0)
-    return line + tremor - np.linspace(tremor[0], tremor[-1], len(tremor))
+def _lamps(letter: str) -> np.ndarray:
+    """Returns which lamps (rows, columns) a letter lights: those that its skeleton passes."""
+    lit = np.zeros((_ROWS, _COLUMNS), dtype=bool)
+    for points, smooth in STROKES[letter][0]:
+        line = spline(points) if smooth else points
+        for start, end in pairwise(line):
+            for x, y in start + np.linspace(0, 1, 24)[:, None] * (end - start):
+                row, column = round((y + 1) / 2 * (_ROWS - 1)), round((x / 0.6 + 1) / 2 * (_COLUMNS - 1))
+                lit[row, min(max(column, 0), _COLUMNS - 1)] = True
+    return lit
 
 
-def draw_sketches(shape: str, rng: np.random.Generator) -> np.ndarray:
-    """Draws a dashed or hatched outline with an unsteady pencil, on paper where others have scribbled before."""
-    pose = Pose.draw(rng, size=(0.5, 0.9), turn=0.2, slant=0.1, stretch=0.2, wander=1.0)
-    lines = [pose(_wobbly(outline, rng)) for outline in shapes.OUTLINES[shape]]
-    strokes = [dash for line in lines for dash in _dashes(line, rng)]
-    width = rng.uniform(1.5, 4.0)
-    ink_mask = trace(strokes, [np.full(len(stroke), width) for stroke in strokes])
-    if rng.random() < 0.5:
-        inside = fill(lines)
-        angle, period = rng.uniform(0, np.pi), rng.uniform(3, 5)
-        y, x = np.mgrid[0:SIDE, 0:SIDE]
-        hatching = np.clip(1.5 * np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / period) - 0.3, 0, 1)
-        ink_mask = np.maximum(ink_mask, inside * hatching * rng.uniform(0.5, 0.9))
-    paper, ink = 255 - _hue(rng, 10, 90), _hue(rng, 10, 130)
-    if rng.random() < 0.4:  # chalk
-        paper, ink = 255 - paper, 255 - ink
-    picture = paint(np.broadcast_to(paper, (SIDE, SIDE, 3)), 0.25 * clouds(rng), ink)
-    picture = paint(picture, scribble(rng) * rng.uniform(0.2, 0.5), ink)
-    picture = paint(picture, ink_mask, ink)
-    return picture + rng.normal(scale=rng.uniform(2, 12), size=picture.shape)
+_LETTER_LAMPS = {letter: _lamps(letter) for letter in LETTERS}
+
+
+def _union(outlines: list[np.ndarray]) -> np.ndarray:
+    """Returns the mask (side, side) of all outlines together; `fill` would take the later ones for holes."""
+    image, draw = blank()
+    for outline in outlines:
+        draw.polygon([tuple(point) for point in outline], fill=255)
+    return finish(image)
+
+
+def draw_lamps(letter: str, rng: np.random.Generator) -> np.ndarray:
+    """Draws a letter on a board of round lamps: some dim, some dead, with the dark lamps showing faintly."""
+    pose = Pose.draw(rng, size=(0.7, 0.98), turn=0.1, slant=0.1, stretch=0.15, wander=1.0)
+    rows, columns = np.mgrid[0:_ROWS, 0:_COLUMNS]
+    centres = np.stack([(columns / (_COLUMNS - 1) * 2 - 1) * 0.62, (rows / (_ROWS - 1) * 2 - 1) * 0.9], axis=-1)
+    round_ = np.stack([np.cos(np.linspace(0, 2 * np.pi, 12)), np.sin(np.linspace(0, 2 * np.pi, 12))], axis=1)
+    radius = rng.uniform(0.07, 0.13)
+    lit = _LETTER_LAMPS[letter] & (rng.random((_ROWS, _COLUMNS)) > 0.04)
+    on, off = (_union([pose(centre + radius * round_) for centre in centres[which]]) for which in (lit, ~lit))
+    if rng.random() < 0.6:
+        ground, ink = _hue(rng, 5, 80), _hue(rng, 180, 255)
+    else:
+        ground, ink = 255 - _hue(rng, 5, 110), _hue(rng, 10, 100)
+    picture = np.broadcast_to(ground, (SIDE, SIDE, 3)) * (1 + 0.5 * (gradient(rng) - 0.5))[..., None]
+    picture = paint(picture, off * rng.uniform(0.05, 0.35), ink)
+    halo = Image.fromarray((on * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.5)))
+    picture = paint(picture, np.asarray(halo) / 255 * rng.uniform(0.0, 0.6), ink)
+    picture = paint(picture, on, ink)
+    return picture + rng.normal(scale=rng.uniform(2, 20), size=picture.shape)
 
 
 TASKS = {
     task.name: task
     for task in (
         GeneratedTask("segments", tuple(LIT), ('a photo of the number: "{}".',), draw_segments),
-        GeneratedTask("sketches", SKETCHED, ("a drawing of a {}.", "a photo of a {}."), draw_sketches),
+        GeneratedTask("lamps", LETTERS, ('a photo of the letter: "{}".', "the letter {}"), draw_lamps),
     )
 }

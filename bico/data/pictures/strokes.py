@@ -108,7 +108,8 @@ def _parse(skeleton: str) -> list[tuple[np.ndarray, bool]]:
     return strokes
 
 
-_STROKES = {character: [_parse(skeleton) for skeleton in variants] for character, variants in SKELETONS.items()}
+STROKES = {character: [_parse(skeleton) for skeleton in variants] for character, variants in SKELETONS.items()}
+"""Character → its variants, each a list of strokes: points (n, 2) in the unit square, and whether to smooth them."""
 
 
 def spline(points: np.ndarray, per_segment: int = 6) -> np.ndarray:
@@ -136,7 +137,7 @@ def write(character: str, rng: np.random.Generator, pen: Pen, size: tuple[float,
     Returns:
         Coverage (side, side) in 0..1.
     """
-    variants = _STROKES[character]
+    variants = STROKES[character]
     strokes = variants[rng.integers(len(variants))]
     pose = Pose.draw(rng, size=size, turn=0.12, slant=pen.slant, stretch=0.2)
     width = rng.uniform(*pen.width) * pose.scale
