@@ -9,7 +9,7 @@ from bico.calibration import Batch, cross_covariances, draw_samples, resample_to
 from bico.errors import CalibrationError, NotEnoughSamplesError, ShapeError
 from bico.models.clip_vit import ClipViT
 from bico.signals import Signal, capture, signal_key
-from tests.tiny import covariances_of, head, pictures, tiny_clip
+from tests.tiny import count_passes, covariances_of, head, pictures, tiny_clip
 
 ALL = list(Signal)
 
@@ -103,19 +103,7 @@ def test_halves_add_up_in_float32(labels: Tensor) -> None:
 def test_one_forward_and_one_backward_pass_per_model_and_batch(
     source: ClipViT, target: ClipViT, labels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    counts = {"forward": 0, "backward": 0}
-    forward, backward = ClipViT.features, Tensor.backward
-
-    def counted_forward(self: ClipViT, images: Tensor) -> Tensor:
-        counts["forward"] += 1
-        return forward(self, images)
-
-    def counted_backward(self: Tensor, *args: object, **kwargs: object) -> None:
-        counts["backward"] += 1
-        backward(self, *args, **kwargs)
-
-    monkeypatch.setattr(ClipViT, "features", counted_forward)
-    monkeypatch.setattr(Tensor, "backward", counted_backward)
+    counts = count_passes(monkeypatch)
     covariances_of(source, target, labels, ALL, [4, 8, 12], batch_size=4)  # three batches, three snapshots
     assert counts == {"forward": 6, "backward": 6}
 

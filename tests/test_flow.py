@@ -14,13 +14,12 @@ import torch
 import torch.nn.functional as F
 from mlflow import MlflowClient
 from safetensors.torch import load_file
-from torch import Tensor
 
 import tasks.collect
 from bico.data.tasks import get_task
-from bico.models.clip_vit import ClipViT
 from flows.transfer import Result
 from tests.flow_setup import SHORT, Bench
+from tests.tiny import count_passes
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCKS = 3  # two transformer blocks, and what lies behind them
@@ -101,22 +100,10 @@ def test_activations_and_gradients_come_from_one_pass_of_each_model(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.run(methods=["naive"])  # so that fine-tuning is out of the way
-    counts = {"forward": 0, "backward": 0}
-    forward, backward = ClipViT.features, Tensor.backward
-
-    def counted_forward(self: ClipViT, images: Tensor) -> Tensor:
-        counts["forward"] += 1
-        return forward(self, images)
-
-    def counted_backward(self: Tensor, *args: object, **kwargs: object) -> None:
-        counts["backward"] += 1
-        backward(self, *args, **kwargs)
-
     collected = {}
 
     def stream(*args: object):
-        monkeypatch.setattr(ClipViT, "features", counted_forward)
-        monkeypatch.setattr(Tensor, "backward", counted_backward)
+        counts = count_passes(monkeypatch)
         yield from original(*args)
         collected.update(counts)
 

@@ -1,6 +1,7 @@
 """Tiny models of open_clip's own class, with random weights, in float64."""
 
 import open_clip
+import pytest
 import torch
 from torch import Tensor
 
@@ -76,3 +77,21 @@ def maps_from(covariances: dict, completion: Completion = Completion.PARTIAL, rt
 def random_task_vector(model: ClipViT, seed: int = 3) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {k: 0.1 * torch.randn(v.shape, dtype=v.dtype, generator=generator) for k, v in model.state().items()}
+
+
+def count_passes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """Counts forward and backward passes of all models from now on."""
+    counts = {"forward": 0, "backward": 0}
+    forward, backward = ClipViT.features, Tensor.backward
+
+    def counted_forward(self: ClipViT, images: Tensor) -> Tensor:
+        counts["forward"] += 1
+        return forward(self, images)
+
+    def counted_backward(self: Tensor, *args: object, **kwargs: object) -> None:
+        counts["backward"] += 1
+        backward(self, *args, **kwargs)
+
+    monkeypatch.setattr(ClipViT, "features", counted_forward)
+    monkeypatch.setattr(Tensor, "backward", counted_backward)
+    return counts
