@@ -114,10 +114,11 @@ class TestEmbedded:
         assert images.dtype == np.uint8 and images.shape == (60, 32, 32, 3)
 
     def test_labels_are_balanced(self, task):
-        _, labels = task.render("test", 100 + 3)
-        counts = np.bincount(labels, minlength=len(task.class_names))
+        classes = len(task.class_names)
+        _, labels = task.render("test", 10 * classes + 3)
+        counts = np.bincount(labels, minlength=classes)
         assert counts.min() == 10 and counts.max() == 11
-        assert len(np.unique(labels[:20].reshape(2, 10), axis=0)) == 2  # no fixed order
+        assert len(np.unique(labels[: 2 * classes].reshape(2, classes), axis=0)) == 2  # no fixed order
 
     def test_splits_share_no_picture(self, task):
         train, test = ({image.tobytes() for image in task.render(split, 150)[0]} for split in ("train", "test"))
