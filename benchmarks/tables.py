@@ -47,7 +47,7 @@ def configurations(name: str, data: list[Path]) -> dict[str, TransferConfig]:
                 f"{source} → {target}": TransferConfig(
                     source=f"zoo:{source}",
                     target=f"zoo:{target}",
-                    tasks=EMBEDDED[:2],
+                    tasks=EMBEDDED[:1],
                     methods=["bico", "theseus"],
                     samples=[100],
                     oracle=False,
