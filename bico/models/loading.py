@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,16 @@ class ModelFiles:
         """sha256 over the contents of the files and, for a built-in architecture, its name."""
         total = hashlib.sha256(b"" if self.name.startswith("local-dir:") else self.name.encode())
         for path in self.files:
-            with path.open("rb") as stream:
-                total.update(path.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+            about = path.stat()
+            total.update(path.name.encode() + _file_digest(path, about.st_mtime_ns, about.st_size))
         return total.hexdigest()
+
+
+@cache
+def _file_digest(path: Path, mtime_ns: int, size: int) -> bytes:
+    """Hashes a file once per process and version of it: every stage's key asks for its models' digests."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def resolve(ref: str) -> ModelFiles:
