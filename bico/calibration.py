@@ -1,4 +1,4 @@
-"""Calibration: which samples, and the cross-covariances that one forward-backward pass per model leaves behind."""
+"""Calibration: the cross-covariances that one forward-backward pass per model leaves behind."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,29 +8,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bico.errors import CalibrationError, NotEnoughSamplesError, ShapeError
+from bico.errors import CalibrationError, ShapeError
 from bico.models.base import Model
 from bico.signals import Signal, SignalKey, capture, signal_key
 from bico.sites import Site, match_sites
 
 Covariances = dict[SignalKey, Tensor]
 """Cross-covariances (source features x target features), float32, by the *target's* signal key."""
-
-
-def draw_samples(available: int, count: int, seed: int) -> Int[Tensor, " count"]:
-    """Returns the indices of a calibration set drawn uniformly without replacement.
-
-    Sets are nested: for one seed, the first 50 of the set of 100 are the set of 50.
-
-    Raises:
-        NotEnoughSamplesError: If fewer than `count` samples are available.
-    """
-    if not 0 < count <= available:
-        raise NotEnoughSamplesError(
-            f"{count} calibration samples asked for, but the training split holds {available}: choose --samples in "
-            f"1..{available}."
-        )
-    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
 
 
 def resample_tokens(

@@ -72,6 +72,9 @@ def transfer(
     samples: Annotated[
         str | None, typer.Option(help="Calibration samples, comma-separated [default: 10,20,50,100].")
     ] = None,
+    sampling: Annotated[
+        str | None, typer.Option(help="How they are chosen, such as class-balanced or per-class [default: random].")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="Calibration seeds, comma-separated [default: 0,1,2].")] = None,
     completion: Annotated[str | None, typer.Option(help="partial or svd [default: partial].")] = None,
     expert: Annotated[Path | None, typer.Option(help="Fine-tuned checkpoint of the source (.safetensors).")] = None,
@@ -96,6 +99,7 @@ def transfer(
         "data": data or None,
         "methods": _names(methods),
         "samples": _numbers(samples, "--samples"),
+        "sampling": sampling,
         "seeds": _numbers(seeds, "--seeds"),
         "completion": completion,
         "expert": expert,
@@ -177,15 +181,19 @@ def zoo_list(as_json: JsonOption = False) -> None:
 
 
 @zoo_app.command("build")
-def zoo_build(name: str, out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("out/zoo")) -> None:
-    """Pre-train one of the mini models from scratch, by its recipe."""
+def zoo_build(
+    name: str,
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("out/zoo"),
+) -> None:
+    """Pre-train one of the mini models from scratch, by its recipe, and measure it (also on DATA)."""
     from bico import zoo
     from flows.pretrain import pretrain
     from flows.server import prefect_api
 
     zoo.recipe(name)  # a name that is not there ends in one line, before a flow run fails
     with prefect_api():
-        print(pretrain(name, out / name))
+        print(pretrain(name, out / name, data or []))
 
 
 def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:

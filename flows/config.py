@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from bico.errors import ConfigError, nearest
 from bico.finetune import FinetuneConfig
 from bico.procrustes import Completion
+from bico.sampling import Sampling
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -29,7 +30,10 @@ class TransferConfig(BaseModel):
     """Folders with train.parquet and test.parquet; a folder's name is the name of its task."""
     methods: Annotated[list[str], Field(min_length=1)] = ["bico", "theseus", "naive"]
     samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [10, 20, 50, 100]
-    """Calibration samples N; the sets are nested, and one pass serves all."""
+    """Calibration samples N (K per class for `sampling: per-class`); the sets are nested, and one pass serves all."""
+    sampling: Sampling = Sampling.RANDOM
+    """How calibration samples are chosen: random, class-balanced, centroid-near, centroid-far, half-class, one-class,
+    or per-class."""
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
     """Seeds of the calibration draw."""
     completion: Completion = Completion.PARTIAL

@@ -11,6 +11,7 @@ from bico.methods import Pair, get_method
 from bico.methods.protocol import Method, no_maps
 from bico.models.clip_vit import ClipViT
 from bico.models.loading import ModelFiles, resolve
+from bico.sampling import Sampling, choose_samples, draw_samples
 from bico.sites import match_sites
 from flows.config import Settings, TransferConfig
 from tasks.finetune import read_expert
@@ -50,16 +51,10 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     check_writable(config.out)
     check_writable(settings.home)
     space = Workspace(settings.store, settings.resolved_device())
-    if any(method.needs for method in methods.values()):
-        for ref in tasks.values():
-            available = ref.open().sizes["train"]
-            if config.samples[-1] > available:
-                raise NotEnoughSamplesError(
-                    f"{config.samples[-1]} calibration samples asked for, but task {ref.name!r} has {available} training "
-                    f"samples: lower --samples to at most {available}."
-                )
     for ref in tasks.values():
         ref.open()
+        if any(method.needs for method in methods.values()):
+            check_samples(config, ref)
     source, target = resolve(config.source), resolve(config.target)
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
     match_sites(ours.sites, theirs.sites)
@@ -81,6 +76,20 @@ def check_methods(methods: dict[str, Method], source: ClipViT, target: ClipViT) 
     for method in methods.values():
         if not method.needs:
             method.transport(zeros, pair, no_maps)
+
+
+def check_samples(config: TransferConfig, ref: TaskRef) -> None:
+    """Raises NotEnoughSamplesError if a calibration set cannot be drawn; a dry run tells."""
+    task, count = ref.open(), config.samples[-1]
+    try:
+        if config.sampling is Sampling.RANDOM:
+            draw_samples(task.sizes["train"], count, 0)
+            return
+        labels = task.open("train").labels
+        for seed in config.seeds:
+            choose_samples(config.sampling, labels, len(task.class_names), count, seed, labels.float())
+    except NotEnoughSamplesError as error:
+        raise NotEnoughSamplesError(f"Task {ref.name!r}: {error}") from None
 
 
 def check_writable(folder: Path) -> None:

@@ -16,6 +16,7 @@ from bico.signals import Signal
 from flows.config import Settings, TransferConfig
 from flows.plan import Plan, make_plan
 from tasks.collect import ACTIVATIONS, Calibration, collect_activations, collect_gradients
+from tasks.distances import class_distances
 from tasks.evaluate import evaluate_model, read_accuracy
 from tasks.finetune import adopt_expert, finetune_model
 from tasks.procrustes import BlockMaps, SignalMaps, solve_maps
@@ -82,7 +83,8 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
     maps = solve_all(plan, settings, calibrations, ledger)
     rows, vectors = transfer_all(plan, experts, oracles, maps, ledger)
     counts = {stage: dict(counter) for stage, counter in ledger.counts.items()}
-    outputs = write_results(plan.space, config.out, plan.target, rows, _chosen(config, vectors))
+    drawn = {place: found[Signal.INPUT].ref for place, found in calibrations.items()}
+    outputs = write_results(plan.space, config.out, plan.target, rows, drawn, _chosen(config, vectors))
     outputs["prefect"] = {"flow_run": str(runtime.flow_run.id)}
     name = f"{config.source}-to-{config.target}"
     tags = {"prefect.flow_run": outputs["prefect"]["flow_run"], **{f"stages.{k}": v for k, v in totals(counts).items()}}
@@ -109,12 +111,23 @@ Collected = dict[Signal, Done]
 
 def collect_all(plan: Plan, ledger: Ledger) -> dict[tuple[str, int], Collected]:
     """Covariances by task and seed; nothing if no method asks for maps."""
-    collected = {}
+    collected, config = {}, plan.config
     for name, task in plan.tasks.items() if plan.calibrated else ():
         with ledger.phase(f"collect on {name}"):
-            for seed in plan.config.seeds:
-                samples = tuple(plan.config.samples)
-                calibration = Calibration(plan.source, plan.target, task, samples, seed, plan.config.batch_size)
+            distances = (
+                ledger.run(class_distances, plan.space, plan.target, task).ref if config.sampling.by_distance else None
+            )
+            for seed in config.seeds:
+                calibration = Calibration(
+                    plan.source,
+                    plan.target,
+                    task,
+                    tuple(config.samples),
+                    seed,
+                    config.sampling,
+                    distances,
+                    config.batch_size,
+                )
                 activations = ledger.run(collect_activations, plan.space, calibration)
                 gradients = ledger.run(collect_gradients, plan.space, calibration, activations)
                 collected[name, seed] = {s: activations if s in ACTIVATIONS else gradients for s in Signal}
@@ -241,6 +254,7 @@ def _recorded(plan: Plan) -> dict[str, Any]:
         "target": config.target,
         "source_digest": plan.source.digest()[:16],
         "target_digest": plan.target.digest()[:16],
+        "sampling": config.sampling.value,
         "completion": config.completion.value,
         "alpha": config.alpha,
         "others": "leave",

@@ -1,17 +1,21 @@
 """Collect activations and gradients: one forward-backward pass of each model leaves both artefacts."""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
-from bico.calibration import Batch, cross_covariances, draw_samples, split_at
+from bico.calibration import Batch, cross_covariances, split_at
 from bico.models.loading import ModelFiles
+from bico.sampling import Sampling, choose_samples, draw_samples, set_sizes
 from bico.signals import Signal
 from storage.arrays import write_arrays
-from storage.keys import artefact_key
+from storage.keys import Ref, artefact_key
+from tasks.distances import read_distances
 from tasks.stage import Done, TaskRef, Workspace, as_state, open_head, open_model, open_split
 
 VERSION = 1
@@ -27,8 +31,11 @@ class Calibration:
     target: ModelFiles
     task: TaskRef
     samples: tuple[int, ...]
-    """Ascending sample counts; the sets are nested, and one pass serves all of them."""
+    """Ascending counts, N or K per class by `sampling`; the sets are nested, and one pass serves all of them."""
     seed: int
+    sampling: Sampling = Sampling.RANDOM
+    distances: Ref | None = None
+    """Distances to class centroids, for the strategies that go by them."""
     batch_size: int = 32
     """Changes memory and rounding only, so it does not enter the key."""
 
@@ -40,13 +47,24 @@ class Calibration:
             target=self.target.digest(),
             task=self.task.open().identity,
             indices=self.indices,
-            samples=list(self.samples),
+            samples={str(count): size for count, size in self.sizes.items()},
             signals=list(signals),
         )
 
     @property
+    def sizes(self) -> dict[int, int]:
+        """How many samples the set of each count has."""
+        return set_sizes(self.sampling, self.samples, len(self.task.open().class_names))
+
+    @cached_property
     def indices(self) -> list[int]:
-        return draw_samples(self.task.open().sizes["train"], self.samples[-1], self.seed).tolist()
+        """The largest set, in order; a smaller one is its beginning."""
+        task = self.task.open()
+        if self.sampling is Sampling.RANDOM:  # the labels need not be read
+            return draw_samples(task.sizes["train"], self.samples[-1], self.seed).tolist()
+        distances = None if self.distances is None else read_distances(self.distances)
+        labels, classes = task.open("train").labels, len(task.class_names)
+        return choose_samples(self.sampling, labels, classes, self.samples[-1], self.seed, distances).tolist()
 
 
 def array_name(tensor: str, signal: Signal, samples: int) -> str:
@@ -94,7 +112,12 @@ def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Sig
             for (tensor, signal), value in covariances.items():
                 key = next(key for key, signals in wanted.items() if signal in signals)
                 arrays[key][array_name(tensor, signal, samples)] = value.cpu()
-        attrs = {"seed": calibration.seed, "samples": list(calibration.samples), "indices": calibration.indices}
+        attrs = {
+            "seed": calibration.seed,
+            "sampling": calibration.sampling,
+            "samples": list(calibration.samples),
+            "indices": calibration.indices,
+        }
         for key, folder in folders.items():
             write_arrays(folder / "covariances", arrays[key], attrs)
 
@@ -103,6 +126,7 @@ def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Sig
         "target": calibration.target.ref,
         "task": asdict(calibration.task),
         "seed": calibration.seed,
+        "sampling": calibration.sampling,
         "samples": list(calibration.samples),
     }
     return space.artefacts.get_or_create_many(list(keys), build, meta)
@@ -113,11 +137,12 @@ def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]):
     source, target = (open_model(files, space.device) for files in models)
     ours, theirs = (open_split(files, space.device, calibration.task, "train") for files in models)
     heads = tuple(open_head(files, space.device, calibration.task) for files in models)
-    indices = draw_samples(len(ours), calibration.samples[-1], calibration.seed)
+    indices, count_of = torch.tensor(calibration.indices), {size: n for n, size in calibration.sizes.items()}
 
     def batches():
-        for part in split_at(len(indices), calibration.batch_size, calibration.samples):
+        for part in split_at(len(indices), calibration.batch_size, count_of):
             inputs, labels = ours.batch(indices[part])
             yield Batch(inputs, theirs.batch(indices[part])[0], labels)
 
-    return cross_covariances(source, target, batches(), heads, signals, calibration.samples)
+    for size, covariances in cross_covariances(source, target, batches(), heads, signals, list(count_of)):
+        yield count_of[size], covariances

@@ -18,7 +18,9 @@ from prefect.cache_policies import NO_CACHE
 from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
 from bico.report import Row, markdown_table, plot_accuracy, summarise
 from bico.task_vector import add
+from storage.arrays import read_attrs
 from storage.checkpoints import load_state, save_state
+from storage.keys import Ref
 from storage.tracking import Tracker
 from tasks.stage import Done, Workspace, open_model
 from tasks.transfer import VECTOR
@@ -34,11 +36,18 @@ class Settings(Protocol):
 
 @task(name="write-results", task_run_name="write-results", cache_policy=NO_CACHE, persist_result=False)
 def write_results(
-    space: Workspace, out: Path, target: ModelFiles, rows: list[Row], models: dict[str, tuple[Done, float]]
+    space: Workspace,
+    out: Path,
+    target: ModelFiles,
+    rows: list[Row],
+    calibrations: dict[tuple[str, int], Ref],
+    models: dict[str, tuple[Done, float]],
 ) -> dict[str, Any]:
-    """Writes the results table (CSV, Markdown), the plot, and each chosen model with its task vector.
+    """Writes the results table (CSV, Markdown), the plot, the calibration samples, and each chosen model with its task
+    vector.
 
     Arguments:
+        calibrations: By task and seed, the covariances, which know their samples.
         models: By folder name, the task vector and how much of it is added.
 
     Returns:
@@ -55,6 +64,8 @@ def write_results(
         path.write_text(table + "\n")
     with _replacing(out / "accuracy.png") as path:
         plot_accuracy(rows).figure.savefig(path, dpi=150, format="png")
+    with _replacing(out / "calibration.json") as path:
+        path.write_text(json.dumps([drawn_samples(place, ref) for place, ref in calibrations.items()]))
     for name, (vector, alpha) in models.items():
         export_model(space, target, vector, alpha, out / "models" / name)
     create_markdown_artifact(table, key="results", description=f"Accuracy (%) on {target.ref}")
@@ -62,8 +73,14 @@ def write_results(
         "table": str(out / "results.csv"),
         "markdown": str(out / "results.md"),
         "plot": str(out / "accuracy.png"),
+        "calibration": str(out / "calibration.json"),
         "models": {name: str(out / "models" / name) for name in models},
     }
+
+
+def drawn_samples(place: tuple[str, int], ref: Ref) -> dict[str, Any]:
+    """Which samples of the training split calibrated a task with a seed, in the order in which they were seen."""
+    return {"task": place[0], **read_attrs(ref.path / "covariances")}
 
 
 def export_model(space: Workspace, target: ModelFiles, vector: Done, alpha: float, folder: Path) -> None:
@@ -111,7 +128,7 @@ def record_run(
         for row in rows:
             cell = {"task": row.task, "method": row.method, "samples": row.samples, "seed": row.seed}
             tracker.log_child(parent, row.label, params | cell, {"accuracy": row.accuracy}, {"method": row.method})
-        for path in (outputs["table"], outputs["markdown"], outputs["plot"]):
+        for path in (outputs[kind] for kind in ("table", "markdown", "plot", "calibration")):
             tracker.log_artifact(parent, Path(path))
         tracker.describe(parent, markdown_table(rows))
         for line in summarise(rows):

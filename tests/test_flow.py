@@ -60,6 +60,20 @@ def test_a_larger_n_recomputes_collection_and_what_follows(bench: Bench) -> None
     assert more.stages["fine-tune"] == {"computed": 0, "cached": 2}
 
 
+def test_how_samples_are_chosen_is_recorded_and_reaches_only_what_depends_on_it(bench: Bench) -> None:
+    bench.run()
+    again = {"collect-activations": 1, "collect-gradients": 1, "procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
+    near = bench.run(sampling="centroid-near")
+    assert computed(near) == again | {"class-distances": 1}
+    assert computed(bench.run(sampling="centroid-far")) == again  # the distances are there
+    per_class = bench.run(sampling="per-class", samples=[1, 2])
+    assert {row.samples for row in per_class.rows if row.method == "bico"} == {1, 2}
+    (drawn,) = json.loads(Path(per_class.outputs["calibration"]).read_text())
+    labels = get_task("digits").open("train").labels[drawn["indices"]]
+    assert drawn["sampling"] == "per-class" and labels.bincount().tolist() == [2] * 10
+    assert sorted(labels[:10].tolist()) == list(range(10))  # the set for one per class comes first
+
+
 def test_another_method_adds_only_its_maps_and_after(bench: Bench) -> None:
     bench.run()
     more = bench.run(methods=["bico", "naive", "theseus"])

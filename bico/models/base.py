@@ -42,6 +42,10 @@ class Model(Protocol):
         """The task's classification head (classes, features), from class names alone."""
         ...
 
+    def features(self, inputs: Tensor) -> Tensor:
+        """What the head reads (batch, features), before normalisation."""
+        ...
+
     def logits(self, inputs: Tensor, head: Tensor) -> Tensor:
         """Class scores (batch, classes)."""
         ...
