@@ -1,4 +1,4 @@
-"""Collect activations and gradients: one forward-backward pass of each model leaves both artefacts."""
+"""Collect activations and gradients: one forward-backward pass of each model leaves all covariances."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,13 @@ from tasks.stage import Done, TaskRef, Workspace, as_state, open_head, open_mode
 VERSION = 1
 ACTIVATIONS = (Signal.INPUT, Signal.OUTPUT)
 GRADIENTS = (Signal.OUTPUT_GRAD,)
+INPUT_GRADIENTS = (Signal.INPUT_GRAD,)
+"""Of use to ablations only, and as large as the rest together: collected when a method asks for it."""
+STAGES = {
+    ACTIVATIONS: "collect-activations",
+    GRADIENTS: "collect-gradients",
+    INPUT_GRADIENTS: "collect-input-gradients",
+}
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Calibration:
 
     def key(self, signals: tuple[Signal, ...]) -> str:
         return artefact_key(
-            "collect-gradients" if signals[0].is_gradient else "collect-activations",
+            STAGES[signals],
             VERSION,
             source=self.source.digest(),
             target=self.target.digest(),
@@ -60,12 +67,14 @@ def array_name(tensor: str, signal: Signal, samples: int) -> str:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def collect_activations(space: Workspace, calibration: Calibration) -> Done | State[Done]:
-    """Stores the activation covariances; if they are missing, the same pass leaves the gradient covariances too."""
+def collect_activations(
+    space: Workspace, calibration: Calibration, wanted: tuple[tuple[Signal, ...], ...] = (ACTIVATIONS, GRADIENTS)
+) -> Done | State[Done]:
+    """Stores the activation covariances; if they are missing, the same pass leaves all others that are wanted."""
     key = calibration.key(ACTIVATIONS)
     if space.artefacts.is_complete(key):
         return as_state(Done("collect-activations", space.artefacts.ref(key), cached=True))
-    made = _collect(space, calibration, (ACTIVATIONS, GRADIENTS))
+    made = _collect(space, calibration, wanted)
     return as_state(Done("collect-activations", *made[key]))
 
 
@@ -78,10 +87,27 @@ def collect_activations(space: Workspace, calibration: Calibration) -> Done | St
 )
 def collect_gradients(space: Workspace, calibration: Calibration, activations: Done) -> Done | State[Done]:
     """Stores the gradient covariances, which the pass of `collect_activations` has left unless that was cached."""
-    key = calibration.key(GRADIENTS)
-    ref, found = _collect(space, calibration, (GRADIENTS,))[key]
+    return as_state(_after_activations(space, calibration, GRADIENTS, activations))
+
+
+@task(
+    name="collect-input-gradients",
+    task_run_name="collect-input-gradients {calibration.task.name} seed={calibration.seed}",
+    tags=["gpu"],
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def collect_input_gradients(space: Workspace, calibration: Calibration, activations: Done) -> Done | State[Done]:
+    """Stores the covariances of the gradients that reach the sites' inputs, in the same way."""
+    return as_state(_after_activations(space, calibration, INPUT_GRADIENTS, activations))
+
+
+def _after_activations(
+    space: Workspace, calibration: Calibration, signals: tuple[Signal, ...], activations: Done
+) -> Done:
+    ref, found = _collect(space, calibration, (signals,))[calibration.key(signals)]
     # What the neighbour's pass of this run has made was computed by this run.
-    return as_state(Done("collect-gradients", ref, cached=found and activations.cached))
+    return Done(STAGES[signals], ref, cached=found and activations.cached)
 
 
 def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Signal, ...], ...]) -> dict:

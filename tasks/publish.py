@@ -115,7 +115,9 @@ def record_run(
             tracker.log_artifact(parent, Path(path))
         tracker.describe(parent, markdown_table(rows))
         for line in summarise(rows):
-            tracker.log_metrics(parent, {f"accuracy/{line.method}": line.average[0]}, step=line.samples)
+            # MLflow's metric names have no equals sign, which settings of methods are written with.
+            name = f"accuracy/{line.method.replace('=', ' ')}"
+            tracker.log_metrics(parent, {name: line.average[0]}, step=line.samples)
         tracker.log_table(parent, [asdict(row) for row in rows], "results.json")
         status = "FINISHED"
     finally:
