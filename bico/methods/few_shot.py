@@ -1,5 +1,6 @@
 """One step of fine-tuning on the calibration samples: what the same budget buys without any expert."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -39,8 +40,9 @@ class FewShot:
     source: ClassVar[str] = "one step of fine-tuning at matched cost (BiCo, table C)"
 
     def __post_init__(self) -> None:
-        if not self.lr > 0 or not self.eps > 0 or not self.weight_decay >= 0:
-            raise ConfigError(f"few-shot needs lr > 0, eps > 0 and weight_decay >= 0, got {self}.")
+        finite = all(math.isfinite(value) for value in (self.lr, self.eps, self.weight_decay))
+        if not finite or self.lr <= 0 or self.eps <= 0 or self.weight_decay < 0:
+            raise ConfigError(f"few-shot needs lr > 0, eps > 0 and weight_decay >= 0, all finite, got {self}.")
 
     @property
     def needs(self) -> Needs:
