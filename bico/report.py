@@ -11,8 +11,40 @@ if TYPE_CHECKING:
 REFERENCES = ("zero-shot", "fine-tuned", "expert")
 """Rows that are no transfer: the target as it is, the target fine-tuned, and the source's expert itself."""
 
-COLOURS = {"bico": "#c2410c", "theseus": "#1d4ed8", "naive": "#6b7280", "zero-pad": "#15803d", "crop": "#a16207"}
-LABELS = {"bico": "BiCo", "theseus": "THESEUS", "expert": "expert (on its own model)"}
+LABELS = {
+    "bico": "BiCo",
+    "theseus": "THESEUS",
+    "gradfix": "GradFix",
+    "transfusion": "TransFusion",
+    "few-shot": "few-shot (one step)",
+    "expert": "expert (on its own model)",
+}
+COLOURS = {
+    "bico": "#c2410c",
+    "theseus": "#1d4ed8",
+    "gradfix": "#7e22ce",
+    "transfusion": "#0e7490",
+    "few-shot": "#be185d",
+    "input-only": "#0891b2",
+    "output-only": "#65a30d",
+    "gradient-only": "#d97706",
+    "naive": "#6b7280",
+    "zero-pad": "#15803d",
+    "crop": "#a16207",
+}
+MARKERS = "os^Dv"
+"""Variants of one method share its colour and differ in their marks."""
+
+
+def method_label(method: str) -> str:
+    """Returns a method's name for people, with the settings that were given.
+
+    Example:
+        >>> method_label("gradfix:mask=force:vote=mean")
+        'GradFix, mask force, vote mean'
+    """
+    name, *settings = method.split(":")
+    return ", ".join([LABELS.get(name, name), *(setting.replace("=", " ") for setting in settings)])
 
 
 @dataclass(frozen=True)
@@ -84,7 +116,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
         cells = [_cell(s.per_task[task], s.seeds) if task in s.per_task else "–" for task in tasks]
         number = str(s.samples) if s.samples else "–"
         lines.append(
-            f"| {LABELS.get(s.method, s.method)} | {number} | {' | '.join(cells)} | {_cell(s.average, s.seeds)} | {gain} |"
+            f"| {method_label(s.method)} | {number} | {' | '.join(cells)} | {_cell(s.average, s.seeds)} | {gain} |"
         )
     return "\n".join(lines)
 
@@ -95,9 +127,13 @@ def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
 
     ax = ax or Figure(figsize=(7, 4.5), layout="constrained").subplots()
     summaries = summarise(rows)
+    variants: dict[str, int] = {}
     for method in dict.fromkeys(s.method for s in summaries):
         mine = [s for s in summaries if s.method == method]
-        label, colour = LABELS.get(method, method), COLOURS.get(method, "black")
+        base = method.partition(":")[0]
+        label, colour = method_label(method), COLOURS.get(base, "black")
+        marker = MARKERS[variants.setdefault(base, 0) % len(MARKERS)]
+        variants[base] += 1
         if mine[0].samples == 0:
             style = {"zero-shot": ":", "naive": "-."}.get(method, "--")
             ax.axhline(mine[0].average[0], ls=style, color=colour, lw=1.2, label=f"{label} ({mine[0].average[0]:.1f})")
@@ -108,7 +144,8 @@ def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
             [s.average[0] for s in mine],
             [s.average[1] for s in mine],
             color=colour,
-            marker="o",
+            marker=marker,
+            ls="-" if variants[base] == 1 else "--",
             ms=4,
             capsize=3,
             label=label,

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from bico.errors import ConfigError, NotEnoughSamplesError, OutputError
 from bico.finetune import FinetuneConfig, default_config
-from bico.methods import Pair, get_method
-from bico.methods.protocol import Method, no_maps
-from bico.models.clip_vit import ClipViT
+from bico.methods import Method, Pair, get_method
 from bico.models.loading import ModelFiles, resolve
+from bico.parameter_gradients import ParameterGradient
+from bico.procrustes import Completion
 from bico.sampling import Sampling, choose_samples, draw_samples
+from bico.signals import Signal
 from bico.sites import match_sites
 from flows.config import Settings, TransferConfig
 from tasks.finetune import read_expert
@@ -28,12 +29,19 @@ class Plan:
     target: ModelFiles
     tasks: dict[str, TaskRef]
     methods: dict[str, Method]
+    """By their spelling in the configuration."""
     recipes: tuple[FinetuneConfig, FinetuneConfig]
     """Fine-tuning of source and target."""
 
     @property
-    def calibrated(self) -> list[str]:
-        return [name for name, method in self.methods.items() if method.needs]
+    def maps(self) -> list[tuple[Signal, Completion]]:
+        """What alignment maps the methods need, all together."""
+        return sorted({need for method in self.methods.values() for need in method.needs.maps})
+
+    @property
+    def gradients(self) -> tuple[ParameterGradient, ...]:
+        """What parameter gradients of the target the methods need, all together."""
+        return tuple(sorted({kind for method in self.methods.values() for kind in method.needs.gradients}))
 
 
 def make_plan(config: TransferConfig, settings: Settings) -> Plan:
@@ -45,7 +53,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     """
     if not math.isfinite(config.alpha):
         raise ConfigError(f"alpha={config.alpha} must be a finite number.")
-    methods = {name: get_method(name) for name in config.methods}
+    methods = {text: get_method(text, completion=config.completion) for text in config.methods}
     folders = tuple(str(folder.expanduser().resolve()) for folder in config.data)
     tasks = {name: TaskRef(name, folders) for name in config.tasks}
     check_writable(config.out)
@@ -58,7 +66,9 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     source, target = resolve(config.source), resolve(config.target)
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
     match_sites(ours.sites, theirs.sites)
-    check_methods(methods, ours, theirs)
+    pair = Pair.of(ours, theirs)
+    for method in methods.values():
+        method.check(pair)
     if config.expert is not None:
         if len(tasks) > 1:
             raise ConfigError(
@@ -67,15 +77,6 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         read_expert(space, source, str(config.expert))
     recipes = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))
     return Plan(config, space, source, target, tasks, methods, recipes)
-
-
-def check_methods(methods: dict[str, Method], source: ClipViT, target: ClipViT) -> None:
-    """Raises MethodError if a method without calibration cannot serve the pair; a dry run on zeros tells."""
-    pair = Pair(source.sites, target.sites, source.state(), target.state())
-    zeros = {name: tensor.new_zeros(tensor.shape) for name, tensor in pair.source_state.items()}
-    for method in methods.values():
-        if not method.needs:
-            method.transport(zeros, pair, no_maps)
 
 
 def check_samples(config: TransferConfig, ref: TaskRef) -> None:

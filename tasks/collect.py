@@ -1,8 +1,9 @@
-"""Collect activations and gradients: one forward-backward pass of each model leaves both artefacts."""
+"""Collect activations and gradients: one forward-backward pass of each model leaves all covariances."""
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from prefect import task
@@ -21,6 +22,13 @@ from tasks.stage import Done, TaskRef, Workspace, as_state, open_head, open_mode
 VERSION = 1
 ACTIVATIONS = (Signal.INPUT, Signal.OUTPUT)
 GRADIENTS = (Signal.OUTPUT_GRAD,)
+INPUT_GRADIENTS = (Signal.INPUT_GRAD,)
+"""Of use to ablations only, and as large as the rest together: collected when a method asks for it."""
+STAGES = {
+    ACTIVATIONS: "collect-activations",
+    GRADIENTS: "collect-gradients",
+    INPUT_GRADIENTS: "collect-input-gradients",
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Calibration:
 
     def key(self, signals: tuple[Signal, ...]) -> str:
         return artefact_key(
-            "collect-gradients" if signals[0].is_gradient else "collect-activations",
+            STAGES[signals],
             VERSION,
             source=self.source.digest(),
             target=self.target.digest(),
@@ -66,6 +74,17 @@ class Calibration:
         labels, classes = task.open("train").labels, len(task.class_names)
         return choose_samples(self.sampling, labels, classes, self.samples[-1], self.seed, distances).tolist()
 
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """What was drawn, for the record."""
+        return {
+            "task": self.task.name,
+            "sampling": self.sampling,
+            "seed": self.seed,
+            "samples": list(self.samples),
+            "indices": self.indices,
+        }
+
 
 def array_name(tensor: str, signal: Signal, samples: int) -> str:
     return f"{tensor}/{signal}/{samples}"
@@ -78,12 +97,14 @@ def array_name(tensor: str, signal: Signal, samples: int) -> str:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def collect_activations(space: Workspace, calibration: Calibration) -> Done | State[Done]:
-    """Stores the activation covariances; if they are missing, the same pass leaves the gradient covariances too."""
+def collect_activations(
+    space: Workspace, calibration: Calibration, wanted: tuple[tuple[Signal, ...], ...] = (ACTIVATIONS, GRADIENTS)
+) -> Done | State[Done]:
+    """Stores the activation covariances; if they are missing, the same pass leaves all others that are wanted."""
     key = calibration.key(ACTIVATIONS)
     if space.artefacts.is_complete(key):
         return as_state(Done("collect-activations", space.artefacts.ref(key), cached=True))
-    made = _collect(space, calibration, (ACTIVATIONS, GRADIENTS))
+    made = _collect(space, calibration, wanted)
     return as_state(Done("collect-activations", *made[key]))
 
 
@@ -96,10 +117,27 @@ def collect_activations(space: Workspace, calibration: Calibration) -> Done | St
 )
 def collect_gradients(space: Workspace, calibration: Calibration, activations: Done) -> Done | State[Done]:
     """Stores the gradient covariances, which the pass of `collect_activations` has left unless that was cached."""
-    key = calibration.key(GRADIENTS)
-    ref, found = _collect(space, calibration, (GRADIENTS,))[key]
+    return as_state(_after_activations(space, calibration, GRADIENTS, activations))
+
+
+@task(
+    name="collect-input-gradients",
+    task_run_name="collect-input-gradients {calibration.task.name} seed={calibration.seed}",
+    tags=["gpu"],
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def collect_input_gradients(space: Workspace, calibration: Calibration, activations: Done) -> Done | State[Done]:
+    """Stores the covariances of the gradients that reach the sites' inputs, in the same way."""
+    return as_state(_after_activations(space, calibration, INPUT_GRADIENTS, activations))
+
+
+def _after_activations(
+    space: Workspace, calibration: Calibration, signals: tuple[Signal, ...], activations: Done
+) -> Done:
+    ref, found = _collect(space, calibration, (signals,))[calibration.key(signals)]
     # What the neighbour's pass of this run has made was computed by this run.
-    return as_state(Done("collect-gradients", ref, cached=found and activations.cached))
+    return Done(STAGES[signals], ref, cached=found and activations.cached)
 
 
 def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Signal, ...], ...]) -> dict:
@@ -112,14 +150,8 @@ def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Sig
             for (tensor, signal), value in covariances.items():
                 key = next(key for key, signals in wanted.items() if signal in signals)
                 arrays[key][array_name(tensor, signal, samples)] = value.cpu()
-        attrs = {
-            "seed": calibration.seed,
-            "sampling": calibration.sampling,
-            "samples": list(calibration.samples),
-            "indices": calibration.indices,
-        }
         for key, folder in folders.items():
-            write_arrays(folder / "covariances", arrays[key], attrs)
+            write_arrays(folder / "covariances", arrays[key], calibration.drawn)
 
     meta = {
         "source": calibration.source.ref,

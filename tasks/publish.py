@@ -18,9 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
 from bico.report import Row, markdown_table, plot_accuracy, summarise
 from bico.task_vector import add
-from storage.arrays import read_attrs
 from storage.checkpoints import load_state, save_state
-from storage.keys import Ref
 from storage.tracking import Tracker
 from tasks.stage import Done, Workspace, open_model
 from tasks.transfer import VECTOR
@@ -40,14 +38,14 @@ def write_results(
     out: Path,
     target: ModelFiles,
     rows: list[Row],
-    calibrations: dict[tuple[str, int], Ref],
+    calibrations: list[dict[str, Any]],
     models: dict[str, tuple[Done, float]],
 ) -> dict[str, Any]:
     """Writes the results table (CSV, Markdown), the plot, the calibration samples, and each chosen model with its task
     vector.
 
     Arguments:
-        calibrations: By task and seed, the covariances, which know their samples.
+        calibrations: Which samples were drawn, by task and seed (`Calibration.drawn`).
         models: By folder name, the task vector and how much of it is added.
 
     Returns:
@@ -65,7 +63,7 @@ def write_results(
     with _replacing(out / "accuracy.png") as path:
         plot_accuracy(rows).figure.savefig(path, dpi=150, format="png")
     with _replacing(out / "calibration.json") as path:
-        path.write_text(json.dumps([drawn_samples(place, ref) for place, ref in calibrations.items()]))
+        path.write_text(json.dumps(calibrations))
     for name, (vector, alpha) in models.items():
         export_model(space, target, vector, alpha, out / "models" / name)
     create_markdown_artifact(table, key="results", description=f"Accuracy (%) on {target.ref}")
@@ -76,11 +74,6 @@ def write_results(
         "calibration": str(out / "calibration.json"),
         "models": {name: str(out / "models" / name) for name in models},
     }
-
-
-def drawn_samples(place: tuple[str, int], ref: Ref) -> dict[str, Any]:
-    """Which samples of the training split calibrated a task with a seed, in the order in which they were seen."""
-    return {"task": place[0], **read_attrs(ref.path / "covariances")}
 
 
 def export_model(space: Workspace, target: ModelFiles, vector: Done, alpha: float, folder: Path) -> None:
@@ -132,7 +125,9 @@ def record_run(
             tracker.log_artifact(parent, Path(path))
         tracker.describe(parent, markdown_table(rows))
         for line in summarise(rows):
-            tracker.log_metrics(parent, {f"accuracy/{line.method}": line.average[0]}, step=line.samples)
+            # MLflow's metric names have no equals sign, which settings of methods are written with.
+            name = f"accuracy/{line.method.replace('=', ' ')}"
+            tracker.log_metrics(parent, {name: line.average[0]}, step=line.samples)
         tracker.log_table(parent, [asdict(row) for row in rows], "results.json")
         status = "FINISHED"
     finally:
