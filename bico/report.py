@@ -1,7 +1,7 @@
 """Results as tables and plots: means and spreads over calibration seeds."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,12 +70,16 @@ def summarise(rows: Iterable[Row]) -> list[Summary]:
     return summaries
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """Returns a Markdown table: a line per method and sample count, a column per task, and the average."""
-    tasks = list(dict.fromkeys(row.task for row in rows))
+def markdown_table(rows: Sequence[Row], beside: Mapping[str, Mapping[tuple[str, int], str]] | None = None) -> str:
+    """Returns a Markdown table: a line per method and sample count, a column per task, and the average.
+
+    Arguments:
+        beside: Further columns: by heading, what to write at (method, samples).
+    """
+    tasks, beside = list(dict.fromkeys(row.task for row in rows)), beside or {}
     lines = [
-        "| method | N | " + " | ".join(tasks) + " | average | over zero-shot |",
-        "| --- | ---: |" + " ---: |" * (len(tasks) + 2),
+        "| " + " | ".join(["method", "N", *tasks, "average", "over zero-shot", *beside]) + " |",
+        "| --- | ---: |" + " ---: |" * (len(tasks) + 2 + len(beside)),
     ]
     summaries = summarise(rows)
     base = next((s.average[0] for s in summaries if s.method == "zero-shot"), None)
@@ -83,9 +87,9 @@ def markdown_table(rows: Sequence[Row]) -> str:
         gain = "" if base is None or s.method == "zero-shot" else f"{s.average[0] - base:+.1f}"
         cells = [_cell(s.per_task[task], s.seeds) if task in s.per_task else "–" for task in tasks]
         number = str(s.samples) if s.samples else "–"
-        lines.append(
-            f"| {LABELS.get(s.method, s.method)} | {number} | {' | '.join(cells)} | {_cell(s.average, s.seeds)} | {gain} |"
-        )
+        more = [column.get((s.method, s.samples), "") for column in beside.values()]
+        cells = [LABELS.get(s.method, s.method), number, *cells, _cell(s.average, s.seeds), gain, *more]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
