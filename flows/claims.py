@@ -22,6 +22,9 @@ from flows.transfer import transfer
 from storage.checkpoints import load_state
 from tasks.reports import write_report
 
+PLAIN = Completion.SVD
+"""The paper's maps, orthogonal also where the samples do not tell how."""
+
 
 @dataclass(frozen=True)
 class Evaluated:
@@ -92,7 +95,7 @@ def norms_kept(config: TransferConfig, settings: Settings, progress: bool) -> di
         "methods": ["bico", "naive"],
         "samples": [samples],
         "seeds": [seed],
-        "completion": Completion.SVD,
+        "completion": PLAIN,
         "export": "all",
         "oracle": False,
         "out": config.out / "norms",
