@@ -93,6 +93,25 @@ def markdown_table(rows: Sequence[Row], beside: Mapping[str, Mapping[tuple[str, 
     return "\n".join(lines)
 
 
+def headlines(rows: Sequence[Row], method: str = "bico") -> list[str]:
+    """Returns what a table says of a method at its largest N, in points, averaged over tasks; nothing if it has none."""
+    averages = {(s.method, s.samples): s.average for s in summarise(rows)}
+    largest = max((samples for name, samples in averages if name == method), default=None)
+    zero = averages.get(("zero-shot", 0))
+    if largest is None or zero is None:
+        return []
+    name, (mean, sd) = LABELS.get(method, method), averages[method, largest]
+    lines = [f"- N={largest}: {name} − zero-shot = {mean - zero[0]:+.1f} ± {sd:.1f} points"]
+    for other, samples in (("theseus", largest), ("naive", 0), ("zero-pad", 0), ("crop", 0)):
+        if (other, samples) in averages:
+            gap = mean - averages[other, samples][0]
+            lines.append(f"- N={largest}: {name} − {LABELS.get(other, other)} = {gap:+.1f} points")
+    if ("fine-tuned", 0) in averages and averages["fine-tuned", 0][0] != zero[0]:
+        share = 100 * (mean - zero[0]) / (averages["fine-tuned", 0][0] - zero[0])
+        lines.append(f"- N={largest}: {share:.0f} % of the gap to the fine-tuned target is closed")
+    return lines
+
+
 def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
     """Plots average accuracy against calibration samples: every seed as a dot, means as lines, references dashed."""
     from matplotlib.figure import Figure  # not pyplot, which would keep every figure it ever made

@@ -82,9 +82,7 @@ def reproduce(
         parts = [f"![{recipe.title}]({label}/{path.name})" for path in files.values() if path.suffix == ".png"]
     else:
         rows, stages = run_transfers(configs, settings, progress)
-        parts = [
-            table for title in rows for table in (f"## {pair(title, configs[title])}", beside(recipe, title, rows))
-        ]
+        parts = [section(recipe, title, configs[title], group) for title, group in rows.items()]
     about = made_by(command, time.perf_counter() - started, stages)
     text = "\n\n".join([heading(recipe, mini, configs), "\n".join(about), *missing(recipe, mini, data), *parts])
     records = [{"transfer": title} | asdict(row) for title, group in rows.items() for row in group]
@@ -140,29 +138,22 @@ def missing(recipe: Recipe, mini: bool, data: Sequence[Path]) -> list[str]:
     return [f"Left out, for want of a folder (`--data`): {', '.join(names)}."] if names else []
 
 
-def pair(title: str, config: TransferConfig) -> str:
-    models = f"{_short(config.source)} → {_short(config.target)}"
-    return models if title == "pair" else f"{models}, {title}"
-
-
-def _short(ref: str) -> str:
-    return ref.removeprefix("zoo:").removeprefix("open_clip:")
-
-
-def beside(recipe: Recipe, title: str, rows: Mapping[str, list[Row]]) -> str:
+def section(recipe: Recipe, title: str, config: TransferConfig, rows: Sequence[Row]) -> str:
     """One transfer's table with the paper's averages, on its models and tasks, in further columns."""
+    models = f"{_short(config.source)} → {_short(config.target)}"
+    parts = [f"## {models}" + ("" if title == "pair" else f", {title}")]
     paper = recipe.paper_rows(title)
-    if not paper:
-        return markdown_table(rows[title])
     zero = next((row.recomputed for row in paper.values() if row.method == "zero-shot"), None)
-    columns: dict[str, dict[tuple[str, int], str]] = {"paper": {}, "paper, over zero-shot": {}}
+    columns: dict[str, dict[tuple[str, int], str]] = {"paper": {}, "paper, over zero-shot": {}} if paper else {}
     for key, row in paper.items():
         spread = "" if row.sd is None else f" ± {row.sd:.2f}"
         marks = " †" * row.misprinted + " ‡" * (row.doubt is not None)
         columns["paper"][key] = f"{row.recomputed:.2f}{spread}{marks}"
         if zero is not None and row.method != "zero-shot":
             columns["paper, over zero-shot"][key] = f"{row.recomputed - zero:+.2f}"
-    parts = [markdown_table(rows[title], columns)]
+    parts += [markdown_table(rows, columns)]
+    if found := headlines(rows):
+        parts += ["\n".join(found)]
     parts += [
         f"† The paper prints {row.average:.2f} for {_name(row.method, row.samples)}; this is the average of its values."
         for row in paper.values()
@@ -173,11 +164,17 @@ def beside(recipe: Recipe, title: str, rows: Mapping[str, list[Row]]) -> str:
         for row in paper.values()
         if row.doubt is not None
     ]
-    here = {(row.method, row.samples) for row in rows[title]}
+    here = {(row.method, row.samples) for row in rows}
     absent = [f"{_name(*key)} {row.recomputed:.2f}" for key, row in paper.items() if key not in here]
     if absent:
         parts += [f"In the paper only: {'; '.join(absent)}."]
     return "\n\n".join(parts)
+
+
+def _short(ref: str) -> str:
+    """A model's name in a heading; of a folder, its own name and not the path of one machine."""
+    scheme, _, name = ref.partition(":")
+    return name if scheme in ("zoo", "open_clip") else Path(ref).name
 
 
 def _name(method: str, samples: int) -> str:
