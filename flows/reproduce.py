@@ -13,7 +13,7 @@ from prefect import flow
 
 from bico.errors import ConfigError, nearest
 from bico.provenance import made_by
-from bico.report import LABELS, Row, markdown_table
+from bico.report import LABELS, Row, headlines, markdown_table
 from flows.config import Settings, TransferConfig
 from flows.plan import make_plan
 from flows.recipes import Recipe
