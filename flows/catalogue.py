@@ -41,7 +41,7 @@ class Side(BaseModel):
         counts = {row.samples for row in mine}
         wanted = max(counts, default=0) if self.samples == "largest" else self.samples
         if wanted not in counts:
-            made = ", ".join(f"{row.method} at {row.samples}" for row in dict.fromkeys(transfers[title]))
+            made = ", ".join(dict.fromkeys(f"{row.method} at {row.samples}" for row in transfers[title]))
             raise ConfigError(f"{self.recipe}, {title}: no rows of {self.method} at N={wanted}; there are {made}.")
         return [row for row in mine if row.samples == wanted]
 

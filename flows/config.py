@@ -122,6 +122,9 @@ def make_config(values: dict[str, Any], origin: str) -> TransferConfig:
     return validated(TransferConfig, values, origin)
 
 
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+
+
 def validated(model: type[Any], values: dict[str, Any], origin: str) -> Any:
     """Builds a pydantic model; its complaint becomes one line.
 
@@ -131,9 +134,10 @@ def validated(model: type[Any], values: dict[str, Any], origin: str) -> Any:
     try:
         return model(**values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is missing under its right name too: the spelling is what to tell.
+        first = min(error.errors(), key=lambda found: found["type"] not in _UNKNOWN_KEY)
         key = ".".join(str(part) for part in first["loc"])
-        if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        if first["type"] in _UNKNOWN_KEY:
             *place, name = first["loc"]
             raise ConfigError(f"{origin}: unknown key {key!r}; {nearest(str(name), _keys_at(model, place))}") from None
         if first["type"] == "missing":
