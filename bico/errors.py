@@ -4,6 +4,7 @@
     ├── ConfigError            a setting that does not exist or has no meaning
     ├── UnknownModelError      ├── UnknownTaskError      ├── UnknownMethodError
     ├── NotEnoughSamplesError  more calibration samples asked for than the data holds
+    ├── DataError              a data set that cannot be had, or is not what its name says
     ├── CheckpointError        a file that is missing, damaged, non-finite or of another architecture
     ├── ShapeError             tensors that do not fit: image size, site shapes
     ├── CalibrationError       a signal that was never seen, or is zero or non-finite
@@ -39,6 +40,10 @@ class UnknownMethodError(BicoError, LookupError):
 
 
 class NotEnoughSamplesError(BicoError, ValueError):
+    pass
+
+
+class DataError(BicoError):
     pass
 
 

@@ -1,7 +1,7 @@
 """Results as tables and plots: means and spreads over calibration seeds."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -102,12 +102,16 @@ def summarise(rows: Iterable[Row]) -> list[Summary]:
     return summaries
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """Returns a Markdown table: a line per method and sample count, a column per task, and the average."""
-    tasks = list(dict.fromkeys(row.task for row in rows))
+def markdown_table(rows: Sequence[Row], beside: Mapping[str, Mapping[tuple[str, int], str]] | None = None) -> str:
+    """Returns a Markdown table: a line per method and sample count, a column per task, and the average.
+
+    Arguments:
+        beside: Further columns: by heading, what to write at (method, samples).
+    """
+    tasks, beside = list(dict.fromkeys(row.task for row in rows)), beside or {}
     lines = [
-        "| method | N | " + " | ".join(tasks) + " | average | over zero-shot |",
-        "| --- | ---: |" + " ---: |" * (len(tasks) + 2),
+        "| " + " | ".join(["method", "N", *tasks, "average", "over zero-shot", *beside]) + " |",
+        "| --- | ---: |" + " ---: |" * (len(tasks) + 2 + len(beside)),
     ]
     summaries = summarise(rows)
     base = next((s.average[0] for s in summaries if s.method == "zero-shot"), None)
@@ -115,10 +119,29 @@ def markdown_table(rows: Sequence[Row]) -> str:
         gain = "" if base is None or s.method == "zero-shot" else f"{s.average[0] - base:+.1f}"
         cells = [_cell(s.per_task[task], s.seeds) if task in s.per_task else "–" for task in tasks]
         number = str(s.samples) if s.samples else "–"
-        lines.append(
-            f"| {method_label(s.method)} | {number} | {' | '.join(cells)} | {_cell(s.average, s.seeds)} | {gain} |"
-        )
+        more = [column.get((s.method, s.samples), "") for column in beside.values()]
+        cells = [method_label(s.method), number, *cells, _cell(s.average, s.seeds), gain, *more]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def headlines(rows: Sequence[Row], method: str = "bico") -> list[str]:
+    """Returns what a table says of a method at its largest N, in points, averaged over tasks; nothing if it has none."""
+    averages = {(s.method, s.samples): s.average for s in summarise(rows)}
+    largest = max((samples for name, samples in averages if name == method), default=None)
+    zero = averages.get(("zero-shot", 0))
+    if largest is None or zero is None:
+        return []
+    name, (mean, sd) = LABELS.get(method, method), averages[method, largest]
+    lines = [f"- N={largest}: {name} − zero-shot = {mean - zero[0]:+.1f} ± {sd:.1f} points"]
+    for other, samples in (("theseus", largest), ("naive", 0), ("zero-pad", 0), ("crop", 0)):
+        if (other, samples) in averages:
+            gap = mean - averages[other, samples][0]
+            lines.append(f"- N={largest}: {name} − {LABELS.get(other, other)} = {gap:+.1f} points")
+    if ("fine-tuned", 0) in averages and averages["fine-tuned", 0][0] != zero[0]:
+        share = 100 * (mean - zero[0]) / (averages["fine-tuned", 0][0] - zero[0])
+        lines.append(f"- N={largest}: {share:.0f} % of the gap to the fine-tuned target is closed")
+    return lines
 
 
 def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":

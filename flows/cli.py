@@ -66,7 +66,10 @@ def transfer(
         str | None, typer.Option(help="Fine-tuned model's base: zoo:NAME, open_clip:ARCH/TAG, or a folder.")
     ] = None,
     target: Annotated[str | None, typer.Option(help="The new base model.")] = None,
-    task: Annotated[str | None, typer.Option(help="Tasks, comma-separated.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", "--tasks", help="Tasks, comma-separated; `all` for the embedded ones and every --data."),
+    ] = None,
     data: DataOption = None,
     methods: Annotated[str | None, typer.Option(help="Comma-separated [default: bico,theseus,naive].")] = None,
     samples: Annotated[
@@ -95,7 +98,7 @@ def transfer(
     given: dict[str, Any] = {
         "source": source,
         "target": target,
-        "tasks": _names(task) or ([folder.resolve().name for folder in data] if data and not config else None),
+        "tasks": _tasks(task, data) or ([folder.resolve().name for folder in data] if data and not config else None),
         "data": data or None,
         "methods": _names(methods),
         "samples": _numbers(samples, "--samples"),
@@ -112,6 +115,87 @@ def transfer(
     given = {key: value for key, value in given.items() if value is not None}
     settled = read_config(config, given) if config else make_config(given, "bico transfer")
     run_transfer(settled, as_json, home=home, device=device)
+
+
+@app.command()
+def reproduce(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A table or figure of the paper, such as table3, or all.")
+    ] = None,
+    mini: Annotated[bool, typer.Option("--mini", help="In miniature, on the embedded zoo.")] = False,
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("out/reproduce"),
+    list_all: Annotated[bool, typer.Option("--list", help="List all recipes.")] = False,
+    home: HomeOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a table or figure of the paper, beside the paper's numbers."""
+    from bico.errors import ConfigError
+    from flows.recipes import list_recipes, read_recipe
+    from flows.reproduce import check
+    from flows.reproduce import reproduce as reproduce_flow
+
+    if list_all:
+        recipes = [read_recipe(name) for name in list_recipes()]
+        if as_json:
+            print(json.dumps([{"id": r.id, "title": r.title, "sides": r.sides} for r in recipes]))
+            return
+        for r in recipes:
+            print(f"{r.id:9} {', '.join(r.sides):11} {r.title}")
+        return
+    if recipe is None:
+        raise ConfigError("Name a recipe, or `all`; `bico reproduce --list` shows them.")
+    folders, command = data or [], _spelled(f"bico reproduce {recipe}", mini, data)
+    recipes = [read_recipe(name) for name in (list_recipes() if recipe == "all" else [recipe])]
+
+    def work(settings: Any) -> list[Any]:
+        done = []
+        for r in recipes:
+            done.append(reproduce_flow(r, mini, folders, settings, out, command, sys.stderr.isatty()))
+            if not as_json:
+                print(f"{done[-1].text}\n", flush=True)
+        return done
+
+    done = _run(
+        work, check=lambda settings: [check(r, mini, folders, settings) for r in recipes], home=home, device=device
+    )
+    if as_json:
+        print(json.dumps([result.to_json() for result in done]))
+        return
+    for result in done:
+        for kind, path in result.outputs.items():
+            print(f"{result.recipe} {kind}: {path}")
+
+
+@app.command()
+def claims(
+    mini: Annotated[bool, typer.Option("--mini", help="In miniature, on the embedded zoo.")] = False,
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Where the verdicts go.")] = Path("out/reproduce"),
+    home: HomeOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Test what the paper claims, and say which claims hold and which do not."""
+    from flows.catalogue import read_catalogue
+    from flows.claims import check_all
+    from flows.claims import claims as claims_flow
+
+    catalogue, folders, command = read_catalogue(), data or [], _spelled("bico claims", mini, data)
+    result = _run(
+        lambda settings: claims_flow(catalogue, mini, folders, settings, out, command, sys.stderr.isatty()),
+        check=lambda settings: check_all(catalogue, mini, folders, settings),
+        home=home,
+        device=device,
+    )
+    if as_json:
+        print(json.dumps(result.to_json()))
+        return
+    print(result.text)
+    for kind, path in result.outputs.items():
+        print(f"\n{kind}: {path}", end="")
+    print()
 
 
 @app.command()
@@ -268,6 +352,19 @@ def log_to_stderr() -> None:
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _tasks(text: str | None, data: list[Path] | None) -> list[str] | None:
+    if text is not None and text.strip() == "all":
+        from bico.data.tasks import all_tasks
+
+        return all_tasks(data or [])
+    return _names(text)
+
+
+def _spelled(command: str, mini: bool, data: list[Path] | None) -> str:
+    """A command as it goes into a report: without the paths of one machine."""
+    return " ".join([command, *["--mini"] * mini, *(f"--data DATA/{folder.resolve().name}" for folder in data or [])])
 
 
 def _numbers(text: str | None, option: str) -> list[int] | None:

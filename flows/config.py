@@ -1,8 +1,10 @@
 """What a transfer is asked to do: the schema of YAML files, deployments and the command line."""
 
 import os
+from collections.abc import Iterable, Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -92,7 +94,7 @@ class Settings(BaseModel):
         if "MLFLOW_TRACKING_URI" in os.environ:
             values.setdefault("mlflow_uri", os.environ["MLFLOW_TRACKING_URI"])
         values |= {name: value for name, value in given.items() if value is not None}
-        return _validated(cls, values, "settings")
+        return validated(cls, values, "settings")
 
     @property
     def store(self) -> str:
@@ -117,21 +119,62 @@ def make_config(values: dict[str, Any], origin: str) -> TransferConfig:
     Raises:
         ConfigError: One line that names the key, what is wrong, and the nearest valid key.
     """
-    return _validated(TransferConfig, values, origin)
+    return validated(TransferConfig, values, origin)
 
 
-def _validated(model: type[Any], values: dict[str, Any], origin: str) -> Any:
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def validated(model: type[Any], values: dict[str, Any], origin: str) -> Any:
+    """Builds a pydantic model; its complaint becomes one line.
+
+    Raises:
+        ConfigError: Naming the key, what is wrong, and for an unknown key the nearest valid one.
+    """
     try:
         return model(**values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is missing under its right name too: the spelling is what to tell.
+        first = min(error.errors(), key=lambda found: found["type"] not in _UNKNOWN_KEY)
         key = ".".join(str(part) for part in first["loc"])
-        if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            valid = FinetuneConfig.__dataclass_fields__ if key.startswith("finetune.") else model.model_fields
-            raise ConfigError(f"{origin}: unknown key {key!r}; {nearest(key.rpartition('.')[2], valid)}") from None
+        if first["type"] in _UNKNOWN_KEY:
+            *place, name = first["loc"]
+            raise ConfigError(f"{origin}: unknown key {key!r}; {nearest(str(name), _keys_at(model, place))}") from None
         if first["type"] == "missing":
             raise ConfigError(f"{origin}: {key!r} is missing.") from None
-        raise ConfigError(f"{origin}: {key}={first['input']!r}: {first['msg']}.") from None
+        where = f"{key}={first['input']!r}: " if key else ""
+        raise ConfigError(f"{origin}: {where}{first['msg'].removeprefix('Value error, ')}.") from None
+
+
+def _keys_at(model: type[Any], place: Iterable[str | int]) -> Iterable[str]:
+    """The keys valid at a place inside a model: its own, or those of the model or dataclass that a field holds."""
+    for part in place:
+        if isinstance(part, str) and part in getattr(model, "model_fields", {}):
+            held = _classes(model.model_fields[part].annotation)
+            model = next((c for c in held if hasattr(c, "model_fields") or is_dataclass(c)), model)
+    return model.model_fields if hasattr(model, "model_fields") else model.__dataclass_fields__
+
+
+def _classes(annotation: Any) -> Iterator[Any]:
+    """Every type that an annotation mentions, such as X in `list[X] | None`."""
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _classes(argument)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of settings.
+
+    Raises:
+        ConfigError: If the file is missing, is not YAML, or holds no keys.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds no settings; write `key: value` lines.")
+    return values
 
 
 def read_config(path: Path, overrides: dict[str, Any]) -> TransferConfig:
@@ -140,10 +183,4 @@ def read_config(path: Path, overrides: dict[str, Any]) -> TransferConfig:
     Raises:
         ConfigError: If the file is missing, is not YAML, or a key in it is not known.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds no settings; write `key: value` lines.")
-    return make_config(values | overrides, str(path))
+    return make_config(read_yaml(path) | overrides, str(path))

@@ -4,7 +4,7 @@ import torch
 from bico.errors import ShapeError
 from bico.evaluate import accuracy
 from bico.models.clip_vit import ClipViT
-from bico.report import Row, markdown_table, plot_accuracy, summarise
+from bico.report import Row, headlines, markdown_table, plot_accuracy, summarise
 from tests.tiny import head, pictures
 
 ROWS = [
@@ -30,6 +30,23 @@ def test_the_table_tells_mean_spread_and_gain() -> None:
     table = markdown_table(ROWS).splitlines()
     assert table[2] == "| zero-shot | – | 10.0 | 30.0 | 20.0 |  |"
     assert table[3] == "| BiCo | 50 | 42.0 ± 2.8 | 60.0 ± 0.0 | 51.0 ± 1.4 | +31.0 |"
+
+
+def test_further_columns_stand_beside_their_rows() -> None:
+    table = markdown_table(ROWS, {"paper": {("bico", 50): "76.54", ("theseus", 50): "61.47"}}).splitlines()
+    assert table[0].endswith("| over zero-shot | paper |") and table[1].count("---") == table[0].count("|") - 1
+    assert table[2].endswith("| 20.0 |  |  |") and table[3].endswith("| +31.0 | 76.54 |")
+
+
+def test_headlines_are_differences_at_the_largest_n() -> None:
+    more = [Row("a", "bico", 10, 0, 0.0), Row("a", "fine-tuned", 0, None, 80.0), Row("b", "fine-tuned", 0, None, 84.0)]
+    naive = [Row(task, "naive", 0, None, 19.0) for task in "ab"]
+    assert headlines([*ROWS, *more, *naive]) == [
+        "- N=50: BiCo − zero-shot = +31.0 ± 1.4 points",
+        "- N=50: BiCo − naive = +32.0 points",
+        "- N=50: 50 % of the gap to the fine-tuned target is closed",
+    ]
+    assert headlines(ROWS[:2]) == [] == headlines(ROWS[2:])
 
 
 def test_the_plot_shows_what_the_rows_say() -> None:
