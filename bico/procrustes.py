@@ -29,7 +29,7 @@ RANK_TOLERANCE = 1e-6
 leaves about 1e-7 of the largest value on directions that carry nothing."""
 FAST_FROM = 192
 """Where the smaller side is less, the SVD takes milliseconds and nothing is faster."""
-SMALLEST_FAST_CUT = 1e-9
+SMALLEST_FAST_CUT = 1e-7
 """Nearer to float64's own rounding, only the SVD decides ranks."""
 UNDECIDED = 1e-6
 """A singular value that is as close to the cut as this (relative) is left to the SVD too, so that ranks are the same."""
