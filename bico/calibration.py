@@ -1,5 +1,6 @@
 """Calibration: the cross-covariances that one forward-backward pass per model leaves behind."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from bico.errors import CalibrationError, ShapeError
 from bico.models.base import Model
-from bico.signals import Signal, SignalKey, capture, signal_key
+from bico.signals import Signal, SignalKey, signal_key, watch
 from bico.sites import Site, match_sites
 
 Covariances = dict[SignalKey, Tensor]
@@ -80,6 +81,10 @@ def cross_covariances(
     over samples, so covariances add up over batches and do not depend on the batch size. Rows whose gradient is zero
     in either model (all but the class token in the last block) are dropped before the product.
 
+    The source's signals of a batch are kept until the target's pass, which multiplies each of its own with its
+    counterpart as soon as it comes up and lets go of both. So memory holds both models, the covariances, and one batch of
+    the source's signals; of the target's, what its backward pass needs.
+
     Arguments:
         source: The model that was fine-tuned, at its pre-trained weights.
         target: The new base model.
@@ -91,7 +96,8 @@ def cross_covariances(
         on_batch: Called with the number of samples seen, for progress.
 
     Yields:
-        Pairs of a sample count and the covariances up to there. The tensors are the caller's own.
+        Pairs of a sample count and the covariances up to there. The tensors are the caller's own; they are copies until
+        the last snapshot, so drop them before going on where memory is short.
 
     Raises:
         CalibrationError: If a selected signal was never seen, is not finite, or if the batches end before the last
@@ -107,11 +113,22 @@ def cross_covariances(
     sums: Covariances = {}
     waiting, seen = sorted(set(snapshots)), 0
     for batch in batches:
-        ours = collect_signals(source, batch.source, batch.labels, heads[0], source_sites, signals)
-        theirs = collect_signals(target, batch.target, batch.labels, heads[1], sites, signals)
-        for key, source_key in partner.items():
-            product = _product(ours[source_key], theirs[key], source, target, drop_zeros=key[1].is_gradient)
-            sums[key] = product if key not in sums else sums[key].add_(product)
+        kept: dict[SignalKey, Tensor] = {}
+        stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, kept.__setitem__)
+        # A deeper target uses some of the source's signals more than once.
+        uses = Counter(partner.values())
+
+        def multiply(key: SignalKey, theirs: Tensor, kept=kept, uses=uses) -> None:
+            source_key = partner[key]
+            uses[source_key] -= 1
+            ours = kept[source_key] if uses[source_key] else kept.pop(source_key)
+            rows = _paired_rows(ours, theirs, source, target, drop_zeros=key[1].is_gradient)
+            if key in sums:
+                sums[key].addmm_(rows[0].T, rows[1])
+            else:
+                sums[key] = rows[0].T @ rows[1]
+
+        stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, multiply)
         seen += len(batch.labels)
         on_batch(seen)
         if waiting and seen >= waiting[0]:
@@ -120,7 +137,11 @@ def cross_covariances(
                     f"A batch ended at sample {seen}, past the snapshot at {waiting[0]}: cut batches with split_at."
                 )
             _check_finite(sums)
-            yield waiting.pop(0), {key: value.clone() for key, value in sums.items()}
+            if waiting[1:]:
+                yield waiting.pop(0), {key: value.clone() for key, value in sums.items()}
+            else:
+                yield waiting.pop(), sums
+                return
     if waiting:
         raise CalibrationError(
             f"The calibration batches ended after {seen} samples, before the snapshot at {waiting[0]}."
@@ -135,14 +156,30 @@ def collect_signals(
     Returns:
         Tensors (batch, [tokens,] features) by signal key, on the model's device.
     """
-    with model.instrument() as modules, capture(sites, modules, signals) as seen:
-        loss = model.loss(inputs, labels, head)
-        if any(signal.is_gradient for signal in signals):
-            loss.backward()
+    seen: dict[SignalKey, Tensor] = {}
+    stream_signals(model, inputs, labels, head, sites, signals, seen.__setitem__)
     return seen
 
 
-def _product(ours: Tensor, theirs: Tensor, source: Model, target: Model, drop_zeros: bool) -> Tensor:
+def stream_signals(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    head: Tensor,
+    sites: Sequence[Site],
+    signals: Sequence[Signal],
+    receive: Callable[[SignalKey, Tensor], None],
+) -> None:
+    """Like `collect_signals`, but hands each signal over as it comes up and keeps none."""
+    with model.instrument() as modules, watch(sites, modules, signals, receive):
+        loss = model.loss(inputs, labels, head)
+        if any(signal.is_gradient for signal in signals):
+            loss.backward()
+
+
+def _paired_rows(
+    ours: Tensor, theirs: Tensor, source: Model, target: Model, drop_zeros: bool
+) -> tuple[Float[Tensor, "rows source"], Float[Tensor, "rows target"]]:
     if ours.ndim == 3:
         ours = resample_tokens(ours, source.grid, target.grid)
     rows_a, rows_b = ours.flatten(0, -2), theirs.flatten(0, -2)
@@ -150,7 +187,7 @@ def _product(ours: Tensor, theirs: Tensor, source: Model, target: Model, drop_ze
         carries = rows_a.any(dim=1) & rows_b.any(dim=1)
         if not carries.all():
             rows_a, rows_b = rows_a[carries], rows_b[carries]
-    return rows_a.T @ rows_b
+    return rows_a, rows_b
 
 
 def _check_finite(covariances: Mapping[SignalKey, Tensor]) -> None:
