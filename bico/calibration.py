@@ -114,19 +114,11 @@ def cross_covariances(
             snapshot or step over one.
     """
     signals = list(signals)
-    matched = match_sites(source.sites, target.sites)
-    sites = list(target.sites if sites is None else sites)
-    source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
-    partner: dict[SignalKey, SignalKey] = {
-        signal_key(site, signal): signal_key(matched[site.name], signal) for site in sites for signal in signals
-    }
     sums: Covariances = {}
     waiting, seen = sorted(set(snapshots)), 0
     for batch in batches:
-        ours = collect_signals(source, batch.source, batch.labels, heads[0], source_sites, signals)
-        theirs = collect_signals(target, batch.target, batch.labels, heads[1], sites, signals)
-        for key, source_key in partner.items():
-            product = _product(ours[source_key], theirs[key], source, target, drop_zeros=key[1].is_gradient)
+        for key, ours, theirs in paired_rows(source, target, batch, heads, signals, sites):
+            product = ours.T @ theirs
             sums[key] = product if key not in sums else sums[key].add_(product)
         seen += len(batch.labels)
         on_batch(seen)
@@ -143,6 +135,43 @@ def cross_covariances(
         )
 
 
+def paired_rows(
+    source: Model,
+    target: Model,
+    batch: Batch,
+    heads: tuple[Tensor, Tensor],
+    signals: Iterable[Signal],
+    sites: Sequence[Site] | None = None,
+) -> Iterator[tuple[SignalKey, Float[Tensor, "rows source"], Float[Tensor, "rows target"]]]:
+    """Runs one batch through both models and yields the rows of each signal that belong together.
+
+    The source's tokens are brought onto the target's grid, one signal at a time. Of gradients, rows that are zero in
+    either model are dropped.
+
+    Yields:
+        The *target's* signal key, the source's rows and the target's.
+    """
+    signals = list(signals)
+    matched = match_sites(source.sites, target.sites)
+    sites = list(target.sites if sites is None else sites)
+    source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
+    partner: dict[SignalKey, SignalKey] = {
+        signal_key(site, signal): signal_key(matched[site.name], signal) for site in sites for signal in signals
+    }
+    ours = collect_signals(source, batch.source, batch.labels, heads[0], source_sites, signals)
+    theirs = collect_signals(target, batch.target, batch.labels, heads[1], sites, signals)
+    for key, source_key in partner.items():
+        rows = ours[source_key]
+        if rows.ndim == 3:
+            rows = resample_tokens(rows, source.grid, target.grid)
+        rows_a, rows_b = rows.flatten(0, -2), theirs[key].flatten(0, -2)
+        if key[1].is_gradient:
+            carries = rows_a.any(dim=1) & rows_b.any(dim=1)
+            if not carries.all():
+                rows_a, rows_b = rows_a[carries], rows_b[carries]
+        yield key, rows_a, rows_b
+
+
 def collect_signals(
     model: Model, inputs: Tensor, labels: Tensor, head: Tensor, sites: Sequence[Site], signals: Sequence[Signal]
 ) -> dict[SignalKey, Tensor]:
@@ -156,17 +185,6 @@ def collect_signals(
         if any(signal.is_gradient for signal in signals):
             loss.backward()
     return seen
-
-
-def _product(ours: Tensor, theirs: Tensor, source: Model, target: Model, drop_zeros: bool) -> Tensor:
-    if ours.ndim == 3:
-        ours = resample_tokens(ours, source.grid, target.grid)
-    rows_a, rows_b = ours.flatten(0, -2), theirs.flatten(0, -2)
-    if drop_zeros:
-        carries = rows_a.any(dim=1) & rows_b.any(dim=1)
-        if not carries.all():
-            rows_a, rows_b = rows_a[carries], rows_b[carries]
-    return rows_a.T @ rows_b
 
 
 def _check_finite(covariances: Mapping[SignalKey, Tensor]) -> None:
