@@ -265,4 +265,4 @@ def test_curves_average_over_everything_but_their_axis() -> None:
     ]
     found = curve(records)
     assert found.x == [0, 1] and found.mean == [0.5, pytest.approx(0.4)]
-    assert found.sd == [0, pytest.approx(0.08**0.5)]
+    assert (found.low, found.high) == ([0.5, 0.2], [0.5, 0.6])

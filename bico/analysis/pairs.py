@@ -1,6 +1,6 @@
 """How much two models' signals have in common: as geometry (CKA) and coordinate by coordinate (cosine)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +21,7 @@ def compare_signals(
     batches: Iterable[Batch],
     heads: tuple[Tensor, Tensor],
     maps: Maps | None = None,
-    signals: Sequence[Signal] = (Signal.INPUT,),
+    signal: Signal = Signal.INPUT,
 ) -> list[Measurement]:
     """Measures linear CKA and mean cosine of matched rows, before and after the source's rows are mapped.
 
@@ -32,10 +32,10 @@ def compare_signals(
         batches: The samples to measure on, one pass; in memory are the rows of one batch.
         heads: Classification heads (classes, features) of source and target.
         maps: Alignment maps (source features x target features); without them only "before" is measured.
-        signals: What to compare.
+        signal: What to compare.
 
     Returns:
-        Quantities "cka" and "cosine", series "before" and "after", for every tensor of the target that carries a
+        Quantities "cka" and "cosine", series "before" and "after", for every tensor of the target that carries the
         signal. There is no cosine before the map where the two widths differ.
 
     Raises:
@@ -44,14 +44,14 @@ def compare_signals(
     moments: dict[SignalKey, Moments] = {}
     cosines = RowMeans()
     for batch in batches:
-        for key, ours, theirs in paired_rows(source, target, batch, heads, signals):
+        for key, ours, theirs in paired_rows(source, target, batch, heads, [signal]):
             seen = Moments.of(ours, theirs)
             moments[key] = moments[key] + seen if key in moments else seen
             if ours.shape == theirs.shape:
                 cosines.add((BEFORE, key), F.cosine_similarity(ours, theirs, dim=1))
             if maps is not None:
                 cosines.add((AFTER, key), F.cosine_similarity(ours @ maps(key).to(ours), theirs, dim=1))
-    at = layers(target.sites, signals)
+    at = layers(target.sites, [signal])
     found = []
     for key, value in moments.items():
         found.append(Measurement("cka", BEFORE, key[0], at[key[0]], linear_cka(value)))

@@ -1,6 +1,6 @@
 """Plots of the analyses: each takes measurements, averages them, and draws on one pair of axes.
 
-Lines are means over tensors, tasks and seeds; bands are one standard deviation.
+Lines are means over tensors, tasks and seeds; bands go from the least to the largest of these.
 """
 
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from bico.analysis.pairs import AFTER, BEFORE
 from bico.analysis.records import Curve, Measurement, by_series, curve
+from bico.procrustes import RANK_TOLERANCE
 from bico.report import COLOURS, LABELS
 from bico.signals import Signal
 
@@ -28,15 +29,22 @@ SIGNAL_NAMES = {
     Signal.INPUT_GRAD: "input gradients",
 }
 STYLES = ("-", "--", ":", "-.")
+HELD_OUT = ", held out"
+"""Ends the series of samples that the maps were not made from."""
 
 
 def plot_alignment(records: Sequence[Measurement], ax: "Axes | None" = None) -> "Axes":
-    """CKA and cosine of two models' layer inputs, before and after the map (BiCo, figure 1): a line each per layer."""
+    """CKA and cosine of two models' layer inputs, before and after the map (BiCo, figure 1): a line each per layer.
+
+    Of samples that the maps were not made from, the cosine after the map is drawn, dotted: the rest hardly differs.
+    """
     ax = ax or new_axes()
     for quantity, name in (("cka", "CKA"), ("cosine", "cosine")):
         for series, group in by_series(records, quantity):
             style = {BEFORE: "--", AFTER: "-"}.get(series, ":")
-            _line(ax, curve(group), f"{name} {series} $Q_{{in}}$", QUANTITY_COLOURS[quantity], style)
+            if style != ":" or (quantity, series) == ("cosine", AFTER + HELD_OUT):
+                words = f"{name} {series}".replace(AFTER, "after $Q_{in}$").replace(BEFORE, "before $Q_{in}$")
+                _line(ax, curve(group), words, QUANTITY_COLOURS[quantity], style, band=style != ":")
     return _per_layer(ax, "similarity of layer inputs (0–1)", "Layer inputs of source and target")
 
 
@@ -67,9 +75,9 @@ def plot_drift(records: Sequence[Measurement], quantity: str, ax: "Axes | None" 
     for layer in sorted({r.layer for r in chosen}, key=lambda layer: deepest + 1 if layer is None else layer):
         found = curve([r for r in chosen if r.layer == layer], axis="at")
         colour = "black" if layer is None else colormaps["viridis"](0.9 * layer / max(1, deepest))
-        _line(ax, found, "head" if layer is None else f"layer {layer}", colour, marker="o", band=False)
-    label = {"direction": "direction: 1 − cos", "magnitude": "magnitude: |‖x‖ − ‖x₀‖| / ‖x₀‖"}[quantity]
-    ax.set(xlabel="fine-tuning step", ylabel=f"mean change of layer inputs, {label}", ylim=(0, None))
+        _line(ax, found, "head" if layer is None else f"layer {layer}", colour, band=False)
+    label = {"direction": "mean 1 − cos(x, x₀)", "magnitude": "mean |‖x‖ − ‖x₀‖| / ‖x₀‖"}[quantity]
+    ax.set(xlabel="fine-tuning step", ylabel=label, ylim=(0, None))
     return _finish(ax, f"Drift of layer inputs: {quantity}")
 
 
@@ -79,7 +87,7 @@ def plot_cka(records: Sequence[Measurement], ax: "Axes | None" = None) -> "Axes"
     chosen = [r for r in records if (r.quantity, r.series) == ("cka", BEFORE)]
     for index, pair in enumerate(dict.fromkeys(r.pair for r in chosen)):
         colour = f"C{index}" if index else QUANTITY_COLOURS["cka"]
-        _line(ax, curve([r for r in chosen if r.pair == pair]), pair or "CKA", colour, marker="o")
+        _line(ax, curve([r for r in chosen if r.pair == pair]), pair or "CKA", colour)
     return _per_layer(ax, "linear CKA of layer inputs (0–1)", "Shared geometry of layer inputs")
 
 
@@ -92,7 +100,7 @@ def plot_determined(records: Sequence[Measurement], ax: "Axes | None" = None) ->
             found = curve([r for r in group if r.samples == samples])
             shade = 0.35 + 0.65 * (index + 1) / len(counts)
             label = f"{SIGNAL_NAMES[Signal(series)]}, N={samples}"
-            _line(ax, found, label, SIGNAL_COLOURS[Signal(series)], marker="o", alpha=shade, band=False)
+            _line(ax, found, label, SIGNAL_COLOURS[Signal(series)], alpha=shade, band=False)
     ax.set(ylim=(0, 1.03))
     return _per_layer(ax, "determined directions (share of the smaller width)", "How much of a map the data determine")
 
@@ -108,6 +116,7 @@ def plot_spectrum(records: Sequence[Measurement], ax: "Axes | None" = None) -> "
             found = curve([r for r in chosen if r.tensor == tensor], axis="at")
             ax.plot(found.x, found.mean, color=SIGNAL_COLOURS[Signal(series)], lw=0.8, alpha=0.5, label=label)
             label = None
+    ax.axhline(RANK_TOLERANCE, color="black", ls=":", lw=1, label="below: not determined")
     ax.set(yscale="log", ylim=(1e-9, 2), xlabel="share of directions, strongest first")
     ax.set_ylabel("singular value / largest")
     return _finish(ax, f"Spectra of the cross-covariances, N={largest}")
@@ -125,14 +134,14 @@ def _line(
     label: str,
     colour: object,
     style: str = "-",
-    marker: str = "o",
     alpha: float = 1.0,
     band: bool = True,
 ) -> None:
-    ax.plot(found.x, found.mean, color=colour, ls=style, marker=marker, ms=4, alpha=alpha, label=label)
+    # An open, larger marker stays visible where a solid line lies on a dashed one.
+    shape = {"mfc": "white", "ms": 7} if style == "--" else {"ms": 4}
+    ax.plot(found.x, found.mean, color=colour, ls=style, marker="o", alpha=alpha, label=label, **shape)
     if band:
-        low, high = ([m + sign * s for m, s in zip(found.mean, found.sd, strict=True)] for sign in (-1, 1))
-        ax.fill_between(found.x, low, high, color=colour, alpha=0.12, lw=0)
+        ax.fill_between(found.x, found.low, found.high, color=colour, alpha=0.12, lw=0)
 
 
 def _per_layer(ax: "Axes", ylabel: str, title: str) -> "Axes":

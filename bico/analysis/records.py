@@ -35,11 +35,12 @@ class Measurement:
 
 
 class Curve(NamedTuple):
-    """Means over everything but one axis, with the standard deviation (n - 1; 0 for one value) of each."""
+    """Means over everything but one axis, with the least and the largest of what each is the mean of."""
 
     x: list[float]
     mean: list[float]
-    sd: list[float]
+    low: list[float]
+    high: list[float]
 
 
 def curve(records: Iterable[Measurement], axis: str = "layer") -> Curve:
@@ -57,8 +58,7 @@ def curve(records: Iterable[Measurement], axis: str = "layer") -> Curve:
         if (place := getattr(record, axis)) is not None:
             groups.setdefault(place, []).append(record.value)
     x = sorted(groups)
-    spread = [statistics.stdev(groups[p]) if len(groups[p]) > 1 else 0.0 for p in x]
-    return Curve(x, [statistics.fmean(groups[p]) for p in x], spread)
+    return Curve(x, *([reduce(groups[place]) for place in x] for reduce in (statistics.fmean, min, max)))
 
 
 def layers(sites: Sequence[Site], signals: Iterable[Signal]) -> dict[str, int | None]:
