@@ -104,31 +104,17 @@ def cross_covariances(
             snapshot or step over one.
     """
     signals = list(signals)
-    matched = match_sites(source.sites, target.sites)
-    sites = list(target.sites if sites is None else sites)
-    source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
-    partner: dict[SignalKey, SignalKey] = {
-        signal_key(site, signal): signal_key(matched[site.name], signal) for site in sites for signal in signals
-    }
     sums: Covariances = {}
+
+    def multiply(key: SignalKey, ours: Tensor, theirs: Tensor) -> None:
+        if key in sums:
+            sums[key].addmm_(ours.T, theirs)
+        else:
+            sums[key] = ours.T @ theirs
+
     waiting, seen = sorted(set(snapshots)), 0
     for batch in batches:
-        kept: dict[SignalKey, Tensor] = {}
-        stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, kept.__setitem__)
-        # A deeper target uses some of the source's signals more than once.
-        uses = Counter(partner.values())
-
-        def multiply(key: SignalKey, theirs: Tensor, kept=kept, uses=uses) -> None:
-            source_key = partner[key]
-            uses[source_key] -= 1
-            ours = kept[source_key] if uses[source_key] else kept.pop(source_key)
-            rows = _paired_rows(ours, theirs, source, target, drop_zeros=key[1].is_gradient)
-            if key in sums:
-                sums[key].addmm_(rows[0].T, rows[1])
-            else:
-                sums[key] = rows[0].T @ rows[1]
-
-        stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, multiply)
+        pair_rows(source, target, batch, heads, signals, multiply, sites)
         seen += len(batch.labels)
         on_batch(seen)
         if waiting and seen >= waiting[0]:
@@ -146,6 +132,47 @@ def cross_covariances(
         raise CalibrationError(
             f"The calibration batches ended after {seen} samples, before the snapshot at {waiting[0]}."
         )
+
+
+def pair_rows(
+    source: Model,
+    target: Model,
+    batch: Batch,
+    heads: tuple[Tensor, Tensor],
+    signals: Iterable[Signal],
+    receive: Callable[[SignalKey, Float[Tensor, "rows source"], Float[Tensor, "rows target"]], None],
+    sites: Sequence[Site] | None = None,
+) -> None:
+    """Runs one batch through both models and hands over the rows of each signal that belong together, as they come up.
+
+    The source's tokens are brought onto the target's grid, one signal at a time. Of gradients, rows that are zero in
+    either model are dropped. Nothing is kept beyond its use.
+
+    Arguments:
+        receive: Takes the *target's* signal key, the source's rows and the target's.
+        sites: The target's sites to serve; all of them by default.
+
+    Raises:
+        CalibrationError: If a selected signal was never seen.
+    """
+    signals = list(signals)
+    matched = match_sites(source.sites, target.sites)
+    sites = list(target.sites if sites is None else sites)
+    source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
+    partner: dict[SignalKey, SignalKey] = {
+        signal_key(site, signal): signal_key(matched[site.name], signal) for site in sites for signal in signals
+    }
+    kept: dict[SignalKey, Tensor] = {}
+    stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, kept.__setitem__)
+    uses = Counter(partner.values())  # a deeper target uses some of the source's signals more than once
+
+    def meet(key: SignalKey, theirs: Tensor) -> None:
+        source_key = partner[key]
+        uses[source_key] -= 1
+        ours = kept[source_key] if uses[source_key] else kept.pop(source_key)
+        receive(key, *_rows(ours, theirs, source, target, drop_zeros=key[1].is_gradient))
+
+    stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, meet)
 
 
 def collect_signals(
@@ -177,7 +204,7 @@ def stream_signals(
             loss.backward()
 
 
-def _paired_rows(
+def _rows(
     ours: Tensor, theirs: Tensor, source: Model, target: Model, drop_zeros: bool
 ) -> tuple[Float[Tensor, "rows source"], Float[Tensor, "rows target"]]:
     if ours.ndim == 3:
