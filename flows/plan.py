@@ -53,7 +53,8 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     """
     if not math.isfinite(config.alpha):
         raise ConfigError(f"alpha={config.alpha} must be a finite number.")
-    methods = {text: get_method(text, completion=config.completion) for text in config.methods}
+    for text in config.methods:
+        get_method(text)  # a misspelt name shows before a model is fetched
     folders = tuple(str(folder.expanduser().resolve()) for folder in config.data)
     tasks = {name: TaskRef(name, folders) for name in config.tasks}
     check_writable(config.out)
@@ -61,11 +62,14 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     space = Workspace(settings.store, settings.resolved_device())
     for ref in tasks.values():
         ref.open()
-        if any(method.needs for method in methods.values()):
+        if any(get_method(text).needs for text in config.methods):
             check_samples(config, ref)
     source, target = resolve(config.source), resolve(config.target)
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
     match_sites(ours.sites, theirs.sites)
+    recipes = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))
+    # What a method leaves open follows the run: few-shot takes its step at the rate the target is fine-tuned with.
+    methods = {text: get_method(text, completion=config.completion, lr=recipes[1].lr) for text in config.methods}
     pair = Pair.of(ours, theirs)
     for method in methods.values():
         method.check(pair)
@@ -75,7 +79,6 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
                 f"--expert is an expert for one task, but {len(tasks)} tasks were given: {', '.join(tasks)}."
             )
         read_expert(space, source, str(config.expert))
-    recipes = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))
     return Plan(config, space, source, target, tasks, methods, recipes)
 
 

@@ -23,8 +23,8 @@ class FewShot:
     with :math:`g` the mean gradient: bias correction makes AdamW's first step the gradient over its own size. The
     source's task vector is ignored. One forward-backward pass through the target is what BiCo spends on it too, so
     this is the control at matched cost (BiCo, appendix, table C). The step has the size of the learning rate in
-    every entry whatever the gradient, so `lr` is its only scale; the default is the paper's protocol for models of
-    that size, and small models need the larger rate that they are fine-tuned with.
+    every entry whatever the gradient, so `lr` is its only scale. The pipeline takes the rate that the target is
+    fine-tuned with, unless told otherwise; the default here is the paper's.
 
     References:
         | Decoupled Weight Decay Regularization (Loshchilov and Hutter, 2019)
