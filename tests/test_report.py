@@ -3,8 +3,9 @@ import torch
 
 from bico.errors import ShapeError
 from bico.evaluate import accuracy
+from bico.methods import METHODS
 from bico.models.clip_vit import ClipViT
-from bico.report import Row, headlines, markdown_table, plot_accuracy, summarise
+from bico.report import COLOURS, Row, headlines, markdown_table, method_label, plot_accuracy, summarise
 from tests.tiny import head, pictures
 
 ROWS = [
@@ -69,3 +70,17 @@ def test_accuracy_counts_the_labels_that_score_highest(source: ClipViT) -> None:
 def test_nothing_to_evaluate_is_an_error(source: ClipViT) -> None:
     with pytest.raises(ShapeError, match="no samples"):
         accuracy(source, [], torch.zeros(5, 8))
+
+
+def test_every_method_has_a_colour_of_its_own_and_variants_share_it() -> None:
+    assert set(COLOURS) == set(METHODS) and len(set(COLOURS.values())) == len(METHODS)
+    variants = [Row("a", method, 50, 0, 40.0) for method in ("bico", "bico:completion=svd")]
+    lines = [container.lines[0] for container in plot_accuracy(variants).containers]
+    assert lines[0].get_color() == lines[1].get_color() == COLOURS["bico"]
+    assert lines[0].get_marker() != lines[1].get_marker() and lines[0].get_linestyle() != lines[1].get_linestyle()
+    assert [line.get_label() for line in plot_accuracy(variants).containers] == ["BiCo", "BiCo, completion svd"]
+
+
+def test_labels_tell_variants_apart() -> None:
+    assert method_label("few-shot:lr=5e-4") == "few-shot (one step), lr 5e-4"
+    assert len({method_label(m) for m in [*METHODS, "gradfix:mask=force"]}) == len(METHODS) + 1
