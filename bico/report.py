@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +46,17 @@ def method_label(method: str) -> str:
     """
     name, *settings = method.split(":")
     return ", ".join([LABELS.get(name, name), *(setting.replace("=", " ") for setting in settings)])
+
+
+def short_name(ref: str) -> str:
+    """A model's name in a heading; of a folder, its own name and not the path of one machine.
+
+    Example:
+        >>> short_name("zoo:mini-a"), short_name("some/folder/my-vit")
+        ('mini-a', 'my-vit')
+    """
+    scheme, _, name = ref.partition(":")
+    return name if scheme in ("zoo", "open_clip") else PurePath(ref).name
 
 
 @dataclass(frozen=True)

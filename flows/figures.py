@@ -20,6 +20,7 @@ from bico.analysis import Measurement
 from bico.analysis.panels import draw_figure
 from bico.analysis.plots import HELD_OUT
 from bico.errors import ConfigError
+from bico.report import short_name
 from bico.signals import Signal
 from flows.config import Settings, TransferConfig
 from flows.plan import Plan, check_writable, make_plan
@@ -48,7 +49,7 @@ def draw(name: str, transfers: dict[str, TransferConfig], settings: Settings, ou
 
     Arguments:
         name: One of `FIGURES`.
-        transfers: The pairs to show, by the title they get in the figure.
+        transfers: The pairs to show, by title; a title other than "pair" is shown beside the names of the models.
         out: Folder for the files.
 
     Returns:
@@ -61,7 +62,9 @@ def draw(name: str, transfers: dict[str, TransferConfig], settings: Settings, ou
     ledger, records = Ledger(), []
     for title, config in transfers.items():
         found = GATHER[name](make_plan(config, settings), settings, ledger)
-        records += [replace(record, pair=title) for record in found]
+        models = f"{short_name(config.source)} → {short_name(config.target)}"
+        pair = models + ("" if title == "pair" else f", {title}")
+        records += [replace(record, pair=pair) for record in found]
     return write_figure(out, name, records, draw_figure(name, records))
 
 
@@ -128,12 +131,13 @@ def drift(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
 
 
 def spectra(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
-    """Every map that the methods need, at every N."""
+    """Every map that the methods need, at every N; of a signal that is completed in two ways, the first."""
     if not plan.maps:
         raise ConfigError(f"None of {', '.join(plan.methods)} solves a map: add a method that does, such as bico.")
     records = []
     for (name, seed), blocks in solve_all(plan, settings, collect_all(plan, ledger), ledger).items():
-        parts = [part for block in blocks for part in block.parts]
+        completions = dict(reversed(plan.maps))
+        parts = [part for block in blocks for part in block.parts if part.completion == completions[part.signal]]
         done = ledger.run(describe_maps, plan.space, plan.target, parts, label=f"{name}/seed={seed}")
         records += [replace(record, task=name, seed=seed) for record in read_measurements(done)]
     return records

@@ -13,7 +13,7 @@ from prefect import flow
 
 from bico.errors import ConfigError, nearest
 from bico.provenance import made_by
-from bico.report import Row, headlines, markdown_table, method_label
+from bico.report import Row, headlines, markdown_table, method_label, short_name
 from flows.config import Settings, TransferConfig
 from flows.plan import make_plan
 from flows.recipes import Recipe
@@ -140,7 +140,7 @@ def missing(recipe: Recipe, mini: bool, data: Sequence[Path]) -> list[str]:
 
 def section(recipe: Recipe, title: str, config: TransferConfig, rows: Sequence[Row]) -> str:
     """One transfer's table with the paper's averages, on its models and tasks, in further columns."""
-    models = f"{_short(config.source)} → {_short(config.target)}"
+    models = f"{short_name(config.source)} → {short_name(config.target)}"
     parts = [f"## {models}" + ("" if title == "pair" else f", {title}")]
     paper = recipe.paper_rows(title)
     zero = next((row.recomputed for row in paper.values() if row.method == "zero-shot"), None)
@@ -169,12 +169,6 @@ def section(recipe: Recipe, title: str, config: TransferConfig, rows: Sequence[R
     if absent:
         parts += [f"In the paper only: {'; '.join(absent)}."]
     return "\n\n".join(parts)
-
-
-def _short(ref: str) -> str:
-    """A model's name in a heading; of a folder, its own name and not the path of one machine."""
-    scheme, _, name = ref.partition(":")
-    return name if scheme in ("zoo", "open_clip") else Path(ref).name
 
 
 def _name(method: str, samples: int) -> str:

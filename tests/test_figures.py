@@ -33,7 +33,7 @@ def stages(bench: Bench) -> set[str]:
 
 def make(bench: Bench, name: str, **changes: object) -> dict[str, Path]:
     config = bench.config(**{"samples": [8], "methods": ["bico"]} | changes)
-    return FIGURES[name]({"one → another": config}, bench.settings, bench.folder / "figures")
+    return FIGURES[name]({"pair": config}, bench.settings, bench.folder / "figures")
 
 
 def test_every_figure_has_its_plots() -> None:
@@ -43,7 +43,7 @@ def test_every_figure_has_its_plots() -> None:
 def test_figure_1_of_a_model_and_itself_says_so(bench: Bench) -> None:
     files = make(bench, "figure1", target=str(bench.releases["a"]))
     table = rows(files)
-    assert {(row["pair"], row["task"], row["seed"]) for row in table} == {("one → another", "digits", "0")}
+    assert {(row["pair"], row["task"], row["seed"]) for row in table} == {("a → a", "digits", "0")}
     for where in ("before", "before, held out"):
         assert min(chosen(table, quantity="cosine", series=where).values()) == pytest.approx(1, abs=1e-5)
     assert min(chosen(table, quantity="cka", series="after").values()) == pytest.approx(1, abs=1e-4)
@@ -123,11 +123,13 @@ def test_figures_that_need_a_map_ask_for_a_method_that_makes_one(bench: Bench) -
 
 
 def test_several_pairs_get_a_row_of_panels_each(bench: Bench) -> None:
+    targets = {"same": "b", "wider": "wide"}
     configs = {
-        name: bench.config(methods=["bico"], samples=[4], target=str(bench.releases[name])) for name in ("b", "wide")
+        title: bench.config(methods=["bico"], samples=[4], target=str(bench.releases[name]))
+        for title, name in targets.items()
     }
     both = FIGURES["figure1"](configs, bench.settings, bench.folder / "both")
-    one = FIGURES["figure1"]({"b": configs["b"]}, bench.settings, bench.folder / "one")
-    assert {row["pair"] for row in rows(both)} == {"b", "wide"}
-    assert [row for row in rows(both) if row["pair"] == "b"] == rows(one)
+    one = FIGURES["figure1"]({"pair": configs["same"]}, bench.settings, bench.folder / "one")
+    assert {row["pair"] for row in rows(both)} == {"a → b, same", "a → wide, wider"}
+    assert [row | {"pair": "a → b"} for row in rows(both) if "same" in row["pair"]] == rows(one)
     assert Image.open(both["png"]).size[1] == 2 * Image.open(one["png"]).size[1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bico.analysis.pairs import AFTER, BEFORE
 from bico.analysis.records import Curve, Measurement, by_series, curve
 from bico.procrustes import RANK_TOLERANCE
-from bico.report import COLOURS, LABELS
+from bico.report import COLOURS, method_label
 from bico.signals import Signal
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def plot_output_similarity(records: Sequence[Measurement], ax: "Axes | None" = N
         method = series.partition(":")[0]
         style = ":" if method == "zero-shot" else STYLES[drawn.count(method) % len(STYLES)]
         drawn.append(method)
-        label = "target as it is" if series == "zero-shot" else LABELS.get(series, series)
+        label = "target as it is" if series == "zero-shot" else method_label(series)
         _line(ax, curve(group), label, COLOURS.get(method, "black"), style, band=False)
     return _per_layer(ax, "cosine to the fine-tuned target's outputs", "Layer outputs against the fine-tuned target")
 
