@@ -4,8 +4,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,13 @@ from prefect import flow
 from bico.errors import ConfigError, nearest
 from bico.provenance import made_by
 from bico.report import Row, headlines, markdown_table, method_label, short_name
+from bico.sampling import Sampling
 from flows.config import Settings, TransferConfig
+from flows.figures import FIGURES
 from flows.plan import make_plan
 from flows.recipes import Recipe
 from flows.transfer import totals, transfer
 from tasks.reports import write_report
-
-Figure = Callable[[dict[str, TransferConfig], Settings, Path], dict[str, Path]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,8 @@ def reproduce(
     label, rows, outputs = recipe.label(mini), {}, {}
     stages = {"computed": 0, "cached": 0}
     if recipe.figure is not None:
-        files = find_figure(recipe.figure)(configs, settings, out / label)
+        named = {models(title, config): config for title, config in configs.items()}
+        files = find_figure(recipe.figure)(named, settings, out / label)
         outputs |= files
         parts = [f"![{recipe.title}]({label}/{path.name})" for path in files.values() if path.suffix == ".png"]
     else:
@@ -106,16 +105,15 @@ def scratch(settings: Settings) -> Path:
     return settings.home / "reproduce"
 
 
-def find_figure(name: str) -> Figure:
+def find_figure(name: str) -> Callable[[dict[str, TransferConfig], Settings, Path], dict[str, Path]]:
     """Returns the function that makes a figure.
 
     Raises:
         ConfigError: If no figure has that name.
     """
-    figures: dict[str, Figure] = import_module("flows.figures").FIGURES if find_spec("flows.figures") else {}
-    if name not in figures:
-        raise ConfigError(f"Unknown figure {name!r}: {nearest(name, figures)}")
-    return figures[name]
+    if name not in FIGURES:
+        raise ConfigError(f"Unknown figure {name!r}: {nearest(name, FIGURES)}")
+    return FIGURES[name]
 
 
 def heading(recipe: Recipe, mini: bool, configs: Mapping[str, TransferConfig]) -> str:
@@ -124,13 +122,16 @@ def heading(recipe: Recipe, mini: bool, configs: Mapping[str, TransferConfig]) -
         lines += ["", f"The paper: {recipe.claim.strip()}"]
     if mini and recipe.note:
         lines += ["", f"Here: {recipe.note.strip()}"]
-    config = next(iter(configs.values()))
-    tested = "" if config.test_limit is None else f"; at most {config.test_limit} test pictures per task"
-    seeds = ", ".join(map(str, config.seeds))
-    lines += ["", f"Accuracy in %, mean ± sd over the calibration seeds {seeds}; sd of the average over tasks{tested}."]
-    if config.sampling == "per-class":
-        lines += ["N counts samples per class (K)."]
-    return "\n".join(lines if recipe.kind == "table" else lines[:-1])
+    if recipe.kind == "table":
+        config = next(iter(configs.values()))
+        tested = "" if config.test_limit is None else f"; at most {config.test_limit} test pictures per task"
+        seeds = ", ".join(map(str, config.seeds))
+        lines += [
+            "",
+            f"Accuracy in %, mean ± sd over the calibration seeds {seeds}; sd of the average over tasks{tested}.",
+        ]
+        lines += ["N counts samples per class (K)."] * (config.sampling is Sampling.PER_CLASS)
+    return "\n".join(lines)
 
 
 def missing(recipe: Recipe, mini: bool, data: Sequence[Path]) -> list[str]:
@@ -140,8 +141,7 @@ def missing(recipe: Recipe, mini: bool, data: Sequence[Path]) -> list[str]:
 
 def section(recipe: Recipe, title: str, config: TransferConfig, rows: Sequence[Row]) -> str:
     """One transfer's table with the paper's averages, on its models and tasks, in further columns."""
-    models = f"{short_name(config.source)} → {short_name(config.target)}"
-    parts = [f"## {models}" + ("" if title == "pair" else f", {title}")]
+    parts = [f"## {models(title, config)}"]
     paper = recipe.paper_rows(title)
     zero = next((row.recomputed for row in paper.values() if row.method == "zero-shot"), None)
     columns: dict[str, dict[tuple[str, int], str]] = {"paper": {}, "paper, over zero-shot": {}} if paper else {}
@@ -169,6 +169,12 @@ def section(recipe: Recipe, title: str, config: TransferConfig, rows: Sequence[R
     if absent:
         parts += [f"In the paper only: {'; '.join(absent)}."]
     return "\n\n".join(parts)
+
+
+def models(title: str, config: TransferConfig) -> str:
+    """A transfer's heading: its pair, and its title where that says more."""
+    pair = f"{short_name(config.source)} → {short_name(config.target)}"
+    return pair if title == "pair" else f"{pair}, {title}"
 
 
 def _name(method: str, samples: int) -> str:

@@ -70,13 +70,23 @@ def test_half_and_one_class_leave_the_others_out() -> None:
         assert sorted(one) == [0, 0, 0, 9]
 
 
+def test_where_one_class_is_too_small_as_few_more_as_needed_follow() -> None:
+    sizes = LABELS.bincount().tolist()
+    for seed in range(5):
+        found = counts(chosen("one-class", 40, seed))
+        whole = [label for label in range(CLASSES) if found[label] == sizes[label]]
+        assert sum(found) == 40 and sum(0 < n < size for n, size in zip(found, sizes, strict=True)) <= 1
+        (first,) = [label for label, n in enumerate(counts(chosen("one-class", 1, seed))) if n]
+        assert first in whole
+
+
 @pytest.mark.parametrize(
     ("sampling", "count", "message"),
     [
         ("random", 86, "86 calibration samples asked for, but the training split holds 85"),
         ("random", 0, "0 calibration samples"),
         ("class-balanced", 86, "the training split holds 85"),
-        ("one-class", 31, r"of the 1 classes that one-class leaves holds \d+"),
+        ("one-class", 86, "the training split holds 85"),
         ("half-class", 56, "of the 2 classes that half-class leaves"),
         ("per-class", 11, "class 2 of the training split holds 10"),
     ],
