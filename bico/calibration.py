@@ -97,9 +97,8 @@ def cross_covariances(
     over samples, so covariances add up over batches and do not depend on the batch size. Rows whose gradient is zero
     in either model (all but the class token in the last block) are dropped before the product.
 
-    The source's signals of a batch are kept until the target's pass, which multiplies each of its own with its
-    counterpart as soon as it comes up and lets go of both. So memory holds both models, the covariances, and one batch of
-    the source's signals; of the target's, what its backward pass needs.
+    A product is formed as soon as the target's signal comes up. So memory holds both models, the covariances, one
+    batch of the source's signals, and what the target's backward pass needs (`memory.py`).
 
     Arguments:
         source: The model that was fine-tuned, at its pre-trained weights.
@@ -120,31 +119,17 @@ def cross_covariances(
             snapshot or step over one.
     """
     signals = list(signals)
-    matched = match_sites(source.sites, target.sites)
-    sites = list(target.sites if sites is None else sites)
-    source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
-    partner: dict[SignalKey, SignalKey] = {
-        signal_key(site, signal): signal_key(matched[site.name], signal) for site in sites for signal in signals
-    }
     sums: Covariances = {}
+
+    def add(key: SignalKey, ours: Tensor, theirs: Tensor) -> None:
+        if key in sums:
+            sums[key].addmm_(ours.T, theirs)
+        else:
+            sums[key] = ours.T @ theirs
+
     waiting, seen = sorted(set(snapshots)), 0
     for batch in batches:
-        kept: dict[SignalKey, Tensor] = {}
-        stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, kept.__setitem__)
-        # A deeper target uses some of the source's signals more than once.
-        uses = Counter(partner.values())
-
-        def multiply(key: SignalKey, theirs: Tensor, kept=kept, uses=uses) -> None:
-            source_key = partner[key]
-            uses[source_key] -= 1
-            ours = kept[source_key] if uses[source_key] else kept.pop(source_key)
-            rows = _paired_rows(ours, theirs, source, target, drop_zeros=key[1].is_gradient)
-            if key in sums:
-                sums[key].addmm_(rows[0].T, rows[1])
-            else:
-                sums[key] = rows[0].T @ rows[1]
-
-        stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, multiply)
+        stream_pairs(source, target, batch, heads, signals, add, sites)
         seen += len(batch.labels)
         on_batch(seen)
         if waiting and seen >= waiting[0]:
@@ -164,17 +149,48 @@ def cross_covariances(
         )
 
 
-def collect_signals(
-    model: Model, inputs: Tensor, labels: Tensor, head: Tensor, sites: Sequence[Site], signals: Sequence[Signal]
-) -> dict[SignalKey, Tensor]:
-    """Runs one batch through a frozen model, forward and (for gradients) backward, and returns its signals.
+def stream_pairs(
+    source: Model,
+    target: Model,
+    batch: Batch,
+    heads: tuple[Tensor, Tensor],
+    signals: Sequence[Signal],
+    receive: Callable[[SignalKey, Tensor, Tensor], None],
+    sites: Sequence[Site] | None = None,
+) -> None:
+    """Runs one batch through both models and hands over the rows of each signal that belong together.
 
-    Returns:
-        Tensors (batch, [tokens,] features) by signal key, on the model's device.
+    The source's signals are kept until its counterpart in the target comes up, and not longer. The source's tokens are
+    brought onto the target's grid. Of gradients, rows that are zero in either model are dropped.
+
+    Arguments:
+        receive: Called with the *target's* signal key, the source's rows (rows, features) and the target's.
+        sites: The target's sites to serve; all of them by default.
     """
-    seen: dict[SignalKey, Tensor] = {}
-    stream_signals(model, inputs, labels, head, sites, signals, seen.__setitem__)
-    return seen
+    matched = match_sites(source.sites, target.sites)
+    sites = list(target.sites if sites is None else sites)
+    source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
+    partner: dict[SignalKey, SignalKey] = {
+        signal_key(site, signal): signal_key(matched[site.name], signal) for site in sites for signal in signals
+    }
+    uses = Counter(partner.values())  # a deeper target uses some of the source's signals more than once
+    kept: dict[SignalKey, Tensor] = {}
+
+    def pair(key: SignalKey, theirs: Tensor) -> None:
+        wanted = partner[key]
+        uses[wanted] -= 1
+        ours = kept[wanted] if uses[wanted] else kept.pop(wanted)
+        if ours.ndim == 3:
+            ours = resample_tokens(ours, source.grid, target.grid)
+        ours, theirs = ours.flatten(0, -2), theirs.flatten(0, -2)
+        if key[1].is_gradient:
+            carries = ours.any(dim=1) & theirs.any(dim=1)
+            if not carries.all():
+                ours, theirs = ours[carries], theirs[carries]
+        receive(key, ours, theirs)
+
+    stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, kept.__setitem__)
+    stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, pair)
 
 
 def stream_signals(
@@ -186,24 +202,15 @@ def stream_signals(
     signals: Sequence[Signal],
     receive: Callable[[SignalKey, Tensor], None],
 ) -> None:
-    """Like `collect_signals`, but hands each signal over as it comes up and keeps none."""
+    """Runs one batch through a frozen model, forward and (for gradients) backward.
+
+    Arguments:
+        receive: Called with each signal's key and its tensor (batch, [tokens,] features) as it comes up.
+    """
     with model.instrument() as modules, watch(sites, modules, signals, receive):
         loss = model.loss(inputs, labels, head)
         if any(signal.is_gradient for signal in signals):
             loss.backward()
-
-
-def _paired_rows(
-    ours: Tensor, theirs: Tensor, source: Model, target: Model, drop_zeros: bool
-) -> tuple[Float[Tensor, "rows source"], Float[Tensor, "rows target"]]:
-    if ours.ndim == 3:
-        ours = resample_tokens(ours, source.grid, target.grid)
-    rows_a, rows_b = ours.flatten(0, -2), theirs.flatten(0, -2)
-    if drop_zeros:
-        carries = rows_a.any(dim=1) & rows_b.any(dim=1)
-        if not carries.all():
-            rows_a, rows_b = rows_a[carries], rows_b[carries]
-    return rows_a, rows_b
 
 
 def _check_finite(covariances: Mapping[SignalKey, Tensor]) -> None:

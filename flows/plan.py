@@ -7,12 +7,14 @@ from pathlib import Path
 
 from bico.errors import ConfigError, NotEnoughSamplesError, OutputError
 from bico.finetune import FinetuneConfig, default_config
+from bico.memory import plan_memory
 from bico.methods import Pair, get_method
 from bico.methods.protocol import Method, no_maps
 from bico.models.clip_vit import ClipViT
 from bico.models.loading import ModelFiles, resolve
 from bico.sites import match_sites
 from flows.config import Settings, TransferConfig
+from tasks.collect import ACTIVATIONS, GRADIENTS
 from tasks.finetune import read_expert
 from tasks.stage import TaskRef, Workspace, open_model
 
@@ -49,7 +51,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     tasks = {name: TaskRef(name, folders) for name in config.tasks}
     check_writable(config.out)
     check_writable(settings.home)
-    space = Workspace(settings.store, settings.resolved_device())
+    space = Workspace(settings.store, settings.resolved_device(), settings.memory)
     if any(method.needs for method in methods.values()):
         for ref in tasks.values():
             available = ref.open().sizes["train"]
@@ -64,6 +66,8 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
     match_sites(ours.sites, theirs.sites)
     check_methods(methods, ours, theirs)
+    if any(method.needs for method in methods.values()):
+        plan_memory(ours, theirs, ACTIVATIONS + GRADIENTS, config.batch_size, len(config.samples), settings.memory)
     if config.expert is not None:
         if len(tasks) > 1:
             raise ConfigError(

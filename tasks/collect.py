@@ -1,5 +1,6 @@
 """Collect activations and gradients: one forward-backward pass of each model leaves both artefacts."""
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -8,9 +9,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
 from bico.calibration import Batch, cross_covariances, draw_samples, split_at
+from bico.memory import plan_memory
 from bico.models.loading import ModelFiles
 from bico.signals import Signal
-from storage.arrays import write_arrays
+from storage.arrays import new_arrays
 from storage.keys import artefact_key
 from tasks.stage import Done, TaskRef, Workspace, as_state, open_head, open_model, open_split
 
@@ -89,14 +91,16 @@ def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Sig
 
     def build(folders: dict[str, Path]) -> None:
         wanted = {key: keys[key] for key in folders}
-        arrays = {key: {} for key in wanted}
-        for samples, covariances in _stream(space, calibration, [s for signals in wanted.values() for s in signals]):
-            for (tensor, signal), value in covariances.items():
-                key = next(key for key, signals in wanted.items() if signal in signals)
-                arrays[key][array_name(tensor, signal, samples)] = value.cpu()
         attrs = {"seed": calibration.seed, "samples": list(calibration.samples), "indices": calibration.indices}
-        for key, folder in folders.items():
-            write_arrays(folder / "covariances", arrays[key], attrs)
+        with ExitStack() as stack:
+            # Written as they come: of the snapshots and passes, one at a time is in memory.
+            write = {k: stack.enter_context(new_arrays(f / "covariances", attrs)) for k, f in folders.items()}
+            for samples, covariances in _stream(
+                space, calibration, [s for signals in wanted.values() for s in signals]
+            ):
+                for key, signals in wanted.items():
+                    chosen = [(tensor, signal) for tensor, signal in covariances if signal in signals]
+                    write[key]((array_name(*name, samples), covariances.pop(name)) for name in chosen)
 
     meta = {
         "source": calibration.source.ref,
@@ -120,4 +124,6 @@ def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]):
             inputs, labels = ours.batch(indices[part])
             yield Batch(inputs, theirs.batch(indices[part])[0], labels)
 
-    return cross_covariances(source, target, batches(), heads, signals, calibration.samples)
+    plan = plan_memory(source, target, signals, calibration.batch_size, len(calibration.samples), space.memory)
+    for sites in plan.passes:
+        yield from cross_covariances(source, target, batches(), heads, signals, calibration.samples, sites)
