@@ -90,6 +90,10 @@ def transfer(
     out: Annotated[Path | None, typer.Option(help="Where results go [default: out].")] = None,
     home: HomeOption = None,
     device: DeviceOption = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(help="GB that calibration may take; it makes several passes where that is too little."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Carry experts of SOURCE over to TARGET and measure what arrived."""
@@ -114,7 +118,7 @@ def transfer(
     }
     given = {key: value for key, value in given.items() if value is not None}
     settled = read_config(config, given) if config else make_config(given, "bico transfer")
-    run_transfer(settled, as_json, home=home, device=device)
+    run_transfer(settled, as_json, home=home, device=device, memory=memory)
 
 
 @app.command()

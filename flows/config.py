@@ -76,6 +76,8 @@ class Settings(BaseModel):
     home: Path = Path(".bico")
     """Artefact store, MLflow database and files."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    memory: Annotated[float, Field(gt=0)] | None = None
+    """GB that calibration may take; blocks are served in several passes if they do not fit into one."""
     workers: int = 2
     """Processes of the local Dask cluster, one thread each."""
     dask_scheduler: str | None = None

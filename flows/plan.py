@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bico.errors import ConfigError, NotEnoughSamplesError, OutputError
 from bico.finetune import FinetuneConfig, default_config
+from bico.memory import plan_memory
 from bico.methods import Method, Pair, get_method
 from bico.models.loading import ModelFiles, resolve
 from bico.parameter_gradients import ParameterGradient
@@ -15,6 +16,7 @@ from bico.sampling import Sampling, choose_samples, draw_samples
 from bico.signals import Signal
 from bico.sites import match_sites
 from flows.config import Settings, TransferConfig
+from tasks.collect import ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS
 from tasks.finetune import read_expert
 from tasks.stage import TaskRef, Workspace, open_model
 
@@ -39,6 +41,12 @@ class Plan:
         return sorted({need for method in self.methods.values() for need in method.needs.maps})
 
     @property
+    def collected(self) -> tuple[tuple[Signal, ...], ...]:
+        """The groups of signals that a pass collects. Input gradients only if a method aligns by them."""
+        ablation = any(signal in INPUT_GRADIENTS for signal, _ in self.maps)
+        return (ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS) if ablation else (ACTIVATIONS, GRADIENTS)
+
+    @property
     def gradients(self) -> tuple[ParameterGradient, ...]:
         """What parameter gradients of the target the methods need, all together."""
         return tuple(sorted({kind for method in self.methods.values() for kind in method.needs.gradients}))
@@ -59,7 +67,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     tasks = {name: TaskRef(name, folders) for name in config.tasks}
     check_writable(config.out)
     check_writable(settings.home)
-    space = Workspace(settings.store, settings.resolved_device())
+    space = Workspace(settings.store, settings.resolved_device(), settings.memory)
     for ref in tasks.values():
         ref.open()
         if any(get_method(text).needs for text in config.methods):
@@ -73,13 +81,17 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     pair = Pair.of(ours, theirs)
     for method in methods.values():
         method.check(pair)
+    plan = Plan(config, space, source, target, tasks, methods, recipes)
+    if plan.maps:
+        signals = [signal for group in plan.collected for signal in group]
+        plan_memory(ours, theirs, signals, config.batch_size, len(config.samples), settings.memory)
     if config.expert is not None:
         if len(tasks) > 1:
             raise ConfigError(
                 f"--expert is an expert for one task, but {len(tasks)} tasks were given: {', '.join(tasks)}."
             )
         read_expert(space, source, str(config.expert))
-    return Plan(config, space, source, target, tasks, methods, recipes)
+    return plan
 
 
 def check_samples(config: TransferConfig, ref: TaskRef) -> None:

@@ -148,13 +148,11 @@ def collect_all(plan: Plan, ledger: Ledger) -> dict[tuple[str, int], Collected]:
 
 
 def collect_covariances(plan: Plan, calibration: Calibration, ledger: Ledger) -> dict[Signal, Done]:
-    """Artefacts by signal. Those of input gradients are collected only if a method aligns by them."""
-    ablation = any(signal in INPUT_GRADIENTS for signal, _ in plan.maps)
-    wanted = (ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS) if ablation else (ACTIVATIONS, GRADIENTS)
-    activations = ledger.run(collect_activations, plan.space, calibration, wanted)
+    """Artefacts by signal."""
+    activations = ledger.run(collect_activations, plan.space, calibration, plan.collected)
     gradients = ledger.run(collect_gradients, plan.space, calibration, activations)
     found = dict.fromkeys(ACTIVATIONS, activations) | dict.fromkeys(GRADIENTS, gradients)
-    if ablation:
+    if INPUT_GRADIENTS in plan.collected:
         inputs = ledger.run(collect_input_gradients, plan.space, calibration, activations)
         found |= dict.fromkeys(INPUT_GRADIENTS, inputs)
     return found

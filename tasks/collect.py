@@ -1,5 +1,6 @@
 """Collect activations and gradients: one forward-backward pass of each model leaves all covariances."""
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +12,11 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
 from bico.calibration import Batch, cross_covariances, split_at
+from bico.memory import plan_memory
 from bico.models.loading import ModelFiles
 from bico.sampling import Sampling, choose_samples, draw_samples, set_sizes
 from bico.signals import Signal
-from storage.arrays import write_arrays
+from storage.arrays import new_arrays
 from storage.keys import Ref, artefact_key
 from tasks.distances import read_distances
 from tasks.stage import Done, TaskRef, Workspace, as_state, open_head, open_model, open_split
@@ -145,13 +147,18 @@ def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Sig
 
     def build(folders: dict[str, Path]) -> None:
         wanted = {key: keys[key] for key in folders}
-        arrays = {key: {} for key in wanted}
-        for samples, covariances in _stream(space, calibration, [s for signals in wanted.values() for s in signals]):
-            for (tensor, signal), value in covariances.items():
-                key = next(key for key, signals in wanted.items() if signal in signals)
-                arrays[key][array_name(tensor, signal, samples)] = value.cpu()
-        for key, folder in folders.items():
-            write_arrays(folder / "covariances", arrays[key], calibration.drawn)
+        with ExitStack() as stack:
+            # Written as they come: of the snapshots and passes, one at a time is in memory.
+            write = {
+                key: stack.enter_context(new_arrays(folder / "covariances", calibration.drawn))
+                for key, folder in folders.items()
+            }
+            for samples, covariances in _stream(
+                space, calibration, [s for signals in wanted.values() for s in signals]
+            ):
+                for key, signals in wanted.items():
+                    chosen = [(tensor, signal) for tensor, signal in covariances if signal in signals]
+                    write[key]((array_name(*name, samples), covariances.pop(name)) for name in chosen)
 
     meta = {
         "source": calibration.source.ref,
@@ -176,5 +183,7 @@ def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]):
             inputs, labels = ours.batch(indices[part])
             yield Batch(inputs, theirs.batch(indices[part])[0], labels)
 
-    for size, covariances in cross_covariances(source, target, batches(), heads, signals, list(count_of)):
-        yield count_of[size], covariances
+    plan = plan_memory(source, target, signals, calibration.batch_size, len(calibration.samples), space.memory)
+    for sites in plan.passes:
+        for size, covariances in cross_covariances(source, target, batches(), heads, signals, list(count_of), sites):
+            yield count_of[size], covariances

@@ -21,10 +21,14 @@ from storage.keys import Ref
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where artefacts go and where tensors are computed; neither changes a result, so neither enters a key."""
+    """Where artefacts go, and where and in how much memory tensors are computed; none of it changes a result, so none
+    enters a key.
+    """
 
     store: str
     device: str = "cpu"
+    memory: float | None = None
+    """Budget of a calibration, GB; without it, one pass serves all blocks."""
 
     @property
     def artefacts(self) -> ArtefactStore:

@@ -17,7 +17,10 @@ from safetensors.torch import load_file
 
 import tasks.collect
 from bico.data.tasks import get_task
-from flows.transfer import Result
+from bico.memory import GIGABYTE, MemoryPlan, plan_memory
+from bico.models.loading import load, resolve
+from flows.transfer import Result, transfer
+from tasks.collect import ACTIVATIONS, GRADIENTS
 from tests.flow_setup import SHORT, Bench
 from tests.tiny import count_passes
 
@@ -126,6 +129,21 @@ def test_activations_and_gradients_come_from_one_pass_of_each_model(
     result = bench.run(samples=[4, 8, 12], batch_size=4)
     assert computed(result)["collect-gradients"] == 1
     assert collected == {"forward": 6, "backward": 6}  # three batches through two models, for both artefacts
+
+
+def test_a_memory_budget_takes_more_passes_to_the_same_result(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = bench.run(methods=["bico"], oracle=False)
+    shutil.rmtree(next((bench.folder / "home/store/final").glob("collect-activations-*")))
+    shutil.rmtree(next((bench.folder / "home/store/final").glob("collect-gradients-*")))
+    models = [load(resolve(str(bench.releases[name])), torch.device("cpu")) for name in "ab"]
+    largest = plan_memory(*models, ACTIVATIONS + GRADIENTS, 4, 2)
+    settings = bench.settings.model_copy(update={"memory": (largest.peak - 1) / GIGABYTE})
+    monkeypatch.setattr(tasks.collect, "plan_memory", lambda *args: plans.append(plan_memory(*args)) or plans[-1])
+    plans: list[MemoryPlan] = []
+    again = transfer(bench.config(methods=["bico"], oracle=False, batch_size=4), settings)
+    assert [len(plan.passes) for plan in plans] == [2]
+    assert computed(again) == {"collect-activations": 1, "collect-gradients": 1}
+    assert again.rows == plain.rows
 
 
 def test_results_are_written_for_people_and_programs(bench: Bench) -> None:
