@@ -15,7 +15,7 @@ from prefect.states import Completed
 from bico.data.tasks import Prepared, Task, get_task
 from bico.models.clip_vit import ClipViT
 from bico.models.loading import ModelFiles, load
-from storage.artefacts import ArtefactStore
+from storage.artefacts import ArtefactStore, open_store
 from storage.keys import Ref
 
 
@@ -28,7 +28,7 @@ class Workspace:
 
     @property
     def artefacts(self) -> ArtefactStore:
-        return _store(self.store)
+        return open_store(self.store)
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,3 @@ def open_head(files: ModelFiles, device: str, task: TaskRef) -> torch.Tensor:
 def open_split(files: ModelFiles, device: str, task: TaskRef, split: str) -> Prepared:
     """A split as one model wants it, preprocessed once per process."""
     return Prepared(task.open().open(split), open_model(files, device).prepare)
-
-
-@cache
-def _store(root: str) -> ArtefactStore:
-    return ArtefactStore(Path(root))
