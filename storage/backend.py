@@ -41,9 +41,9 @@ class Backend(Protocol):
         """
 
     def remove(self, key: str, unless_marked: bool = False) -> bool:
-        """Makes an artefact disappear in one step, then deletes it; whether it did. Nothing to do if it is not there."""
+        """Makes an artefact disappear in one step, then deletes it; whether it is gone."""
 
-    def keys(self) -> Iterator[str]:
+    def listed(self) -> Iterator[str]:
         """Every artefact that is there, sound or not."""
 
     def mark(self, keys: Iterable[str]) -> None:
@@ -63,3 +63,6 @@ class Backend(Protocol):
 
     def sweep(self) -> None:
         """Deletes what killed builders left behind more than a day ago."""
+
+    def sweep_lost(self) -> None:
+        """Deletes committed files more than a day old that no manifest names; slow, so only `gc` asks for it."""

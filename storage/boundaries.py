@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Boundary(StrEnum):
-    """In the order in which a store passes them. A folder moves no data, so it never passes UPLOADED."""
+    """In the order in which a store passes them; `gc` passes the last. A folder never passes UPLOADED."""
 
     MARKED = "marked"
     """The keys are marked as in use; nothing was looked at yet."""
@@ -29,6 +29,8 @@ class Boundary(StrEnum):
     """The damaged artefact that stood in the way is gone; the new one is not there yet."""
     COMMITTED = "committed"
     """The artefact is there for everyone; passed once per artefact."""
+    CONDEMNED = "condemned"
+    """`gc` has chosen the key and not yet looked whether it is in use."""
 
 
 _interceptor: Callable[[Boundary, str], None] | None = None

@@ -128,7 +128,7 @@ class BucketBackend:
             if unless_marked and key in self.marked():
                 return False
             if manifest is None:
-                return False  # an attempt that nobody finished is `sweep`'s
+                return True  # an attempt that nobody finished is for `sweep_lost`
             obstore.delete(self._store, _manifest_name(key))
             # Whoever marked before this looked before it too, and may want the files; whoever marks now finds nothing.
             if unless_marked and key in self.marked():
@@ -139,7 +139,7 @@ class BucketBackend:
                 self._delete_attempt(Manifest.from_bytes(manifest, key))
             return True
 
-    def keys(self) -> Iterator[str]:
+    def listed(self) -> Iterator[str]:
         with self._talking():
             found = sorted(item["path"] for item in self._list("manifests/"))
         for path in found:
@@ -188,8 +188,8 @@ class BucketBackend:
     def sweep(self) -> None:
         sweep(self.workshop)
 
-    def sweep_attempts(self) -> int:
-        """Deletes files more than a day old that no manifest names; returns how many."""
+    def sweep_lost(self) -> None:
+
         with self._talking():
             now, doomed = self._now(), []
             named: dict[str, str | None] = {}
@@ -206,7 +206,6 @@ class BucketBackend:
                     doomed.append(item["path"])
             if doomed:
                 obstore.delete(self._store, doomed)
-        return len(doomed)
 
     def _manifest(self, key: str) -> Manifest:
         try:
@@ -252,7 +251,7 @@ class BucketBackend:
                 obstore.put(self._store, name, manifest.to_bytes(), mode={"e_tag": tag})
             except (PreconditionError, FileNotFoundError):
                 continue  # somebody else has replaced or removed it
-            with suppress(FaultError):  # of a manifest that cannot be read, `sweep_attempts` deletes the files
+            with suppress(FaultError):  # of a manifest that cannot be read, `sweep_lost` deletes the files
                 self._delete_attempt(Manifest.from_bytes(content, key))
             return True
 
@@ -311,7 +310,7 @@ class BucketBackend:
         try:
             yield
         except (BaseError, OSError) as error:
-            reason = next(iter(str(error).splitlines()), type(error).__name__)[:300]
+            reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)[:300]
             raise StoreError(
                 f"Artefact store {self.url} refused ({reason}): check the address, AWS_ENDPOINT_URL, AWS_REGION and the "
                 "AWS_* keys, and that the bucket exists and can be written."

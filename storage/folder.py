@@ -82,11 +82,11 @@ class FolderBackend:
                 try:
                     self.place(key).rename(doomed)
                 except FileNotFoundError:
-                    return False
+                    return True
         shutil.rmtree(doomed, ignore_errors=True)
         return True
 
-    def keys(self) -> Iterator[str]:
+    def listed(self) -> Iterator[str]:
         for folder in sorted((self.root / "final").iterdir()):
             with suppress(StoreError):  # a stranger's file
                 yield checked_key(folder.name)
@@ -118,6 +118,9 @@ class FolderBackend:
 
     def sweep(self) -> None:
         sweep(self.workshop)
+
+    def sweep_lost(self) -> None:
+        """A rename leaves no file behind that belongs to nothing."""
 
     def _flush_all(self, folder: Path) -> None:
         if self._durable:
