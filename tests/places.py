@@ -1,9 +1,12 @@
 """The two kinds of places for artefacts, with the same handles on both: one set of tests holds them to one contract."""
 
 import json
+import logging
+import os
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +18,35 @@ from storage.artefacts import ArtefactStore
 from storage.manifest import MANIFEST
 
 BUCKET = "experts"
+SOURCES = os.pathsep.join(path for path in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")) if path)
+"""PYTHONPATH for processes that import what this one does."""
 
 
-@pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """A loopback S3 server and an empty bucket, announced in the environment as a user would; yields its endpoint."""
+@contextmanager
+def serving_s3() -> Iterator[None]:
+    """A loopback S3 server and an empty bucket, announced in the environment as a user would."""
     from moto.server import ThreadedMotoServer  # takes seconds to load: here, for those who ask for a bucket
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line per request
     server.start()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())
     urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")).close()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", endpoint)
-        patch.setenv("AWS_REGION", "us-east-1")
-        patch.setenv("AWS_ACCESS_KEY_ID", "testing")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
-        yield endpoint
-    server.stop()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", endpoint)
+            patch.setenv("AWS_REGION", "us-east-1")
+            patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
+            yield
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[None]:
+    with serving_s3():
+        yield
 
 
 class Place:
@@ -122,9 +136,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     """A place of its own for one test, of each kind."""
     if request.param == "folder":
         return FolderPlace(str(tmp_path / "store"), None)
-    return new_bucket_place(request.getfixturevalue("s3"), tmp_path, monkeypatch)
+    request.getfixturevalue("s3")
+    return new_bucket_place(tmp_path, monkeypatch)
 
 
-def new_bucket_place(s3: str, folder: Path, patch: pytest.MonkeyPatch) -> BucketPlace:
+def new_bucket_place(folder: Path, patch: pytest.MonkeyPatch) -> BucketPlace:
+    """A prefix of its own in the bucket that `s3` serves."""
     patch.setenv("BICO_CACHE", str(folder / "cache"))  # for stores that open an address by themselves
     return BucketPlace(f"s3://{BUCKET}/{uuid.uuid4().hex}", folder / "workshop")

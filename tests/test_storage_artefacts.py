@@ -18,7 +18,7 @@ from storage.artefacts import ArtefactStore, open_store
 from storage.boundaries import Boundary, intercepted
 from storage.keys import Ref
 from storage.manifest import MANIFEST
-from tests.places import FolderPlace, Place, new_bucket_place
+from tests.places import SOURCES, FolderPlace, Place, new_bucket_place
 
 KEY = "maps-0123456789abcdef"
 
@@ -295,7 +295,7 @@ print(store.get_or_create(key, build)[1])
 def child(place: Place, log: Path, seconds: float, workshop: Path | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, place.url, str(log), str(seconds), KEY, str(workshop or place.workshop or "")],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": SOURCES},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -318,10 +318,10 @@ def test_concurrent_processes_build_once(place: Place, store: ArtefactStore, tmp
 
 
 def test_machines_that_race_for_a_bucket_leave_one_artefact(
-    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workshops that share no lock, as on two machines: both build, one wins, and nothing else stays."""
-    place = new_bucket_place(s3, tmp_path, monkeypatch)
+    place = new_bucket_place(tmp_path, monkeypatch)
     stores = [ArtefactStore(place.url, workshop=tmp_path / f"machine-{n}") for n in range(3)]
     meeting = threading.Barrier(3)
 
@@ -337,9 +337,9 @@ def test_machines_that_race_for_a_bucket_leave_one_artefact(
 
 
 def test_machines_that_race_to_replace_a_damaged_artefact(
-    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = new_bucket_place(s3, tmp_path, monkeypatch)
+    place = new_bucket_place(tmp_path, monkeypatch)
     place.open().get_or_create(KEY, Builder())
     place.write(KEY, "deep/data", b"cytes")
     stores = [ArtefactStore(place.url, workshop=tmp_path / f"machine-{n}") for n in range(3)]
@@ -432,7 +432,7 @@ def test_file_url_is_a_folder(tmp_path: Path) -> None:
     assert ref.path.is_dir()
 
 
-def test_bucket_that_is_not_there_is_a_store_error(s3: str, tmp_path: Path) -> None:
+def test_bucket_that_is_not_there_is_a_store_error(s3: None, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="s3://no-such-bucket/x refused .*check the address, AWS_ENDPOINT_URL"):
         ArtefactStore("s3://no-such-bucket/x", workshop=tmp_path)
 

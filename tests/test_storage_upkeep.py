@@ -17,9 +17,7 @@ from storage import upkeep
 from storage.artefacts import ArtefactStore
 from storage.boundaries import Boundary, intercepted
 from storage.manifest import MANIFEST
-from tests.places import Place, new_bucket_place
-
-ROOT = Path(__file__).parents[1]
+from tests.places import SOURCES, Place, new_bucket_place
 
 
 def fill(place: Place, *keys: str) -> ArtefactStore:
@@ -99,9 +97,9 @@ def test_a_mark_made_after_the_choice_is_respected(place: Place, monkeypatch: py
 
 
 def test_a_bucket_puts_back_what_was_marked_while_it_was_taken_away(
-    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = new_bucket_place(s3, tmp_path, monkeypatch)
+    place = new_bucket_place(tmp_path, monkeypatch)
     store = fill(place, "a-1")
     answers = iter([set(), {"a-1"}])
     monkeypatch.setattr(store.backend, "marked", lambda: next(answers))
@@ -123,7 +121,7 @@ time.sleep(60)
 def test_the_mark_of_a_killed_process_ends_with_it(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", MARKER, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": SOURCES},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -188,9 +186,9 @@ def test_a_note_lists_what_was_asked_for_meanwhile(place: Place) -> None:
 
 
 def test_files_that_no_manifest_names_are_swept_from_a_bucket_after_a_day(
-    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = new_bucket_place(s3, tmp_path, monkeypatch)
+    place = new_bucket_place(tmp_path, monkeypatch)
     store = fill(place, "a-1")
     bucket_module.obstore.put(place.client, "data/a-1/lost/data", b"x")
     bucket_module.obstore.put(place.client, "data/b-1/lost/data", b"x")
