@@ -24,6 +24,7 @@ from typing import Annotated, Any
 import typer
 
 from bico.errors import BicoError
+from flows.cache_cli import cache_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 zoo_app = typer.Typer(no_args_is_help=True, help="The mini models that ship with the project.")
 app.add_typer(zoo_app, name="zoo")
+app.add_typer(cache_app, name="cache")
 
 HomeOption = Annotated[
     Path | None, typer.Option("--home", help="Artefact store and MLflow database [default: .bico, or BICO_HOME].")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from bico.errors import ConfigError, nearest
 from bico.finetune import FinetuneConfig
@@ -75,6 +75,8 @@ class Settings(BaseModel):
 
     home: Path = Path(".bico")
     """Artefact store, MLflow database and files."""
+    store: Annotated[str, Field(validate_default=True)] = ""
+    """Address of the artefact store: a folder, file:///path or s3://bucket/prefix; without it, `store` under `home`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     memory: Annotated[float, Field(gt=0)] | None = None
     """GB that calibration may take; blocks are served in several passes if they do not fit into one."""
@@ -98,9 +100,13 @@ class Settings(BaseModel):
         values |= {name: value for name, value in given.items() if value is not None}
         return validated(cls, values, "settings")
 
-    @property
-    def store(self) -> str:
-        return str((self.home / "store").expanduser().absolute())
+    @field_validator("store")
+    @classmethod
+    def _absolute(cls, store: str, info: ValidationInfo) -> str:
+        """Workers may have another working directory."""
+        if "://" in store or store.startswith("file:"):
+            return store
+        return str(Path(store or info.data["home"] / "store").expanduser().absolute())
 
     def resolved_device(self) -> str:
         import torch

@@ -33,7 +33,7 @@ from tasks.finetune import adopt_expert, finetune_model
 from tasks.gradients import collect_parameter_gradients, gradients_key
 from tasks.procrustes import BlockMaps, SignalMaps, solve_maps
 from tasks.publish import record_run, write_results
-from tasks.stage import Done, Workspace, open_model, result_of
+from tasks.stage import Done, Workspace, noted, open_model, result_of
 from tasks.transfer import EvidenceRefs, transfer_vector
 
 
@@ -90,10 +90,11 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
     settings = settings or Settings.from_environment()
     plan = make_plan(config, settings)
     ledger = Ledger()
-    experts, oracles = fine_tune_all(plan, ledger, progress)
-    calibrations = collect_all(plan, ledger)
-    maps = solve_all(plan, settings, calibrations, ledger)
-    rows, vectors = transfer_all(plan, experts, oracles, calibrations, maps, ledger)
+    with noted(plan.space, str(runtime.flow_run.id)):
+        experts, oracles = fine_tune_all(plan, ledger, progress)
+        calibrations = collect_all(plan, ledger)
+        maps = solve_all(plan, settings, calibrations, ledger)
+        rows, vectors = transfer_all(plan, experts, oracles, calibrations, maps, ledger)
     counts = {stage: dict(counter) for stage, counter in ledger.counts.items()}
     drawn = [found.calibration.drawn for found in calibrations.values()]
     outputs = write_results(plan.space, config.out, plan.target, rows, drawn, _chosen(config, vectors))

@@ -1,96 +1,102 @@
-"""A folder of artefacts, each either complete or not there.
+"""Artefacts that are either complete or not there, in a folder or in a bucket.
 
-    root/final/<key>/   committed artefacts, each with a MANIFEST.json of sizes and digests
-    root/tmp/           artefacts being built
-    root/locks/<key>    one lock per key
+An artefact is built in a folder of this machine. Its manifest of sizes and digests is written last, and one step of the
+backend makes it visible: a rename in a folder (`storage.folder`), a put-if-absent of the manifest in a bucket
+(`storage.bucket`). A reader gets a folder whose files have been compared with their digests, once per process and
+again when a file was touched; what does not agree counts as absent and is made again.
 
-An artefact is built under tmp/, its manifest is written last, and one rename makes it visible. A killed builder leaves
-its folder under tmp/, never under final/. The lock is the kernel's (flock), which lets go when its holder dies; so there
-are no stale locks, but a child forked inside `build` keeps the lock until it ends.
-
-This is the backend for one file system. An object store has no rename: there the manifest, put if absent, is the commit.
+Of several processes of one machine, one builds and the others wait. Of several machines with one bucket, each may
+build, and the first to finish wins: the key says all that determines the content, so it does not matter which.
 """
 
-import fcntl
 import json
-import os
 import shutil
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from bico.errors import StoreError
-from storage.keys import Ref, checked_key, file_digest
+from storage.backend import Backend
+from storage.boundaries import Boundary, passing
+from storage.folder import FolderBackend, writing
+from storage.keys import Ref, checked_key
+from storage.locks import locked
+from storage.manifest import FaultError, Manifest, look, read_through, seal
 
-MANIFEST = "MANIFEST.json"
-STALE_SECONDS = 24 * 3600
 
-
-@dataclass(frozen=True)
 class ArtefactStore:
-    """Artefacts under one folder; safe to use from many processes at once."""
+    """Artefacts at one address; safe to use from many processes at once.
 
-    root: Path
-    durable: bool = True
-    """Flush every commit to the disk. Without it a killed process still does no harm, but a power cut may."""
-    verify_hits: bool = False
-    """Compare digests, not only sizes, before an artefact counts as there."""
+    Arguments:
+        url: A folder, `file:` and a folder, or `s3://bucket/prefix`.
+        durable: Flush every commit to the disk. Without it a killed process still does no harm, but a power cut may.
+        workshop: For a bucket, the folder of this machine to build in and to keep copies; chosen by the address if None.
 
-    def __post_init__(self) -> None:
-        if "://" in str(self.root):
-            raise StoreError(f"Artefact store {self.root} is not a folder: only local folders can hold artefacts yet.")
-        # Absolute, since references travel to processes with another working directory.
-        object.__setattr__(self, "root", Path(self.root).expanduser().absolute())
-        with self._writing():
-            for name in ("final", "tmp", "locks"):
-                (self.root / name).mkdir(parents=True, exist_ok=True)
-        self._sweep()
+    Raises:
+        StoreError: If the address is none of these, or the place cannot be written.
+    """
+
+    def __init__(self, url: str | Path, *, durable: bool = True, workshop: Path | None = None) -> None:
+        self.backend = _backend(str(url), durable, workshop)
+        self.url = self.backend.url
+        self._used: dict[str, None] = {}  # marked by this store; in order of first use
+        self._sound: dict[str, tuple] = {}  # what this store has read through, and a stamp of its files then
+        self._uses: list[set[str]] = []
+        self.backend.sweep()
 
     def ref(self, key: str) -> Ref:
         """Returns the reference to an artefact, whether or not it is there yet."""
-        return Ref(checked_key(key), str(self.root))
+        return Ref(checked_key(key), self.url)
 
     def is_complete(self, key: str) -> bool:
-        """Whether an artefact is there with every file at its size; reads no content."""
+        """Whether an artefact is there with all it was written with; reads it through on its first use."""
         return self.fault(key) is None
 
-    def verify(self, key: str) -> bool:
-        """Whether an artefact is there with every file as it was written; reads all of it."""
-        return self.fault(key, digests=True) is None
+    def fault(self, key: str, *, again: bool = False) -> str | None:
+        """Returns what is wrong with an artefact, or None if nothing is.
 
-    def fault(self, key: str, *, digests: bool = False) -> str | None:
-        """Returns what is wrong with an artefact, or None if nothing is."""
-        path = self.ref(key).path
+        Arguments:
+            again: Read it through even if this store has done so.
+        """
+        self._mark([key])
         try:
-            manifest = json.loads((path / MANIFEST).read_bytes())
-            if manifest["key"] != key:
-                return f"its manifest is that of {manifest['key']}"
-            files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-        except OSError:
-            return "it has no manifest"
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return "its manifest is damaged"
-        for name, (size, digest) in files.items():
-            try:
-                found = os.stat(path / name).st_size
-                if found != size:
-                    return f"{name} has {found} bytes, not {size}"
-                if digests and file_digest(path / name) != digest:
-                    return f"{name} is not what was written"
-            except (OSError, StoreError):
-                return f"{name} cannot be read"
+            manifest = self.backend.look(key)
+            if again or not self.backend.vouches:
+                self._read_through(manifest, again)
+        except FaultError as fault:
+            self._sound.pop(key, None)
+            return str(fault)
         return None
+
+    def folder(self, key: str) -> Path:
+        """Returns a folder of this machine with an artefact's files, as they were written; for reading only.
+
+        Raises:
+            StoreError: If it is not there or is damaged; it is then removed, so that the next run makes it again.
+        """
+        self._mark([key])
+        try:
+            return self._read_through(self.backend.look(key))
+        except FaultError:
+            self._sound.pop(key, None)
+        try:
+            # It may just have been replaced, or only the copy on this machine was damaged.
+            return self._read_through(self.backend.look(key), again=True)
+        except FaultError as fault:
+            self._retire(key)
+            raise StoreError(
+                f"Artefact {key} in {self.url} cannot be used ({fault}): run again, it will be made again."
+            ) from fault
 
     def get_or_create(
         self, key: str, build: Callable[[Path], None], meta: Mapping[str, object] | None = None
     ) -> tuple[Ref, bool]:
         """Returns the artefact and whether it was there already; if not, builds it.
 
-        A damaged artefact is discarded and built again. Of several callers at once, one builds and the others wait.
+        A damaged artefact is replaced. Of several callers on a machine, one builds and the others wait.
 
         Arguments:
             key: From `artefact_key`.
@@ -118,6 +124,7 @@ class ArtefactStore:
         """
         keys = list(dict.fromkeys(keys))
         text = json.dumps(dict(meta or {}))  # before the work, not after it
+        self._mark(keys)
         missing = self._missing(keys)
         if missing:
             with ExitStack() as held:
@@ -131,107 +138,99 @@ class ArtefactStore:
 
     def discard(self, key: str) -> None:
         """Removes an artefact, complete or not; it disappears in one step."""
-        with self._lock(key):
-            self._remove(key)
+        with self._lock(checked_key(key)):
+            self.backend.remove(key)
+
+    @contextmanager
+    def uses(self) -> Iterator[set[str]]:
+        """Collects the keys that this store is asked for during the context."""
+        used: set[str] = set()
+        self._uses.append(used)
+        try:
+            yield used
+        finally:
+            self._uses.remove(used)
+
+    def _mark(self, keys: Iterable[str]) -> None:
+        keys = [checked_key(key) for key in keys]
+        for used in self._uses:
+            used.update(keys)
+        if new := [key for key in keys if key not in self._used]:
+            self.backend.mark(new)
+            self._used |= dict.fromkeys(new)
+        self._pass(Boundary.MARKED, keys)
 
     def _missing(self, keys: list[str]) -> list[str]:
-        return [key for key in keys if self.fault(key, digests=self.verify_hits) is not None]
+        return [key for key in keys if self.fault(key) is not None]
+
+    def _read_through(self, manifest: Manifest, again: bool = False) -> Path:
+        folder = self.backend.open(manifest, again)
+        stamp = manifest, look(folder, manifest)
+        if again or self._sound.get(manifest.key) != stamp:
+            read_through(folder, manifest)
+            self._sound[manifest.key] = stamp
+        return folder
+
+    def _retire(self, key: str) -> None:
+        """Removes what was found damaged, unless it has been made again meanwhile."""
+        with suppress(StoreError):  # nobody can mend a store that is only for reading
+            with self._lock(key):
+                if self.fault(key, again=True) is not None:
+                    self.backend.remove(key)
 
     def _build(self, keys: list[str], build: Callable[[dict[str, Path]], None], meta: dict[str, object]) -> None:
-        folders = {key: self._temporary(key) for key in keys}
+        folders = {key: self.backend.workshop / "tmp" / f"{key}.{uuid.uuid4().hex}" for key in keys}
         try:
-            with self._writing():
+            with writing(self.url):
                 for folder in folders.values():
                     folder.mkdir()
+            self._pass(Boundary.PREPARED, keys)
             build(dict(folders))
-            with self._writing():
-                # All manifests before the first rename: a fault in one folder then commits none of them.
-                for key, folder in folders.items():
-                    self._seal(key, folder, meta)
-                for key, folder in folders.items():
-                    self._remove(key)  # what is there is damaged, or it would not have been missing
-                    folder.rename(self.ref(key).path)
-                if self.durable:
-                    _flush(self.root / "final")
+            self._pass(Boundary.BUILT, keys)
+            with writing(self.url):
+                # All manifests before the first commit: a fault in one folder then commits none of them.
+                manifests = {key: seal(key, folder, meta) for key, folder in folders.items()}
+                self._pass(Boundary.SEALED, keys)
+            self.backend.commit({key: (folder, manifests[key]) for key, folder in folders.items()})
         finally:
             for folder in folders.values():  # after a commit there is nothing under this name any more
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _seal(self, key: str, folder: Path, meta: dict[str, object]) -> None:
-        """Writes the manifest of a finished folder and, if asked to, sees that all of it is on the disk."""
-        inside = sorted(folder.rglob("*"))
-        files = [path for path in inside if not path.is_dir() or path.is_symlink()]
-        if odd := [path for path in files if path.is_symlink() or not path.is_file()]:
-            raise StoreError(f"Artefact {key} holds {odd[0].name}, which is not a plain file: copy its content in.")
-        if not files:
-            raise StoreError(f"Artefact {key} is empty: its build wrote no file into the folder it was given.")
-        if (folder / MANIFEST).exists():
-            raise StoreError(f"Artefact {key} holds a file named {MANIFEST}, which belongs to the store: rename it.")
-        entries = {
-            path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": file_digest(path)}
-            for path in files
-        }
-        manifest = {"format": 1, "key": key, "created": time.time(), "meta": meta, "files": entries}
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        if self.durable:
-            # Together, since file systems join flushes that wait: 25 times faster than one by one on a busy disk.
-            with ThreadPoolExecutor(16) as pool:
-                list(pool.map(_flush, (*inside, folder / MANIFEST, folder)))
-
-    def _remove(self, key: str) -> None:
-        doomed = self._temporary(key)
-        with self._writing():
-            try:
-                self.ref(key).path.rename(doomed)
-            except FileNotFoundError:
-                return
-        shutil.rmtree(doomed, ignore_errors=True)
-
-    def _temporary(self, key: str) -> Path:
-        return self.root / "tmp" / f"{key}.{uuid.uuid4().hex}"
+    def _pass(self, boundary: Boundary, keys: list[str]) -> None:
+        with writing(self.url):
+            for key in keys:
+                passing(boundary, key)
 
     @contextmanager
-    def _lock(self, key: str, *, wait: bool = True) -> Iterator[bool]:
-        """Holds the lock of one key; without `wait`, yields False if somebody else does."""
-        with self._writing():
-            handle = os.open(self.root / "locks" / checked_key(key), os.O_CREAT | os.O_RDWR, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(handle)  # lets go of the lock; the file stays, deleting it would let two in at once
-
-    def _sweep(self) -> None:
-        """Removes what killed builders left behind."""
-        for folder in (self.root / "tmp").iterdir():
-            try:
-                if time.time() - folder.stat().st_mtime < STALE_SECONDS:
-                    continue
-                with self._lock(folder.name.rpartition(".")[0], wait=False) as free:
-                    if free:  # nobody builds this key, however long a build may take
-                        shutil.rmtree(folder, ignore_errors=True)
-            except (OSError, StoreError):
-                continue  # swept by someone else, not ours, or the store is read-only; none of it stops the work
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
+    def _lock(self, key: str) -> Iterator[None]:
+        with ExitStack() as held:
+            with writing(self.url):
+                held.enter_context(locked(self.backend.workshop / "locks" / key))
+                passing(Boundary.LOCKED, key)
             yield
-        except OSError as error:
-            reason = error.strerror or error
-            raise StoreError(
-                f"Artefact store {self.root} cannot be written ({reason}): choose another folder, "
-                "or mend its permissions or free space."
-            ) from error
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+@cache
+def open_store(url: str) -> ArtefactStore:
+    """Opens a store once per process."""
+    return ArtefactStore(url)
+
+
+def _backend(url: str, durable: bool, workshop: Path | None) -> Backend:
+    scheme = urlsplit(url).scheme
+    if scheme == "s3":
+        from storage.bucket import BucketBackend  # loads the S3 client, which a folder does without
+
+        return BucketBackend(url, workshop)
+    if scheme == "file":
+        parts = urlsplit(url)
+        if parts.netloc not in ("", "localhost"):
+            raise StoreError(f"Artefact store {url} names the machine {parts.netloc!r}: write file:///path.")
+        return FolderBackend(Path(unquote(parts.path)), durable)
+    if "://" in url:
+        raise StoreError(f"Artefact store {_masked(url)}: give a folder, file:///path or s3://bucket/prefix.")
+    return FolderBackend(Path(url), durable)
+
+
+def _masked(url: str) -> str:
+    return url.replace(urlsplit(url).netloc.rpartition("@")[0], "***") if "@" in url else url

@@ -28,11 +28,18 @@ class Ref:
 
     key: str
     root: str
+    """The address of its store."""
 
     @property
     def path(self) -> Path:
-        """The artefact's folder. It may have been deleted since: `ArtefactStore.is_complete` tells."""
-        return Path(self.root) / "final" / checked_key(self.key)
+        """A folder of this machine with the artefact's files, compared with their digests on first use; for reading.
+
+        Raises:
+            StoreError: If it is not there, or was damaged.
+        """
+        from storage.artefacts import open_store  # here, since stores are built on keys
+
+        return open_store(self.root).folder(self.key)
 
 
 def artefact_key(stage: str, version: int, **inputs: object) -> str:

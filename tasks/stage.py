@@ -1,6 +1,7 @@
 """What every cached step shares: a key, a build, and the word "Cached" when there was nothing to do."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,10 +14,12 @@ from prefect.client.schemas import State
 from prefect.states import Completed
 
 from bico.data.tasks import Prepared, Task, get_task
+from bico.errors import StoreError
 from bico.models.clip_vit import ClipViT
 from bico.models.loading import ModelFiles, load
-from storage.artefacts import ArtefactStore
+from storage.artefacts import ArtefactStore, open_store
 from storage.keys import Ref
+from storage.upkeep import note_run
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Workspace:
 
     @property
     def artefacts(self) -> ArtefactStore:
-        return _store(self.store)
+        return open_store(self.store)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,19 @@ class Done:
     stage: str
     ref: Ref
     cached: bool
+
+
+@contextmanager
+def noted(space: Workspace, run: str) -> Iterator[None]:
+    """Leaves a note of what a run has used, however it ends, so that `bico cache gc` knows what runs need."""
+    with space.artefacts.uses() as used:
+        try:
+            yield
+        finally:
+            try:
+                note_run(space.artefacts, run, used)
+            except StoreError as error:  # a store that is full or only for reading; the run itself may have done well
+                get_run_logger().warning("This run leaves no note of what it used: %s", error)
 
 
 def run_stage(
@@ -93,8 +109,3 @@ def open_head(files: ModelFiles, device: str, task: TaskRef) -> torch.Tensor:
 def open_split(files: ModelFiles, device: str, task: TaskRef, split: str) -> Prepared:
     """A split as one model wants it, preprocessed once per process."""
     return Prepared(task.open().open(split), open_model(files, device).prepare)
-
-
-@cache
-def _store(root: str) -> ArtefactStore:
-    return ArtefactStore(Path(root))

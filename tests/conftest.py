@@ -19,7 +19,7 @@ from torch import Tensor
 from bico.models.clip_vit import ClipViT
 from tests.tiny import tiny_clip
 
-pytest_plugins = ["tests.flow_setup"]
+pytest_plugins = ["tests.flow_setup", "tests.places"]
 
 hypothesis.settings.register_profile("bico", deadline=None, max_examples=25)  # the first SVD call takes seconds
 hypothesis.settings.load_profile("bico")

@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -7,14 +6,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from bico.errors import StoreError
-from storage import artefacts
-from storage.artefacts import MANIFEST, ArtefactStore
+from storage import folder as folder_module
+from storage import manifest as manifest_module
+from storage.artefacts import ArtefactStore, open_store
+from storage.boundaries import Boundary, intercepted
 from storage.keys import Ref
+from storage.manifest import MANIFEST
+from tests.places import SOURCES, FolderPlace, Place, new_bucket_place
 
 KEY = "maps-0123456789abcdef"
 
@@ -34,112 +38,137 @@ class Builder:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> ArtefactStore:
-    return ArtefactStore(tmp_path / "store")
+def store(place: Place) -> ArtefactStore:
+    return place.open()
 
 
-def leftovers(store: ArtefactStore) -> list[Path]:
-    return list((store.root / "tmp").iterdir())
-
-
-def test_built_once_then_found(store: ArtefactStore) -> None:
+def test_built_once_then_found(place: Place, store: ArtefactStore) -> None:
     build = Builder()
     assert store.fault(KEY) == "it has no manifest"
     ref, hit = store.get_or_create(KEY, build, {"stage": "maps"})
     assert not hit
-    assert ref == Ref(KEY, str(store.root)) == store.ref(KEY)
-    assert (ref.path / "deep" / "data").read_bytes() == b"bytes"
+    assert ref == Ref(KEY, place.url) == store.ref(KEY)
+    assert (store.folder(KEY) / "deep" / "data").read_bytes() == b"bytes"
     assert store.get_or_create(KEY, build) == (ref, True)
     assert build.calls == 1
     assert store.is_complete(KEY)
-    assert store.verify(KEY)
-    assert leftovers(store) == []
+    assert store.fault(KEY, again=True) is None
+    assert place.leftovers() == []
 
 
-def test_manifest_lists_what_was_written(store: ArtefactStore) -> None:
-    ref, _ = store.get_or_create(KEY, Builder(b"abc"), {"stage": "maps"})
-    manifest = json.loads((ref.path / MANIFEST).read_text())
+def test_another_process_finds_the_same_files(place: Place, store: ArtefactStore) -> None:
+    """By the reference alone, with a copy of its own where the place is remote."""
+    ref, _ = store.get_or_create(KEY, Builder(b"abc"))
+    assert (ref.path / "deep" / "data").read_bytes() == b"abc"
+    assert (ref.path / "empty").read_bytes() == b""
+    assert open_store(ref.root).is_complete(KEY)
+
+
+def test_manifest_lists_what_was_written(place: Place, store: ArtefactStore) -> None:
+    store.get_or_create(KEY, Builder(b"abc"), {"stage": "maps"})
+    manifest = place.manifest(KEY)
     assert manifest["key"] == KEY
     assert manifest["meta"] == {"stage": "maps"}
     assert set(manifest["files"]) == {"deep/data", "empty"}
+    manifest["files"]["deep/data"].pop("e_tag", None)
     assert manifest["files"]["deep/data"] == {
         "size": 3,
         "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
     }
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[0] ^= 1
-    path.write_bytes(content)
-
-
-def damage_manifest(change: Callable[[dict], object]) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        change(manifest)
-        (folder / MANIFEST).write_text(json.dumps(manifest))
-
-    return damage
-
-
-DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "truncated": (lambda f: (f / "deep/data").write_bytes(b"byte"), "deep/data has 4 bytes, not 5"),
-    "grown": (lambda f: (f / "deep/data").write_bytes(b"bytes!"), "deep/data has 6 bytes, not 5"),
-    "file gone": (lambda f: (f / "empty").unlink(), "empty cannot be read"),
-    "no manifest": (lambda f: (f / MANIFEST).unlink(), "it has no manifest"),
-    "manifest cut": (lambda f: (f / MANIFEST).write_text("{"), "its manifest is damaged"),
-    "manifest of zeros": (lambda f: (f / MANIFEST).write_bytes(bytes(100)), "its manifest is damaged"),
-    "manifest no object": (lambda f: (f / MANIFEST).write_text("[]"), "its manifest is damaged"),
-    "manifest without files": (damage_manifest(lambda m: m.pop("files")), "its manifest is damaged"),
-    "manifest of another": (damage_manifest(lambda m: m.update(key="other")), "its manifest is that of other"),
+Damage = Callable[[Place], object]
+DAMAGES: dict[str, tuple[Damage, str]] = {
+    "truncated": (lambda p: p.write(KEY, "deep/data", b"byte"), "deep/data has 4 bytes, not 5"),
+    "grown": (lambda p: p.write(KEY, "deep/data", b"bytes!"), "deep/data has 6 bytes, not 5"),
+    "a flipped bit": (lambda p: p.write(KEY, "deep/data", b"cytes"), "deep/data is not what was written"),
+    "file gone": (lambda p: p.delete(KEY, "empty"), "empty cannot be read"),
+    "no manifest": (lambda p: p.delete(KEY, MANIFEST), "it has no manifest"),
+    "manifest cut": (lambda p: p.write(KEY, MANIFEST, b"{"), "its manifest is damaged"),
+    "manifest of zeros": (lambda p: p.write(KEY, MANIFEST, bytes(100)), "its manifest is damaged"),
+    "manifest no object": (lambda p: p.write(KEY, MANIFEST, b"[]"), "its manifest is damaged"),
+    "manifest without files": (
+        lambda p: p.change_manifest(KEY, lambda m: m.pop("files")),
+        "its manifest is damaged",
+    ),
+    "manifest that lists nothing": (
+        lambda p: p.change_manifest(KEY, lambda m: m["files"].clear()),
+        "its manifest is damaged",
+    ),
+    "manifest of another": (
+        lambda p: p.change_manifest(KEY, lambda m: m.update(key="other")),
+        "its manifest is that of other",
+    ),
+    "manifest that leads out": (
+        lambda p: p.change_manifest(KEY, lambda m: m["files"].update({"../x": m["files"]["empty"]})),
+        "its manifest lists ../x, which lies outside of it",
+    ),
 }
 
 
+@pytest.mark.parametrize("fresh", [True, False], ids=["another process", "the same process"])
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_seen_and_rebuilt(store: ArtefactStore, name: str) -> None:
+def test_damage_is_seen_and_rebuilt(place: Place, store: ArtefactStore, name: str, fresh: bool) -> None:
     damage, fault = DAMAGES[name]
     build = Builder()
     ref, _ = store.get_or_create(KEY, build)
-    damage(ref.path)
+    assert store.is_complete(KEY)
+    damage(place)
+    store = place.open() if fresh else store
     assert store.fault(KEY) == fault
     assert store.get_or_create(KEY, build) == (ref, False)
     assert build.calls == 2
-    assert store.verify(KEY)
-    assert leftovers(store) == []
+    assert store.fault(KEY, again=True) is None
+    assert (store.folder(KEY) / "deep" / "data").read_bytes() == b"bytes"
+    assert place.leftovers() == []
 
 
-def test_flipped_bit_is_seen_by_digests(store: ArtefactStore) -> None:
-    ref, _ = store.get_or_create(KEY, Builder())
-    flip(ref.path / "deep" / "data")
-    assert store.is_complete(KEY)  # the cheap look cannot see it
-    assert not store.verify(KEY)
-    assert store.fault(KEY, digests=True) == "deep/data is not what was written"
-    careful = ArtefactStore(store.root, verify_hits=True)
-    assert careful.get_or_create(KEY, Builder()) == (ref, False)
-    assert careful.get_or_create(KEY, Builder()) == (ref, True)
-    assert store.verify(KEY)
+def test_bits_that_flip_unseen_are_caught_when_read(place: Place, store: ArtefactStore) -> None:
+    """Content that is not what the manifest's digest says, with all that shows from outside as it was."""
+    store.get_or_create(KEY, Builder())
+    place.change_manifest(KEY, lambda m: m["files"]["deep/data"].update(sha256="0" * 64))
+    careful = place.open()
+    with pytest.raises(StoreError, match="deep/data is not what was written.*run again, it will be made again"):
+        careful.folder(KEY)
+    assert careful.fault(KEY) == "it has no manifest"  # so that the next run does make it again
+    assert careful.get_or_create(KEY, Builder())[1] is False
+    assert (careful.folder(KEY) / "deep" / "data").read_bytes() == b"bytes"
 
 
-def test_deleted_artefact_is_rebuilt(store: ArtefactStore) -> None:
+def test_files_are_read_through_once_per_process(
+    place: Place, store: ArtefactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.get_or_create(KEY, Builder())
+    hashed: list[str] = []
+    original = manifest_module.file_digest
+    monkeypatch.setattr(manifest_module, "file_digest", lambda p: (hashed.append(Path(p).name), original(p))[1])
+    reader = place.open()
+    for _ in range(3):
+        assert reader.is_complete(KEY)
+        reader.folder(KEY)
+    assert sorted(hashed) == ["data", "empty"]
+
+
+def test_deleted_artefact_is_rebuilt(place: Place, store: ArtefactStore) -> None:
     build = Builder()
     store.get_or_create(KEY, build)
     store.discard(KEY)
     assert not store.is_complete(KEY)
+    assert place.is_empty(KEY)
     store.discard(KEY)  # already gone: nothing to do
     assert store.get_or_create(KEY, build)[1] is False
     assert build.calls == 2
 
 
-def test_failed_build_leaves_nothing(store: ArtefactStore) -> None:
+def test_failed_build_leaves_nothing(place: Place, store: ArtefactStore) -> None:
     def fail(folder: Path) -> None:
         (folder / "half").write_bytes(b"x")
         raise ZeroDivisionError("in the maths")
 
     with pytest.raises(ZeroDivisionError, match="in the maths"):
         store.get_or_create(KEY, fail)
-    assert leftovers(store) == []
-    assert not store.ref(KEY).path.exists()
+    assert place.leftovers() == []
+    assert place.is_empty(KEY)
     assert store.get_or_create(KEY, Builder())[1] is False  # and the lock is free again
 
 
@@ -158,12 +187,12 @@ def link(folder: Path) -> None:
     ],
 )
 def test_what_is_no_artefact_is_not_committed(
-    store: ArtefactStore, build: Callable[[Path], None], message: str
+    place: Place, store: ArtefactStore, build: Callable[[Path], None], message: str
 ) -> None:
     with pytest.raises(StoreError, match=message):
         store.get_or_create(KEY, build)
-    assert leftovers(store) == []
-    assert not store.ref(KEY).path.exists()
+    assert place.leftovers() == []
+    assert place.is_empty(KEY)
 
 
 def test_meta_is_checked_before_the_work(store: ArtefactStore) -> None:
@@ -199,7 +228,7 @@ def test_many_are_built_in_one_pass(store: ArtefactStore) -> None:
     assert {key: hit for key, (_, hit) in first.items()} == {"a": False, "b": False, "c": False}
     assert list(first) == ["b", "a", "c"]
     assert calls == [{"a", "b", "c"}]
-    assert all((ref.path / "data").read_text() == key for key, (ref, _) in first.items())
+    assert all((store.folder(key) / "data").read_text() == key for key in first)
 
     store.discard("b")
     again = store.get_or_create_many(["a", "b", "c"], build_all(calls))
@@ -211,14 +240,14 @@ def test_many_are_built_in_one_pass(store: ArtefactStore) -> None:
     assert store.get_or_create_many([], build_all(calls)) == {}
 
 
-def test_a_fault_in_one_of_many_commits_none(store: ArtefactStore) -> None:
+def test_a_fault_in_one_of_many_commits_none(place: Place, store: ArtefactStore) -> None:
     def forget_b(folders: dict[str, Path]) -> None:
         (folders["a"] / "data").write_text("a")
 
     with pytest.raises(StoreError, match="Artefact b is empty"):
         store.get_or_create_many(["a", "b"], forget_b)
     assert not store.is_complete("a")
-    assert leftovers(store) == []
+    assert place.leftovers() == []
 
 
 def test_many_in_opposite_orders_do_not_wait_in_a_circle(store: ArtefactStore) -> None:
@@ -250,7 +279,7 @@ import sys, time
 from pathlib import Path
 from storage.artefacts import ArtefactStore
 
-root, log, seconds = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+url, log, seconds, key, workshop = *sys.argv[1:3], float(sys.argv[3]), *sys.argv[4:]
 
 def build(folder):
     (folder / "data").write_bytes(b"x" * 1000)
@@ -258,14 +287,15 @@ def build(folder):
         file.write("built\\n")
     time.sleep(seconds)
 
-print(ArtefactStore(root).get_or_create(sys.argv[4], build)[1])
+store = ArtefactStore(url, workshop=Path(workshop) if workshop else None)
+print(store.get_or_create(key, build)[1])
 """
 
 
-def child(store: ArtefactStore, log: Path, seconds: float) -> subprocess.Popen[str]:
+def child(place: Place, log: Path, seconds: float, workshop: Path | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(store.root), str(log), str(seconds), KEY],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        [sys.executable, "-c", CHILD, place.url, str(log), str(seconds), KEY, str(workshop or place.workshop or "")],
+        env={**os.environ, "PYTHONPATH": SOURCES},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -278,57 +308,95 @@ def wait_for(log: Path) -> None:
         time.sleep(0.01)
 
 
-def test_concurrent_processes_build_once(store: ArtefactStore, tmp_path: Path) -> None:
+def test_concurrent_processes_build_once(place: Place, store: ArtefactStore, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    children = [child(store, log, 0.3) for _ in range(3)]
+    children = [child(place, log, 0.3) for _ in range(3)]
     hits = sorted(process.communicate(timeout=60)[0].strip() for process in children)
     assert hits == ["False", "True", "True"]
     assert log.read_text() == "built\n"
-    assert store.verify(KEY)
+    assert store.fault(KEY, again=True) is None
 
 
-def test_killed_builder_leaves_nothing_finished_and_no_lock(store: ArtefactStore, tmp_path: Path) -> None:
+def test_machines_that_race_for_a_bucket_leave_one_artefact(
+    s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workshops that share no lock, as on two machines: both build, one wins, and nothing else stays."""
+    place = new_bucket_place(tmp_path, monkeypatch)
+    stores = [ArtefactStore(place.url, workshop=tmp_path / f"machine-{n}") for n in range(3)]
+    meeting = threading.Barrier(3)
+
+    def build(folder: Path) -> None:
+        (folder / "data").write_bytes(b"x")
+        meeting.wait(30)  # so that all three build
+
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda store: store.get_or_create(KEY, build), stores))
+    assert [hit for _, hit in results] == [False] * 3
+    assert place.objects("data/") == [f"data/{KEY}/{place.manifest(KEY)['attempt']}/data"]
+    assert all((store.folder(KEY) / "data").read_bytes() == b"x" for store in stores)
+
+
+def test_machines_that_race_to_replace_a_damaged_artefact(
+    s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = new_bucket_place(tmp_path, monkeypatch)
+    place.open().get_or_create(KEY, Builder())
+    place.write(KEY, "deep/data", b"cytes")
+    stores = [ArtefactStore(place.url, workshop=tmp_path / f"machine-{n}") for n in range(3)]
+    meeting = threading.Barrier(3)
+
+    def build(folder: Path) -> None:
+        Builder()(folder)
+        meeting.wait(30)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda store: store.get_or_create(KEY, build), stores))
+    assert all((store.folder(KEY) / "deep" / "data").read_bytes() == b"bytes" for store in stores)
+    assert len(place.objects("data/")) == 2
+
+
+def test_killed_builder_leaves_nothing_finished_and_no_lock(place: Place, store: ArtefactStore, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    process = child(store, log, 60)
+    process = child(place, log, 60)
     wait_for(log)
-    (corpse,) = leftovers(store)
+    (corpse,) = place.leftovers()
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)
-    assert not store.ref(KEY).path.exists()
+    assert place.is_empty(KEY)
 
     started = time.monotonic()
     assert store.get_or_create(KEY, Builder())[1] is False
     assert time.monotonic() - started < 5
-    assert store.verify(KEY)
+    assert store.fault(KEY, again=True) is None
 
     assert corpse.exists()
-    ArtefactStore(store.root)
+    place.open()
     assert corpse.exists()  # young: its builder may be about to be looked at
     os.utime(corpse, (0, 0))
-    ArtefactStore(store.root)
+    place.open()
     assert not corpse.exists()
 
 
-def test_sweep_spares_a_builder_at_work(store: ArtefactStore) -> None:
+def test_sweep_spares_a_builder_at_work(place: Place, store: ArtefactStore) -> None:
     def build(folder: Path) -> None:
         (folder / "data").write_bytes(b"x")
         os.utime(folder, (0, 0))  # a training of several days
-        ArtefactStore(store.root)
+        place.open()
         assert folder.exists()
 
     store.get_or_create(KEY, build)
-    assert store.verify(KEY)
+    assert store.fault(KEY, again=True) is None
 
 
-def test_sweep_leaves_strangers_alone(store: ArtefactStore) -> None:
-    stranger = store.root / "tmp" / ".not-ours"
+def test_sweep_leaves_strangers_alone(place: Place, store: ArtefactStore) -> None:
+    stranger = place.bench / "tmp" / ".not-ours"
     stranger.mkdir()
     os.utime(stranger, (0, 0))
-    ArtefactStore(store.root)
+    place.open()
     assert stranger.exists()
 
 
-# Places that cannot be written
+# Places that cannot be written, and addresses that are none
 
 
 def test_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -337,26 +405,71 @@ def test_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
         ArtefactStore(tmp_path / "file" / "store")
 
 
-def test_url_is_refused_and_makes_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("gs://bucket/store", "give a folder, file:///path or s3://bucket/prefix"),
+        ("http://user:hunter2@host/store", "http://\\*\\*\\*@host/store: give a folder"),
+        ("file://host/store", "names the machine 'host': write file:///path"),
+        ("s3:///prefix", "names no bucket"),
+        ("s3://key:hunter2@bucket/prefix", "keep keys out of the address"),
+    ],
+)
+def test_address_that_is_none_is_refused_and_makes_no_folder(
+    url: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(StoreError, match="only local folders"):
-        ArtefactStore("s3://bucket/store")  # type: ignore[arg-type]
+    monkeypatch.setenv("BICO_CACHE", str(tmp_path))
+    with pytest.raises(StoreError, match=message) as caught:
+        ArtefactStore(url)
+    assert "hunter2" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_full_disk_at_the_commit_is_a_store_error(store: ArtefactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_file_url_is_a_folder(tmp_path: Path) -> None:
+    ref, _ = ArtefactStore((tmp_path / "with space").as_uri()).get_or_create(KEY, Builder())
+    assert ref.root == str(tmp_path / "with space")
+    assert ref.path.is_dir()
 
-    monkeypatch.setattr(artefacts, "_flush", full)
+
+def test_bucket_that_is_not_there_is_a_store_error(s3: None, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="s3://no-such-bucket/x refused .*check the address, AWS_ENDPOINT_URL"):
+        ArtefactStore("s3://no-such-bucket/x", workshop=tmp_path)
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [Boundary.MARKED, Boundary.LOCKED, Boundary.PREPARED, Boundary.BUILT, Boundary.SEALED, Boundary.UPLOADED],
+)
+def test_full_disk_is_a_store_error_and_leaves_nothing(place: Place, store: ArtefactStore, boundary: Boundary) -> None:
+    if boundary is Boundary.UPLOADED and place.workshop is None:
+        boundary = Boundary.SEALED  # a folder uploads nothing
+    with (
+        intercepted(lambda passed, _: passed is boundary and full()),
+        pytest.raises(StoreError, match="(cannot be written|refused) .No space left on device"),
+    ):
+        store.get_or_create(KEY, Builder())
+    assert place.leftovers() == []
+    assert not place.open().is_complete(KEY)
+    assert store.get_or_create(KEY, Builder())[1] is False
+
+
+def test_full_disk_at_the_flush_is_a_store_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = FolderPlace(str(tmp_path / "store"), None)
+    store = place.open()
+    monkeypatch.setattr(folder_module, "flush", full)
     with pytest.raises(StoreError, match="cannot be written .No space left on device."):
         store.get_or_create(KEY, Builder())
-    assert leftovers(store) == []
-    assert not store.ref(KEY).path.exists()
+    assert place.leftovers() == []
+    assert place.is_empty(KEY)
 
 
 def test_lock_that_cannot_be_made_is_a_store_error(store: ArtefactStore) -> None:
-    (store.root / "locks" / KEY).mkdir()
+    (store.backend.workshop / "locks" / KEY).mkdir()
     with pytest.raises(StoreError, match="cannot be written .Is a directory."):
         store.get_or_create(KEY, Builder())
 
@@ -366,12 +479,12 @@ def test_an_error_of_the_build_stays_what_it_is(store: ArtefactStore) -> None:
         store.get_or_create(KEY, lambda folder: (folder / "dataset").read_text())  # type: ignore[arg-type, return-value]
 
 
-def test_durable_flushes_every_file_and_folder(store: ArtefactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_durable_flushes_every_file_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flushed: list[str] = []
-    monkeypatch.setattr(artefacts, "_flush", lambda path: flushed.append(path.name))
-    ArtefactStore(store.root, durable=False).get_or_create("loose", Builder())
+    monkeypatch.setattr(folder_module, "flush", lambda path: flushed.append(path.name))
+    ArtefactStore(tmp_path, durable=False).get_or_create("loose", Builder())
     assert flushed == []
-    store.get_or_create(KEY, Builder())
+    ArtefactStore(tmp_path).get_or_create(KEY, Builder())
     assert {"data", "deep", "empty", MANIFEST, "final"} < set(flushed)
     assert flushed[-1] == "final"
 

@@ -1,0 +1,136 @@
+"""`bico cache`: look into the artefact store, check it, and free space."""
+
+import json
+import math
+import re
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bico.errors import ConfigError
+
+cache_app = typer.Typer(no_args_is_help=True, help="The artefact store: what is there, is it sound, what may go.")
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of the store [default: .bico, or BICO_HOME].")]
+StoreOption = Annotated[
+    str | None, typer.Option("--store", help="Address: a folder, file:///path or s3://bucket/prefix [BICO_STORE].")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
+
+
+@cache_app.command("ls")
+def list_(home: HomeOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """List artefacts: size, age, whether a running process uses it, and by how many runs it was used."""
+    from storage import upkeep
+
+    found = list(upkeep.holdings(_open(home, store)))
+    if as_json:
+        print(json.dumps([asdict(holding) for holding in found]))
+        return
+    for holding in found:
+        used = "in use" if holding.in_use else f"{len(holding.runs)} runs"
+        print(f"{holding.key:52} {_bytes(holding.size):>9} {_age(holding.created):>7}  {used}")
+
+
+@cache_app.command("du")
+def du(home: HomeOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
+    """Add up sizes by stage."""
+    from storage import upkeep
+
+    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for holding in upkeep.holdings(_open(home, store)):
+        for name in (holding.stage, "total"):
+            sums[name][0] += 1
+            sums[name][1] += holding.size
+    if as_json:
+        print(json.dumps({stage: {"artefacts": count, "bytes": size} for stage, (count, size) in sums.items()}))
+        return
+    for stage, (count, size) in sorted(sums.items(), key=lambda item: (item[0] == "total", -item[1][1])):
+        print(f"{stage:24} {count:6} {_bytes(size):>9}")
+
+
+@cache_app.command("verify")
+def verify(
+    home: HomeOption = None,
+    store: StoreOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is damaged; the next run makes it again.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Read everything through and compare digests; exit code 1 if something is damaged."""
+    from storage import upkeep
+
+    count, faults = upkeep.verify(_open(home, store), repair)
+    if as_json:
+        print(json.dumps({"artefacts": count, "damaged": faults}))
+    else:
+        for key, fault in faults.items():
+            print(f"{key}: {fault}{' (removed)' if repair else ''}")
+        print(f"{count} artefacts read through, {len(faults)} damaged.")
+    if faults:
+        raise typer.Exit(1)
+
+
+@cache_app.command("gc")
+def gc(
+    home: HomeOption = None,
+    store: StoreOption = None,
+    older_than: Annotated[str | None, typer.Option(help="Only what was made longer ago: 36h, 30d, 4w.")] = None,
+    run: Annotated[str | None, typer.Option(help="Only what this flow run used and no other did.")] = None,
+    keep_reachable: Annotated[bool, typer.Option("--keep-reachable", help="Only what no noted run used.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would go.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete artefacts that all of the options given choose, never one that a running process uses."""
+    from storage import upkeep
+
+    age = None if older_than is None else _seconds(older_than)
+    if age is None and run is None and not keep_reachable:
+        raise ConfigError("bico cache gc: say what may go: --older-than, --run or --keep-reachable.")
+    done = upkeep.collect(_open(home, store), older_than=age, run=run, keep_reachable=keep_reachable, dry_run=dry_run)
+    if as_json:
+        content = {"deleted": [h.key for h in done.deleted], "in_use": [h.key for h in done.in_use], "bytes": done.size}
+        print(json.dumps(content | {"dry_run": dry_run}))
+        return
+    for holding in done.deleted:
+        print(f"{holding.key:52} {_bytes(holding.size):>9} {_age(holding.created):>7}")
+    verb = "would be deleted" if dry_run else "deleted"
+    print(
+        f"{len(done.deleted)} artefacts {verb} ({_bytes(done.size)}), {len(done.in_use)} kept because they are in use."
+    )
+
+
+def _open(home: Path | None, store: str | None):
+    from flows.config import Settings
+    from storage.artefacts import ArtefactStore
+
+    return ArtefactStore(Settings.from_environment(home=home, store=store).store)
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    if not found:
+        raise ConfigError(f"--older-than {text}: give a number and a unit, as in 36h, 30d or 4w.")
+    return float(found[1]) * _UNITS[found[2]]
+
+
+def _bytes(size: float) -> str:
+    power = min(4, int(math.log10(max(size, 1)) / 3))
+    return f"{size / 1000**power:.{min(power, 1)}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def _age(created: float) -> str:
+    if not created:
+        return "?"
+    seconds = max(0.0, time.time() - created)
+    for unit in ("d", "h", "m"):
+        if seconds >= _UNITS[unit]:
+            return f"{seconds / _UNITS[unit]:.0f} {unit}"
+    return f"{seconds:.0f} s"

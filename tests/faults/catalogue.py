@@ -1,0 +1,77 @@
+"""Which faults there are."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from storage.boundaries import Boundary
+from tests.faults import trials
+from tests.faults.work import Fault
+
+BUILDING = [b for b in Boundary if b not in (Boundary.RETIRED, Boundary.CONDEMNED)]
+PASSINGS = {Boundary.UPLOADED: (1, 4, 8)}
+"""Which passings of a border are tried: in a bucket every file passes UPLOADED."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of fault."""
+
+    name: str
+    group: str
+    """The line of the summary that it counts for."""
+    inject: Callable[[trials.Trial], None]
+    places: tuple[str, ...] = ("folder", "bucket")
+    certain: bool = True
+    """Whether it must strike; a kill at a random moment may come too late."""
+
+
+def cases(repeats: int = 1) -> Iterator[Case]:
+    """All kinds of faults; those with a random part `repeats` times."""
+    for boundary in BUILDING:
+        places = ("bucket",) if boundary is Boundary.UPLOADED else ("folder", "bucket")
+        for nth in PASSINGS.get(boundary, (1, 2, 4)):
+            fault = Fault(boundary, nth, "kill")
+            yield Case(f"killed at {boundary} {nth}", "SIGKILL at a border", trials.at_a_border(fault), places)
+    for boundary in (Boundary.PREPARED, Boundary.RETIRED, Boundary.COMMITTED):
+        inject = trials.at_a_border_while_replacing(Fault(boundary, 1, "kill"))
+        yield Case(f"killed at {boundary} while replacing", "SIGKILL while replacing damage", inject)
+    for action, group in (("full", "full disk"), ("read-only", "read-only store"), ("lost", "connection lost")):
+        for boundary in BUILDING:
+            if boundary in (Boundary.UPLOADED, Boundary.COMMITTED):
+                continue
+            yield Case(f"{action} at {boundary}", group, trials.at_a_border(Fault(boundary, 2, action)))
+        places = ("bucket",)
+        yield Case(f"{action} at uploaded", group, trials.at_a_border(Fault(Boundary.UPLOADED, 5, action)), places)
+    for days in (-400, -2, 2, 400):
+        yield Case(f"clock {days:+} days", "clock skew", trials.with_skew(days * 86400.0))
+    for _ in range(repeats):
+        yield Case("killed at random", "SIGKILL at a random moment", trials.at_a_random_moment, certain=False)
+        for how in (trials.truncated, trials.flipped, trials.zeroed, trials.deleted):
+            yield Case(f"file {how.__name__}", f"file {how.__name__}", trials.damage(how))
+        for how in (trials.truncated, trials.flipped):
+            inject = trials.damage(how, manifest=True)
+            yield Case(f"manifest {how.__name__}", f"manifest {how.__name__}", inject)
+        for writers in (2, 3, 4):
+            inject = trials.concurrently(writers)
+            yield Case(f"{writers} writers", "concurrent writers", inject)
+            inject = trials.concurrently(writers, machines=True)
+            yield Case(f"{writers} machines", "concurrent machines", inject, ("bucket",))
+        yield Case("2 of 4 writers killed", "concurrent writers, killed", trials.concurrently(4, killed=2))
+        yield Case("beside gc", "gc beside two runs", trials.with_gc)
+
+
+SHORT = {
+    "folder": {
+        "killed at marked 1", "killed at locked 2", "killed at prepared 2", "killed at built 1", "killed at sealed 2",
+        "killed at committed 1", "killed at committed 4", "killed at retired while replacing", "killed at random",
+        "full at sealed", "read-only at prepared", "lost at built", "clock -400 days", "clock +400 days",
+        "file truncated", "file flipped", "file zeroed", "file deleted", "manifest truncated", "manifest flipped",
+        "3 writers", "2 of 4 writers killed", "beside gc",
+    },
+    "bucket": {
+        "killed at sealed 2", "killed at uploaded 4", "killed at committed 1", "killed at retired while replacing",
+        "full at uploaded", "lost at uploaded", "file flipped", "file deleted", "manifest flipped", "3 machines",
+        "beside gc",
+    },
+}  # fmt: skip
+"""What every run of the test suite tries."""

@@ -1,0 +1,38 @@
+"""The short version of `make faults`: each kind of fault at the store, once."""
+
+from pathlib import Path
+
+import pytest
+
+from storage.boundaries import Boundary
+from tests.faults.catalogue import SHORT, Case, cases
+from tests.faults.trials import Trial
+from tests.places import FolderPlace, new_bucket_place
+
+CHOSEN = [(case, kind) for case in cases() for kind in case.places if case.name in SHORT[kind]]
+
+
+def test_the_names_of_the_short_version_exist() -> None:
+    for kind, names in SHORT.items():
+        assert names == {case.name for case, place in CHOSEN if place == kind}
+
+
+def test_every_border_of_a_commit_is_in_the_long_version() -> None:
+    killed = {case.name.split()[2] for case in cases() if case.name.startswith("killed at")}
+    assert killed >= set(Boundary) - {Boundary.CONDEMNED}
+
+
+@pytest.mark.parametrize(("case", "kind"), CHOSEN, ids=[f"{kind}: {case.name}" for case, kind in CHOSEN])
+def test_after_a_fault_a_rerun_completes_with_the_same_bits(
+    case: Case, kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "folder":
+        place = FolderPlace(str(tmp_path / "store"), None)
+    else:
+        request.getfixturevalue("s3")
+        place = new_bucket_place(tmp_path, monkeypatch)
+    trial = Trial(place, tmp_path, seed=0)
+    case.inject(trial)
+    outcome = trial.finish(case.name)
+    assert outcome.good, outcome
+    assert outcome.struck or not case.certain, "the fault did not happen"

@@ -1,0 +1,133 @@
+"""A small pipeline on a store, and the processes that run it and may die doing so."""
+
+import errno
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from bico.errors import StoreError
+from storage.artefacts import ArtefactStore
+from storage.boundaries import Boundary, intercepted
+from storage.keys import artefact_key
+
+STEPS = 3
+"""The chain: each step reads the one before. Its first step leaves two artefacts of one pass."""
+FILES = ("chunks/c0", "chunks/c1", "index.json")
+
+_SPAWN = multiprocessing.get_context("forkserver")
+_SPAWN.set_forkserver_preload(["tests.faults.work", "storage.bucket"])
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens at the nth passing of a border."""
+
+    boundary: Boundary
+    nth: int
+    action: str
+    """kill, full (no space left), read-only, or lost (no connection)."""
+
+
+ERRORS = {
+    "full": OSError(errno.ENOSPC, "No space left on device"),
+    "read-only": OSError(errno.EROFS, "Read-only file system"),
+    "lost": OSError(errno.ECONNRESET, "Connection reset by peer"),
+}
+
+
+def artefacts() -> list[str]:
+    """The keys of the pipeline's artefacts, in order; the second is the other half of the first step."""
+    chain = [artefact_key("step", 1, number=number) for number in range(STEPS)]
+    return [chain[0], artefact_key("twin", 1), *chain[1:]]
+
+
+def content(key: str, name: str, before: bytes) -> bytes:
+    """What a file of an artefact holds: a function of its key and of what came before, like everything in a store."""
+    seed = hashlib.sha256(f"{key} {name}".encode() + before).digest()
+    return json.dumps({"of": seed.hex()}).encode() if name.endswith(".json") else seed * 300
+
+
+def pipeline(store: ArtefactStore, pause: float = 0.0) -> dict[str, str]:
+    """Runs the pipeline; returns a digest per artefact."""
+
+    def write(folder: Path, key: str, before: bytes) -> None:
+        (folder / "chunks").mkdir()
+        for name in FILES:
+            (folder / name).write_bytes(content(key, name, before))
+            time.sleep(pause)
+
+    first, twin, *rest = artefacts()
+    store.get_or_create_many([first, twin], lambda folders: [write(f, key, b"") for key, f in folders.items()] and None)
+    previous = first
+    for key in rest:
+        before = b"".join((store.folder(previous) / name).read_bytes() for name in FILES)
+        store.get_or_create(key, lambda folder, key=key, before=before: write(folder, key, before))
+        previous = key
+    return {key: digest(store, key) for key in artefacts()}
+
+
+def digest(store: ArtefactStore, key: str) -> str:
+    folder = store.folder(key)
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in FILES)).hexdigest()
+
+
+class Injector:
+    """Counts the passings of a border and strikes at one of them."""
+
+    def __init__(self, fault: Fault) -> None:
+        self._fault, self._passed = fault, Counter()
+
+    def __call__(self, boundary: Boundary, key: str) -> None:
+        self._passed[boundary] += 1
+        if boundary is self._fault.boundary and self._passed[boundary] == self._fault.nth:
+            strike(self._fault.action)
+
+
+def strike(action: str) -> None:
+    if action == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise ERRORS[action]
+
+
+def start(
+    url: str,
+    workshop: Path | None,
+    answer: Path,
+    *,
+    fault: Fault | None = None,
+    pause: float = 0.0,
+    skew: float = 0.0,
+) -> multiprocessing.Process:
+    """Runs the pipeline in a process of its own.
+
+    Arguments:
+        answer: Where the digests are written, or the store's error.
+        pause: Seconds that each file takes to write.
+        skew: Seconds by which the process's clock is ahead.
+    """
+    process = _SPAWN.Process(target=_main, args=(url, workshop, answer, fault, pause, skew, dict(os.environ)))
+    process.start()
+    return process
+
+
+def _main(
+    url: str, workshop: Path | None, answer: Path, fault: Fault | None, pause: float, skew: float, environment: dict
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)  # the fork server's is of the time when it started
+    if skew:
+        now = time.time
+        time.time = lambda: now() + skew
+    with intercepted(Injector(fault)) if fault else nullcontext():
+        try:
+            result = {"digests": pipeline(ArtefactStore(url, workshop=workshop), pause)}
+        except StoreError as error:
+            result = {"error": str(error)}
+    answer.write_text(json.dumps(result))

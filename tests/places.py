@@ -1,0 +1,146 @@
+"""The two kinds of places for artefacts, with the same handles on both: one set of tests holds them to one contract."""
+
+import json
+import logging
+import os
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import obstore
+import pytest
+from obstore.store import S3Store
+
+from storage.artefacts import ArtefactStore
+from storage.manifest import MANIFEST
+
+BUCKET = "experts"
+SOURCES = os.pathsep.join(path for path in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")) if path)
+"""PYTHONPATH for processes that import what this one does."""
+
+
+@contextmanager
+def serving_s3() -> Iterator[None]:
+    """A loopback S3 server and an empty bucket, announced in the environment as a user would."""
+    from moto.server import ThreadedMotoServer  # takes seconds to load: here, for those who ask for a bucket
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # else a line per request
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/{BUCKET}", method="PUT")).close()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", endpoint)
+            patch.setenv("AWS_REGION", "us-east-1")
+            patch.setenv("AWS_ACCESS_KEY_ID", "testing")
+            patch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
+            yield
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[None]:
+    with serving_s3():
+        yield
+
+
+class Place:
+    """An address for a store, and a way around the store to its bytes."""
+
+    def __init__(self, url: str, workshop: Path | None) -> None:
+        self.url, self.workshop = url, workshop
+
+    def open(self, **options: Any) -> ArtefactStore:
+        return ArtefactStore(self.url, workshop=self.workshop, **options)
+
+    @property
+    def bench(self) -> Path:
+        """Where artefacts are built."""
+        return self.workshop or Path(self.url)
+
+    def leftovers(self) -> list[Path]:
+        return list((self.bench / "tmp").iterdir())
+
+    def manifest(self, key: str) -> dict:
+        return json.loads(self.read(key, MANIFEST))
+
+    def change_manifest(self, key: str, change: Callable[[dict], object]) -> None:
+        content = self.manifest(key)
+        change(content)
+        self.write(key, MANIFEST, json.dumps(content).encode())
+
+    def read(self, key: str, name: str) -> bytes:
+        raise NotImplementedError
+
+    def write(self, key: str, name: str, content: bytes) -> None:
+        raise NotImplementedError
+
+    def delete(self, key: str, name: str) -> None:
+        raise NotImplementedError
+
+    def is_empty(self, key: str) -> bool:
+        """Whether nothing of the key is where readers look."""
+        raise NotImplementedError
+
+
+class FolderPlace(Place):
+    def read(self, key: str, name: str) -> bytes:
+        return self._file(key, name).read_bytes()
+
+    def write(self, key: str, name: str, content: bytes) -> None:
+        self._file(key, name).write_bytes(content)
+
+    def delete(self, key: str, name: str) -> None:
+        self._file(key, name).unlink()
+
+    def is_empty(self, key: str) -> bool:
+        return not self._file(key, "").exists()
+
+    def _file(self, key: str, name: str) -> Path:
+        return Path(self.url) / "final" / key / name
+
+
+class BucketPlace(Place):
+    def __init__(self, url: str, workshop: Path) -> None:
+        super().__init__(url, workshop)
+        self.client = S3Store.from_url(url, client_options={"allow_http": True})
+
+    def read(self, key: str, name: str) -> bytes:
+        return bytes(obstore.get(self.client, self._object(key, name)).bytes())
+
+    def write(self, key: str, name: str, content: bytes) -> None:
+        obstore.put(self.client, self._object(key, name), content)
+
+    def delete(self, key: str, name: str) -> None:
+        obstore.delete(self.client, self._object(key, name))
+
+    def is_empty(self, key: str) -> bool:
+        return not self.objects(f"data/{key}/") and not [o for o in self.objects("manifests/") if f"/{key}.json" in o]
+
+    def objects(self, prefix: str) -> list[str]:
+        return [item["path"] for batch in obstore.list(self.client, prefix) for item in batch]
+
+    def _object(self, key: str, name: str) -> str:
+        if name == MANIFEST:
+            return f"manifests/{key}.json"
+        return f"data/{key}/{self.manifest(key)['attempt']}/{name}"
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A place of its own for one test, of each kind."""
+    if request.param == "folder":
+        return FolderPlace(str(tmp_path / "store"), None)
+    request.getfixturevalue("s3")
+    return new_bucket_place(tmp_path, monkeypatch)
+
+
+def new_bucket_place(folder: Path, patch: pytest.MonkeyPatch) -> BucketPlace:
+    """A prefix of its own in the bucket that `s3` serves."""
+    patch.setenv("BICO_CACHE", str(folder / "cache"))  # for stores that open an address by themselves
+    return BucketPlace(f"s3://{BUCKET}/{uuid.uuid4().hex}", folder / "workshop")
