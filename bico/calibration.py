@@ -1,5 +1,6 @@
-"""Calibration: which samples, and the cross-covariances that one forward-backward pass per model leaves behind."""
+"""Calibration: the cross-covariances that one forward-backward pass per model leaves behind."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,29 +9,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bico.errors import CalibrationError, NotEnoughSamplesError, ShapeError
+from bico.errors import CalibrationError, ShapeError
 from bico.models.base import Model
-from bico.signals import Signal, SignalKey, capture, signal_key
+from bico.signals import Signal, SignalKey, signal_key, watch
 from bico.sites import Site, match_sites
 
 Covariances = dict[SignalKey, Tensor]
 """Cross-covariances (source features x target features), float32, by the *target's* signal key."""
-
-
-def draw_samples(available: int, count: int, seed: int) -> Int[Tensor, " count"]:
-    """Returns the indices of a calibration set drawn uniformly without replacement.
-
-    Sets are nested: for one seed, the first 50 of the set of 100 are the set of 50.
-
-    Raises:
-        NotEnoughSamplesError: If fewer than `count` samples are available.
-    """
-    if not 0 < count <= available:
-        raise NotEnoughSamplesError(
-            f"{count} calibration samples asked for, but the training split holds {available}: choose --samples in "
-            f"1..{available}."
-        )
-    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count]
 
 
 def resample_tokens(
@@ -96,6 +81,10 @@ def cross_covariances(
     over samples, so covariances add up over batches and do not depend on the batch size. Rows whose gradient is zero
     in either model (all but the class token in the last block) are dropped before the product.
 
+    The source's signals of a batch are kept until the target's pass, which multiplies each of its own with its
+    counterpart as soon as it comes up and lets go of both. So memory holds both models, the covariances, and one batch of
+    the source's signals; of the target's, what its backward pass needs.
+
     Arguments:
         source: The model that was fine-tuned, at its pre-trained weights.
         target: The new base model.
@@ -107,27 +96,25 @@ def cross_covariances(
         on_batch: Called with the number of samples seen, for progress.
 
     Yields:
-        Pairs of a sample count and the covariances up to there. The tensors are the caller's own.
+        Pairs of a sample count and the covariances up to there. The tensors are the caller's own; they are copies until
+        the last snapshot, so drop them before going on where memory is short.
 
     Raises:
         CalibrationError: If a selected signal was never seen, is not finite, or if the batches end before the last
             snapshot or step over one.
     """
     signals = list(signals)
-    matched = match_sites(source.sites, target.sites)
-    sites = list(target.sites if sites is None else sites)
-    source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
-    partner: dict[SignalKey, SignalKey] = {
-        signal_key(site, signal): signal_key(matched[site.name], signal) for site in sites for signal in signals
-    }
     sums: Covariances = {}
+
+    def multiply(key: SignalKey, ours: Tensor, theirs: Tensor) -> None:
+        if key in sums:
+            sums[key].addmm_(ours.T, theirs)
+        else:
+            sums[key] = ours.T @ theirs
+
     waiting, seen = sorted(set(snapshots)), 0
     for batch in batches:
-        ours = collect_signals(source, batch.source, batch.labels, heads[0], source_sites, signals)
-        theirs = collect_signals(target, batch.target, batch.labels, heads[1], sites, signals)
-        for key, source_key in partner.items():
-            product = _product(ours[source_key], theirs[key], source, target, drop_zeros=key[1].is_gradient)
-            sums[key] = product if key not in sums else sums[key].add_(product)
+        pair_rows(source, target, batch, heads, signals, multiply, sites)
         seen += len(batch.labels)
         on_batch(seen)
         if waiting and seen >= waiting[0]:
@@ -136,11 +123,56 @@ def cross_covariances(
                     f"A batch ended at sample {seen}, past the snapshot at {waiting[0]}: cut batches with split_at."
                 )
             _check_finite(sums)
-            yield waiting.pop(0), {key: value.clone() for key, value in sums.items()}
+            if waiting[1:]:
+                yield waiting.pop(0), {key: value.clone() for key, value in sums.items()}
+            else:
+                yield waiting.pop(), sums
+                return
     if waiting:
         raise CalibrationError(
             f"The calibration batches ended after {seen} samples, before the snapshot at {waiting[0]}."
         )
+
+
+def pair_rows(
+    source: Model,
+    target: Model,
+    batch: Batch,
+    heads: tuple[Tensor, Tensor],
+    signals: Iterable[Signal],
+    receive: Callable[[SignalKey, Float[Tensor, "rows source"], Float[Tensor, "rows target"]], None],
+    sites: Sequence[Site] | None = None,
+) -> None:
+    """Runs one batch through both models and hands over the rows of each signal that belong together, as they come up.
+
+    The source's tokens are brought onto the target's grid, one signal at a time. Of gradients, rows that are zero in
+    either model are dropped. Nothing is kept beyond its use.
+
+    Arguments:
+        receive: Takes the *target's* signal key, the source's rows and the target's.
+        sites: The target's sites to serve; all of them by default.
+
+    Raises:
+        CalibrationError: If a selected signal was never seen.
+    """
+    signals = list(signals)
+    matched = match_sites(source.sites, target.sites)
+    sites = list(target.sites if sites is None else sites)
+    source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
+    partner: dict[SignalKey, SignalKey] = {
+        signal_key(site, signal): signal_key(matched[site.name], signal) for site in sites for signal in signals
+    }
+    kept: dict[SignalKey, Tensor] = {}
+    stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, kept.__setitem__)
+    uses = Counter(partner.values())  # a deeper target uses some of the source's signals more than once
+
+    def meet(key: SignalKey, theirs: Tensor) -> None:
+        source_key = partner[key]
+        uses[source_key] -= 1
+        ours = kept[source_key] if uses[source_key] else kept.pop(source_key)
+        receive(key, *_rows(ours, theirs, source, target, drop_zeros=key[1].is_gradient))
+
+    stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, meet)
 
 
 def collect_signals(
@@ -151,14 +183,30 @@ def collect_signals(
     Returns:
         Tensors (batch, [tokens,] features) by signal key, on the model's device.
     """
-    with model.instrument() as modules, capture(sites, modules, signals) as seen:
-        loss = model.loss(inputs, labels, head)
-        if any(signal.is_gradient for signal in signals):
-            loss.backward()
+    seen: dict[SignalKey, Tensor] = {}
+    stream_signals(model, inputs, labels, head, sites, signals, seen.__setitem__)
     return seen
 
 
-def _product(ours: Tensor, theirs: Tensor, source: Model, target: Model, drop_zeros: bool) -> Tensor:
+def stream_signals(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    head: Tensor,
+    sites: Sequence[Site],
+    signals: Sequence[Signal],
+    receive: Callable[[SignalKey, Tensor], None],
+) -> None:
+    """Like `collect_signals`, but hands each signal over as it comes up and keeps none."""
+    with model.instrument() as modules, watch(sites, modules, signals, receive):
+        loss = model.loss(inputs, labels, head)
+        if any(signal.is_gradient for signal in signals):
+            loss.backward()
+
+
+def _rows(
+    ours: Tensor, theirs: Tensor, source: Model, target: Model, drop_zeros: bool
+) -> tuple[Float[Tensor, "rows source"], Float[Tensor, "rows target"]]:
     if ours.ndim == 3:
         ours = resample_tokens(ours, source.grid, target.grid)
     rows_a, rows_b = ours.flatten(0, -2), theirs.flatten(0, -2)
@@ -166,7 +214,7 @@ def _product(ours: Tensor, theirs: Tensor, source: Model, target: Model, drop_ze
         carries = rows_a.any(dim=1) & rows_b.any(dim=1)
         if not carries.all():
             rows_a, rows_b = rows_a[carries], rows_b[carries]
-    return rows_a.T @ rows_b
+    return rows_a, rows_b
 
 
 def _check_finite(covariances: Mapping[SignalKey, Tensor]) -> None:

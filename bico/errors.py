@@ -4,6 +4,7 @@
     ├── ConfigError            a setting that does not exist or has no meaning
     ├── UnknownModelError      ├── UnknownTaskError      ├── UnknownMethodError
     ├── NotEnoughSamplesError  more calibration samples asked for than the data holds
+    ├── DataError              a data set that cannot be had, or is not what its name says
     ├── CheckpointError        a file that is missing, damaged, non-finite or of another architecture
     ├── ShapeError             tensors that do not fit: image size, site shapes
     ├── CalibrationError       a signal that was never seen, or is zero or non-finite
@@ -15,11 +16,27 @@ Each message is one line: what, where, why, and what to do. The command line pri
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_CREDENTIALS = re.compile(r"(://)[^/@\s'\"]+@")
+
+
+def masked(text: str) -> str:
+    """Returns a text with users and passwords of its addresses hidden.
+
+    Example:
+        >>> masked("http://user:secret@host/x and s3://bucket/y")
+        'http://***@host/x and s3://bucket/y'
+    """
+    return _CREDENTIALS.sub(r"\1***@", text)
 
 
 class BicoError(Exception):
-    """A mistake that the user can mend; the message says how."""
+    """A mistake that the user can mend; the message says how, and shows no password."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 class ConfigError(BicoError, ValueError):
@@ -39,6 +56,10 @@ class UnknownMethodError(BicoError, LookupError):
 
 
 class NotEnoughSamplesError(BicoError, ValueError):
+    pass
+
+
+class DataError(BicoError):
     pass
 
 

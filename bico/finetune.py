@@ -65,6 +65,7 @@ def finetune(
     head: Tensor,
     config: FinetuneConfig,
     progress: bool = True,
+    on_step: Callable[[int, State], None] = lambda step, state: None,
 ) -> State:
     """Fine-tunes the image tower and returns its new parameters; the model itself is left as it was.
 
@@ -73,6 +74,8 @@ def finetune(
         available: Number of training samples.
         head: Classification head (classes, features), frozen.
         progress: Show a progress bar on standard error.
+        on_step: Called after every optimiser step with the number of steps taken and the live parameters, to look at
+            (or to copy), not to change.
 
     Raises:
         CalibrationError: If the loss is not finite.
@@ -97,6 +100,7 @@ def finetune(
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
+                on_step(step + 1, parameters)
                 bar.set_postfix(loss=f"{loss.item():.3f}")
         return {name: tensor.clone() for name, tensor in parameters.items()}
     finally:

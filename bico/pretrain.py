@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -45,6 +46,9 @@ class Recipe:
     warm_up: int = 150
     """Steps until the learning rate is at its peak; it falls as a cosine from there."""
     weight_decay: float = 0.05
+    optimiser: Literal["adamw", "muon"] = "adamw"
+    """`muon` steps by the polar factor of the momentum in the matrices of the transformer blocks (Muon: An optimizer
+    for hidden layers, Jordan et al., 2024; scaled to AdamW's step size as by Liu et al., 2025) and by AdamW elsewhere."""
     patch_dropout: float = 0.0
     """Share of the patches hidden from the image tower, except in the last fifth of the steps: training costs less by
     nearly that share, at little loss (Scaling Language-Image Pre-training via Masking, Li et al., 2023)."""
@@ -57,6 +61,10 @@ class Recipe:
     embed_dim: int = 96
     text_width: int = 128
     text_layers: int = 3
+
+    def __post_init__(self) -> None:
+        if self.optimiser not in ("adamw", "muon"):
+            raise ConfigError(f"optimiser={self.optimiser!r}: {nearest(self.optimiser, ['adamw', 'muon'])}")
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
@@ -158,11 +166,17 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _optimiser(model: CLIP, recipe: Recipe) -> torch.optim.Optimizer:
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decayed}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+def _optimisers(model: CLIP, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    named = dict(model.named_parameters())
+    hidden = [p for name, p in named.items() if recipe.optimiser == "muon" and "resblocks" in name and p.ndim == 2]
+    others = [p for p in named.values() if not any(p is other for other in hidden)]
+    decayed = [p for p in others if p.ndim >= 2]
+    groups = [{"params": decayed}, {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}]
+    optimisers = [torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)]
+    if hidden:
+        muon = torch.optim.Muon(hidden, lr=0.0, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
+        optimisers.append(muon)
+    return optimisers
 
 
 def train(
@@ -196,7 +210,7 @@ def train(
     images = torch.from_numpy(pool.images).permute(0, 3, 1, 2)
 
     generator = torch.Generator().manual_seed(recipe.seed)
-    optimiser = _optimiser(model, recipe)
+    optimisers = _optimisers(model, recipe)
     model.train()
     losses: list[float] = []
     order = torch.empty(0, dtype=torch.int64)
@@ -215,12 +229,13 @@ def train(
                 seen = model.encode_image(augment(images[batch], recipe.image_size, generator), normalize=True)
                 read = model.encode_text(tokens[batch, which], normalize=True)
             loss = contrastive_loss(seen.float(), read.float(), model.logit_scale.exp(), meanings[batch, which])
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(step, recipe)
-            optimiser.zero_grad()
+            model.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+            for optimiser in optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(step, recipe)
+                optimiser.step()
             with torch.no_grad():
                 model.logit_scale.clamp_(0, math.log(100))
             losses.append(loss.item())

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bico import polar
 from bico.errors import CalibrationError
 
 
@@ -26,6 +27,12 @@ class Completion(StrEnum):
 RANK_TOLERANCE = 1e-6
 """Singular values below this share of the largest count as undetermined: rows are float32, whose rounding alone
 leaves about 1e-7 of the largest value on directions that carry nothing."""
+FAST_FROM = 192
+"""Where the smaller side is less, the SVD takes milliseconds and nothing is faster."""
+SMALLEST_FAST_CUT = 1e-7
+"""Nearer to float64's own rounding, only the SVD decides ranks."""
+UNDECIDED = 1e-6
+"""A singular value that is as close to the cut as this (relative) is left to the SVD too, so that ranks are the same."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,8 @@ class AlignmentMap:
     rank: int
     """Directions fixed by data, at most min(source, target)."""
     spectrum: Float[Tensor, " values"]
-    """All singular values of the cross-covariance, descending, float64."""
+    """All singular values of the cross-covariance, descending, float64. Those under the cut are good to about 1e-7 of the
+    largest only, and where the rank is low they may be given as their root mean square."""
 
 
 def procrustes(
@@ -51,13 +59,17 @@ def procrustes(
     When the source is no wider than the target, Q also minimises :math:`\|X_s Q - X_t\|_F`. With fewer independent
     rows than dimensions :math:`UV^\top` is arbitrary on the null space; `completion` says what happens there.
 
+    Solved in float64: partial maps through Gram matrices, in few dimensions where the rank is low (`polar.py`); maps
+    completed by the SVD, and ranks too close to call, by `by_svd`. Both ways give the same rank, and maps that agree to
+    1e-5 or better.
+
     Arguments:
         cross: The cross-covariance :math:`X_s^\top X_t`; its scale does not matter.
         completion: What the map does outside the determined directions.
         rtol: Singular values below `rtol` times the largest count as undetermined.
 
     Returns:
-        The map in the dtype of `cross`, solved in float64, with its rank and spectrum.
+        The map in the dtype of `cross`, with its rank and spectrum.
 
     Raises:
         CalibrationError: If `cross` is all zeros or not finite.
@@ -76,6 +88,24 @@ def procrustes(
             f"Cross-covariance of shape {tuple(cross.shape)} is zero or not finite: did the rows reach it? "
             "Check the calibration samples and both models' weights."
         )
+    if Completion(completion) is Completion.SVD or min(cross.shape) < FAST_FROM or not SMALLEST_FAST_CUT <= rtol < 1:
+        return by_svd(cross, completion, rtol)
+    if cross.shape[0] < cross.shape[1]:
+        solved = procrustes(cross.T, completion, rtol)
+        return AlignmentMap(solved.matrix.T.contiguous(), solved.rank, solved.spectrum)
+    # Only the direction matters, so the scale may be one at which squares neither overflow nor vanish.
+    peak = cross.abs().max().double()
+    scaled = cross.double() / peak
+    triples = polar.by_sketch(scaled, rtol) or polar.by_gram(scaled, rtol)
+    distance = (triples.values / (rtol * triples.values[0]) - 1).abs().min()
+    if distance < UNDECIDED:
+        return by_svd(cross, completion, rtol)
+    matrix = triples.left.to(cross.dtype) @ triples.right.to(cross.dtype).T
+    return AlignmentMap(matrix, triples.left.shape[1], triples.values * peak)
+
+
+def by_svd(cross: Float[Tensor, "source target"], completion: Completion, rtol: float) -> AlignmentMap:
+    """The reference that `procrustes` agrees with: plain singular value decomposition in float64."""
     # float64: rounding errors in the map grow as 1 / (smallest determined singular value).
     u, spectrum, vh = torch.linalg.svd(cross.double(), full_matrices=False)
     rank = int((spectrum > rtol * spectrum[0]).sum())

@@ -1,8 +1,9 @@
 """Results as tables and plots: means and spreads over calibration seeds."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,8 +12,51 @@ if TYPE_CHECKING:
 REFERENCES = ("zero-shot", "fine-tuned", "expert")
 """Rows that are no transfer: the target as it is, the target fine-tuned, and the source's expert itself."""
 
-COLOURS = {"bico": "#c2410c", "theseus": "#1d4ed8", "naive": "#6b7280", "zero-pad": "#15803d", "crop": "#a16207"}
-LABELS = {"bico": "BiCo", "theseus": "THESEUS", "expert": "expert (on its own model)"}
+LABELS = {
+    "bico": "BiCo",
+    "theseus": "THESEUS",
+    "gradfix": "GradFix",
+    "transfusion": "TransFusion",
+    "few-shot": "few-shot (one step)",
+    "expert": "expert (on its own model)",
+}
+COLOURS = {
+    "bico": "#c2410c",
+    "theseus": "#1d4ed8",
+    "gradfix": "#7e22ce",
+    "transfusion": "#0e7490",
+    "few-shot": "#be185d",
+    "input-only": "#0891b2",
+    "output-only": "#65a30d",
+    "gradient-only": "#d97706",
+    "naive": "#6b7280",
+    "zero-pad": "#15803d",
+    "crop": "#a16207",
+}
+MARKERS = "os^Dv"
+"""Variants of one method share its colour and differ in their marks."""
+
+
+def method_label(method: str) -> str:
+    """Returns a method's name for people, with the settings that were given.
+
+    Example:
+        >>> method_label("gradfix:mask=force:vote=mean")
+        'GradFix, mask force, vote mean'
+    """
+    name, *settings = method.split(":")
+    return ", ".join([LABELS.get(name, name), *(setting.replace("=", " ") for setting in settings)])
+
+
+def short_name(ref: str) -> str:
+    """A model's name in a heading; of a folder, its own name and not the path of one machine.
+
+    Example:
+        >>> short_name("zoo:mini-a"), short_name("some/folder/my-vit")
+        ('mini-a', 'my-vit')
+    """
+    scheme, _, name = ref.partition(":")
+    return name if scheme in ("zoo", "open_clip") else PurePath(ref).name
 
 
 @dataclass(frozen=True)
@@ -70,12 +114,16 @@ def summarise(rows: Iterable[Row]) -> list[Summary]:
     return summaries
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """Returns a Markdown table: a line per method and sample count, a column per task, and the average."""
-    tasks = list(dict.fromkeys(row.task for row in rows))
+def markdown_table(rows: Sequence[Row], beside: Mapping[str, Mapping[tuple[str, int], str]] | None = None) -> str:
+    """Returns a Markdown table: a line per method and sample count, a column per task, and the average.
+
+    Arguments:
+        beside: Further columns: by heading, what to write at (method, samples).
+    """
+    tasks, beside = list(dict.fromkeys(row.task for row in rows)), beside or {}
     lines = [
-        "| method | N | " + " | ".join(tasks) + " | average | over zero-shot |",
-        "| --- | ---: |" + " ---: |" * (len(tasks) + 2),
+        "| " + " | ".join(["method", "N", *tasks, "average", "over zero-shot", *beside]) + " |",
+        "| --- | ---: |" + " ---: |" * (len(tasks) + 2 + len(beside)),
     ]
     summaries = summarise(rows)
     base = next((s.average[0] for s in summaries if s.method == "zero-shot"), None)
@@ -83,10 +131,29 @@ def markdown_table(rows: Sequence[Row]) -> str:
         gain = "" if base is None or s.method == "zero-shot" else f"{s.average[0] - base:+.1f}"
         cells = [_cell(s.per_task[task], s.seeds) if task in s.per_task else "–" for task in tasks]
         number = str(s.samples) if s.samples else "–"
-        lines.append(
-            f"| {LABELS.get(s.method, s.method)} | {number} | {' | '.join(cells)} | {_cell(s.average, s.seeds)} | {gain} |"
-        )
+        more = [column.get((s.method, s.samples), "") for column in beside.values()]
+        cells = [method_label(s.method), number, *cells, _cell(s.average, s.seeds), gain, *more]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def headlines(rows: Sequence[Row], method: str = "bico") -> list[str]:
+    """Returns what a table says of a method at its largest N, in points, averaged over tasks; nothing if it has none."""
+    averages = {(s.method, s.samples): s.average for s in summarise(rows)}
+    largest = max((samples for name, samples in averages if name == method), default=None)
+    zero = averages.get(("zero-shot", 0))
+    if largest is None or zero is None:
+        return []
+    name, (mean, sd) = LABELS.get(method, method), averages[method, largest]
+    lines = [f"- N={largest}: {name} − zero-shot = {mean - zero[0]:+.1f} ± {sd:.1f} points"]
+    for other, samples in (("theseus", largest), ("naive", 0), ("zero-pad", 0), ("crop", 0)):
+        if (other, samples) in averages:
+            gap = mean - averages[other, samples][0]
+            lines.append(f"- N={largest}: {name} − {LABELS.get(other, other)} = {gap:+.1f} points")
+    if ("fine-tuned", 0) in averages and averages["fine-tuned", 0][0] != zero[0]:
+        share = 100 * (mean - zero[0]) / (averages["fine-tuned", 0][0] - zero[0])
+        lines.append(f"- N={largest}: {share:.0f} % of the gap to the fine-tuned target is closed")
+    return lines
 
 
 def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
@@ -95,9 +162,13 @@ def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
 
     ax = ax or Figure(figsize=(7, 4.5), layout="constrained").subplots()
     summaries = summarise(rows)
+    variants: dict[str, int] = {}
     for method in dict.fromkeys(s.method for s in summaries):
         mine = [s for s in summaries if s.method == method]
-        label, colour = LABELS.get(method, method), COLOURS.get(method, "black")
+        base = method.partition(":")[0]
+        label, colour = method_label(method), COLOURS.get(base, "black")
+        marker = MARKERS[variants.setdefault(base, 0) % len(MARKERS)]
+        variants[base] += 1
         if mine[0].samples == 0:
             style = {"zero-shot": ":", "naive": "-."}.get(method, "--")
             ax.axhline(mine[0].average[0], ls=style, color=colour, lw=1.2, label=f"{label} ({mine[0].average[0]:.1f})")
@@ -108,7 +179,8 @@ def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
             [s.average[0] for s in mine],
             [s.average[1] for s in mine],
             color=colour,
-            marker="o",
+            marker=marker,
+            ls="-" if variants[base] == 1 else "--",
             ms=4,
             capsize=3,
             label=label,

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from bico.calibration import Batch, cross_covariances
-from bico.methods import Method, Pair
+from bico.methods import Gathered, Method, Pair
 from bico.models.base import Model
-from bico.procrustes import Completion, procrustes
+from bico.parameter_gradients import parameter_gradients
 from bico.task_vector import State
 
 
@@ -18,7 +18,6 @@ def transfer(
     batches: Sequence[Batch],
     heads: tuple[Tensor, Tensor],
     method: Method,
-    completion: Completion = Completion.PARTIAL,
 ) -> State:
     """Carries a task vector of the source over to the target: one forward-backward pass of each, then closed form.
 
@@ -28,19 +27,30 @@ def transfer(
         tau: The source's task vector.
         batches: The calibration samples.
         heads: Classification heads (classes, features) of source and target.
-        method: From `bico.methods`.
-        completion: What maps do outside the calibrated span.
+        method: From `bico.methods`; its `needs` say which passes are made.
 
     Returns:
         The target's task vector; use it with `target.updated(...)` or add it to a state dictionary.
 
     Raises:
         MethodError: If the method cannot serve this pair.
-        CalibrationError: If the calibration samples reach some site not at all, or with values that are not finite.
+        CalibrationError: If the calibration samples reach some site or parameter not at all, or with values that are
+            not finite.
     """
-    pair = Pair(source.sites, target.sites, source.state(), target.state())
-    covariances = {}
-    if method.needs:
-        count = sum(len(batch.labels) for batch in batches)
-        ((_, covariances),) = cross_covariances(source, target, batches, heads, method.needs, [count])
-    return method.transport(tau, pair, lambda key: procrustes(covariances[key], completion).matrix)
+    pair = Pair.of(source, target)
+    method.check(pair)
+    return method.transport(tau, pair, gather(source, target, batches, heads, method))
+
+
+def gather(
+    source: Model, target: Model, batches: Sequence[Batch], heads: tuple[Tensor, Tensor], method: Method
+) -> Gathered:
+    """Returns the evidence that a method needs, from all samples of the batches."""
+    count = sum(len(batch.labels) for batch in batches) if method.needs else 0
+    covariances, gradients = {}, {}
+    if signals := method.needs.signals:
+        ((_, covariances),) = cross_covariances(source, target, batches, heads, signals, [count])
+    if kinds := method.needs.gradients:
+        theirs = ((batch.target, batch.labels) for batch in batches)
+        ((_, gradients),) = parameter_gradients(target, theirs, heads[1], kinds, [count])
+    return Gathered(count, covariances, gradients)

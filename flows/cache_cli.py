@@ -12,16 +12,11 @@ from typing import Annotated
 import typer
 
 from bico.errors import ConfigError
+from flows.options import HomeOption, JsonOption, StoreOption
 
 cache_app = typer.Typer(no_args_is_help=True, help="The artefact store: what is there, is it sound, what may go.")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of the store [default: .bico, or BICO_HOME].")]
-StoreOption = Annotated[
-    str | None, typer.Option("--store", help="Address: a folder, file:///path or s3://bucket/prefix [BICO_STORE].")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 
 
 @cache_app.command("ls")

@@ -25,6 +25,7 @@ import typer
 
 from bico.errors import BicoError
 from flows.cache_cli import cache_app
+from flows.options import DataOption, DeviceOption, HomeOption, JsonOption, PickleOption
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,17 +36,6 @@ app = typer.Typer(
 zoo_app = typer.Typer(no_args_is_help=True, help="The mini models that ship with the project.")
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(cache_app, name="cache")
-
-HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Artefact store and MLflow database [default: .bico, or BICO_HOME].")
-]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda [default: auto].")]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
-]
-DataOption = Annotated[
-    list[Path] | None, typer.Option("--data", help="Folder with train.parquet and test.parquet; repeatable.")
-]
 
 
 @app.command()
@@ -68,11 +58,17 @@ def transfer(
         str | None, typer.Option(help="Fine-tuned model's base: zoo:NAME, open_clip:ARCH/TAG, or a folder.")
     ] = None,
     target: Annotated[str | None, typer.Option(help="The new base model.")] = None,
-    task: Annotated[str | None, typer.Option(help="Tasks, comma-separated.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", "--tasks", help="Tasks, comma-separated; `all` for the embedded ones and every --data."),
+    ] = None,
     data: DataOption = None,
     methods: Annotated[str | None, typer.Option(help="Comma-separated [default: bico,theseus,naive].")] = None,
     samples: Annotated[
         str | None, typer.Option(help="Calibration samples, comma-separated [default: 10,20,50,100].")
+    ] = None,
+    sampling: Annotated[
+        str | None, typer.Option(help="How they are chosen, such as class-balanced or per-class [default: random].")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Calibration seeds, comma-separated [default: 0,1,2].")] = None,
     completion: Annotated[str | None, typer.Option(help="partial or svd [default: partial].")] = None,
@@ -86,6 +82,11 @@ def transfer(
     out: Annotated[Path | None, typer.Option(help="Where results go [default: out].")] = None,
     home: HomeOption = None,
     device: DeviceOption = None,
+    allow_pickle: PickleOption = None,
+    memory: Annotated[
+        float | None,
+        typer.Option(help="GB that calibration may take; it makes several passes where that is too little."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Carry experts of SOURCE over to TARGET and measure what arrived."""
@@ -94,10 +95,11 @@ def transfer(
     given: dict[str, Any] = {
         "source": source,
         "target": target,
-        "tasks": _names(task) or ([folder.resolve().name for folder in data] if data and not config else None),
+        "tasks": _tasks(task, data) or ([folder.resolve().name for folder in data] if data and not config else None),
         "data": data or None,
         "methods": _names(methods),
         "samples": _numbers(samples, "--samples"),
+        "sampling": sampling,
         "seeds": _numbers(seeds, "--seeds"),
         "completion": completion,
         "expert": expert,
@@ -109,7 +111,88 @@ def transfer(
     }
     given = {key: value for key, value in given.items() if value is not None}
     settled = read_config(config, given) if config else make_config(given, "bico transfer")
-    run_transfer(settled, as_json, home=home, device=device)
+    run_transfer(settled, as_json, home=home, device=device, allow_pickle=allow_pickle, memory=memory)
+
+
+@app.command()
+def reproduce(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A table or figure of the paper, such as table3, or all.")
+    ] = None,
+    mini: Annotated[bool, typer.Option("--mini", help="In miniature, on the embedded zoo.")] = False,
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("out/reproduce"),
+    list_all: Annotated[bool, typer.Option("--list", help="List all recipes.")] = False,
+    home: HomeOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a table or figure of the paper, beside the paper's numbers."""
+    from bico.errors import ConfigError
+    from flows.recipes import list_recipes, read_recipe
+    from flows.reproduce import check
+    from flows.reproduce import reproduce as reproduce_flow
+
+    if list_all:
+        recipes = [read_recipe(name) for name in list_recipes()]
+        if as_json:
+            print(json.dumps([{"id": r.id, "title": r.title, "sides": r.sides} for r in recipes]))
+            return
+        for r in recipes:
+            print(f"{r.id:9} {', '.join(r.sides):11} {r.title}")
+        return
+    if recipe is None:
+        raise ConfigError("Name a recipe, or `all`; `bico reproduce --list` shows them.")
+    folders, command = data or [], _spelled(f"bico reproduce {recipe}", mini, data)
+    recipes = [read_recipe(name) for name in (list_recipes() if recipe == "all" else [recipe])]
+
+    def work(settings: Any) -> list[Any]:
+        done = []
+        for r in recipes:
+            done.append(reproduce_flow(r, mini, folders, settings, out, command, sys.stderr.isatty()))
+            if not as_json:
+                print(f"{done[-1].text}\n", flush=True)
+        return done
+
+    done = _run(
+        work, check=lambda settings: [check(r, mini, folders, settings) for r in recipes], home=home, device=device
+    )
+    if as_json:
+        print(json.dumps([result.to_json() for result in done]))
+        return
+    for result in done:
+        for kind, path in result.outputs.items():
+            print(f"{result.recipe} {kind}: {path}")
+
+
+@app.command()
+def claims(
+    mini: Annotated[bool, typer.Option("--mini", help="In miniature, on the embedded zoo.")] = False,
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Where the verdicts go.")] = Path("out/reproduce"),
+    home: HomeOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Test what the paper claims, and say which claims hold and which do not."""
+    from flows.catalogue import read_catalogue
+    from flows.claims import check_all
+    from flows.claims import claims as claims_flow
+
+    catalogue, folders, command = read_catalogue(), data or [], _spelled("bico claims", mini, data)
+    result = _run(
+        lambda settings: claims_flow(catalogue, mini, folders, settings, out, command, sys.stderr.isatty()),
+        check=lambda settings: check_all(catalogue, mini, folders, settings),
+        home=home,
+        device=device,
+    )
+    if as_json:
+        print(json.dumps(result.to_json()))
+        return
+    print(result.text)
+    for kind, path in result.outputs.items():
+        print(f"\n{kind}: {path}", end="")
+    print()
 
 
 @app.command()
@@ -125,6 +208,7 @@ def finetune(
     seed: Annotated[int | None, typer.Option(help="Order of the samples.")] = None,
     home: HomeOption = None,
     device: DeviceOption = None,
+    allow_pickle: PickleOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a model's image tower on a task: make an expert."""
@@ -136,6 +220,7 @@ def finetune(
         lambda settings: finetune_one(model, task, data or [], changes, out, settings, sys.stderr.isatty()),
         home=home,
         device=device,
+        allow_pickle=allow_pickle,
     )
     _show(result, as_json)
 
@@ -151,6 +236,7 @@ def evaluate(
     test_limit: Annotated[int | None, typer.Option(help="Only the first so many test samples.")] = None,
     home: HomeOption = None,
     device: DeviceOption = None,
+    allow_pickle: PickleOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model's accuracy on tasks."""
@@ -160,6 +246,7 @@ def evaluate(
         lambda settings: evaluate_one(model, _names(task) or [], data or [], expert, test_limit, settings),
         home=home,
         device=device,
+        allow_pickle=allow_pickle,
     )
     _show(result, as_json)
 
@@ -179,15 +266,19 @@ def zoo_list(as_json: JsonOption = False) -> None:
 
 
 @zoo_app.command("build")
-def zoo_build(name: str, out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("out/zoo")) -> None:
-    """Pre-train one of the mini models from scratch, by its recipe."""
+def zoo_build(
+    name: str,
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("out/zoo"),
+) -> None:
+    """Pre-train one of the mini models from scratch, by its recipe, and measure it (also on DATA)."""
     from bico import zoo
     from flows.pretrain import pretrain
     from flows.server import prefect_api
 
     zoo.recipe(name)  # a name that is not there ends in one line, before a flow run fails
     with prefect_api():
-        print(pretrain(name, out / name))
+        print(pretrain(name, out / name, data or []))
 
 
 def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:
@@ -262,6 +353,19 @@ def log_to_stderr() -> None:
 
 def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _tasks(text: str | None, data: list[Path] | None) -> list[str] | None:
+    if text is not None and text.strip() == "all":
+        from bico.data.tasks import all_tasks
+
+        return all_tasks(data or [])
+    return _names(text)
+
+
+def _spelled(command: str, mini: bool, data: list[Path] | None) -> str:
+    """A command as it goes into a report: without the paths of one machine."""
+    return " ".join([command, *["--mini"] * mini, *(f"--data DATA/{folder.resolve().name}" for folder in data or [])])
 
 
 def _numbers(text: str | None, option: str) -> list[int] | None:

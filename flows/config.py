@@ -1,15 +1,18 @@
 """What a transfer is asked to do: the schema of YAML files, deployments and the command line."""
 
 import os
+from collections.abc import Iterable, Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from bico.errors import ConfigError, nearest
+from bico.errors import ConfigError, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.procrustes import Completion
+from bico.sampling import Sampling
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -29,7 +32,10 @@ class TransferConfig(BaseModel):
     """Folders with train.parquet and test.parquet; a folder's name is the name of its task."""
     methods: Annotated[list[str], Field(min_length=1)] = ["bico", "theseus", "naive"]
     samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [10, 20, 50, 100]
-    """Calibration samples N; the sets are nested, and one pass serves all."""
+    """Calibration samples N (K per class for `sampling: per-class`); the sets are nested, and one pass serves all."""
+    sampling: Sampling = Sampling.RANDOM
+    """How calibration samples are chosen: random, class-balanced, centroid-near, centroid-far, half-class, one-class,
+    or per-class."""
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
     """Seeds of the calibration draw."""
     completion: Completion = Completion.PARTIAL
@@ -72,6 +78,8 @@ class Settings(BaseModel):
     store: Annotated[str, Field(validate_default=True)] = ""
     """Address of the artefact store: a folder, file:///path or s3://bucket/prefix; without it, `store` under `home`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    memory: Annotated[float, Field(gt=0)] | None = None
+    """GB that calibration may take; blocks are served in several passes if they do not fit into one."""
     workers: int = 2
     """Processes of the local Dask cluster, one thread each."""
     dask_scheduler: str | None = None
@@ -79,6 +87,9 @@ class Settings(BaseModel):
     mlflow_uri: str | None = None
     """MLflow tracking address; without it SQLite under `home`."""
     experiment: str = "bico"
+    """MLflow's experiment."""
+    allow_pickle: bool = False
+    """Read checkpoints that `torch.save` wrote, tensors only; a pickle is refused otherwise."""
 
     @classmethod
     def from_environment(cls, **given: Any) -> "Settings":
@@ -90,7 +101,7 @@ class Settings(BaseModel):
         if "MLFLOW_TRACKING_URI" in os.environ:
             values.setdefault("mlflow_uri", os.environ["MLFLOW_TRACKING_URI"])
         values |= {name: value for name, value in given.items() if value is not None}
-        return _validated(cls, values, "settings")
+        return validated(cls, values, "settings")
 
     @field_validator("store")
     @classmethod
@@ -99,6 +110,16 @@ class Settings(BaseModel):
         if "://" in store or store.startswith("file:"):
             return store
         return str(Path(store or info.data["home"] / "store").expanduser().absolute())
+
+    @field_validator("store", "mlflow_uri", "dask_scheduler")
+    @classmethod
+    def _no_password(cls, address: str | None) -> str | None:
+        """Settings are parameters of a flow run, which Prefect keeps and shows."""
+        if address and masked(address) != address:
+            raise ValueError(
+                "keep passwords out of addresses: set MLFLOW_TRACKING_USERNAME and _PASSWORD, or the AWS_* keys"
+            )
+        return address
 
     def resolved_device(self) -> str:
         import torch
@@ -119,21 +140,62 @@ def make_config(values: dict[str, Any], origin: str) -> TransferConfig:
     Raises:
         ConfigError: One line that names the key, what is wrong, and the nearest valid key.
     """
-    return _validated(TransferConfig, values, origin)
+    return validated(TransferConfig, values, origin)
 
 
-def _validated(model: type[Any], values: dict[str, Any], origin: str) -> Any:
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def validated(model: type[Any], values: dict[str, Any], origin: str) -> Any:
+    """Builds a pydantic model; its complaint becomes one line.
+
+    Raises:
+        ConfigError: Naming the key, what is wrong, and for an unknown key the nearest valid one.
+    """
     try:
         return model(**values)
     except ValidationError as error:
-        first = error.errors()[0]
+        # A misspelt key is missing under its right name too: the spelling is what to tell.
+        first = min(error.errors(), key=lambda found: found["type"] not in _UNKNOWN_KEY)
         key = ".".join(str(part) for part in first["loc"])
-        if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            valid = FinetuneConfig.__dataclass_fields__ if key.startswith("finetune.") else model.model_fields
-            raise ConfigError(f"{origin}: unknown key {key!r}; {nearest(key.rpartition('.')[2], valid)}") from None
+        if first["type"] in _UNKNOWN_KEY:
+            *place, name = first["loc"]
+            raise ConfigError(f"{origin}: unknown key {key!r}; {nearest(str(name), _keys_at(model, place))}") from None
         if first["type"] == "missing":
             raise ConfigError(f"{origin}: {key!r} is missing.") from None
-        raise ConfigError(f"{origin}: {key}={first['input']!r}: {first['msg']}.") from None
+        where = f"{key}={first['input']!r}: " if key else ""
+        raise ConfigError(f"{origin}: {where}{first['msg'].removeprefix('Value error, ')}.") from None
+
+
+def _keys_at(model: type[Any], place: Iterable[str | int]) -> Iterable[str]:
+    """The keys valid at a place inside a model: its own, or those of the model or dataclass that a field holds."""
+    for part in place:
+        if isinstance(part, str) and part in getattr(model, "model_fields", {}):
+            held = _classes(model.model_fields[part].annotation)
+            model = next((c for c in held if hasattr(c, "model_fields") or is_dataclass(c)), model)
+    return model.model_fields if hasattr(model, "model_fields") else model.__dataclass_fields__
+
+
+def _classes(annotation: Any) -> Iterator[Any]:
+    """Every type that an annotation mentions, such as X in `list[X] | None`."""
+    yield annotation
+    for argument in get_args(annotation):
+        yield from _classes(argument)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of settings.
+
+    Raises:
+        ConfigError: If the file is missing, is not YAML, or holds no keys.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds no settings; write `key: value` lines.")
+    return values
 
 
 def read_config(path: Path, overrides: dict[str, Any]) -> TransferConfig:
@@ -142,10 +204,4 @@ def read_config(path: Path, overrides: dict[str, Any]) -> TransferConfig:
     Raises:
         ConfigError: If the file is missing, is not YAML, or a key in it is not known.
     """
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds no settings; write `key: value` lines.")
-    return make_config(values | overrides, str(path))
+    return make_config(read_yaml(path) | overrides, str(path))

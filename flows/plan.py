@@ -7,12 +7,16 @@ from pathlib import Path
 
 from bico.errors import ConfigError, NotEnoughSamplesError, OutputError
 from bico.finetune import FinetuneConfig, default_config
-from bico.methods import Pair, get_method
-from bico.methods.protocol import Method, no_maps
-from bico.models.clip_vit import ClipViT
+from bico.memory import plan_memory
+from bico.methods import Method, Pair, get_method
 from bico.models.loading import ModelFiles, resolve
+from bico.parameter_gradients import ParameterGradient
+from bico.procrustes import Completion
+from bico.sampling import Sampling, choose_samples, draw_samples
+from bico.signals import Signal
 from bico.sites import match_sites
 from flows.config import Settings, TransferConfig
+from tasks.collect import ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS
 from tasks.finetune import read_expert
 from tasks.stage import TaskRef, Workspace, open_model
 
@@ -27,12 +31,25 @@ class Plan:
     target: ModelFiles
     tasks: dict[str, TaskRef]
     methods: dict[str, Method]
+    """By their spelling in the configuration."""
     recipes: tuple[FinetuneConfig, FinetuneConfig]
     """Fine-tuning of source and target."""
 
     @property
-    def calibrated(self) -> list[str]:
-        return [name for name, method in self.methods.items() if method.needs]
+    def maps(self) -> list[tuple[Signal, Completion]]:
+        """What alignment maps the methods need, all together."""
+        return sorted({need for method in self.methods.values() for need in method.needs.maps})
+
+    @property
+    def collected(self) -> tuple[tuple[Signal, ...], ...]:
+        """The groups of signals that a pass collects. Input gradients only if a method aligns by them."""
+        ablation = any(signal in INPUT_GRADIENTS for signal, _ in self.maps)
+        return (ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS) if ablation else (ACTIVATIONS, GRADIENTS)
+
+    @property
+    def gradients(self) -> tuple[ParameterGradient, ...]:
+        """What parameter gradients of the target the methods need, all together."""
+        return tuple(sorted({kind for method in self.methods.values() for kind in method.needs.gradients}))
 
 
 def make_plan(config: TransferConfig, settings: Settings) -> Plan:
@@ -44,43 +61,51 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     """
     if not math.isfinite(config.alpha):
         raise ConfigError(f"alpha={config.alpha} must be a finite number.")
-    methods = {name: get_method(name) for name in config.methods}
+    for text in config.methods:
+        get_method(text)  # a misspelt name shows before a model is fetched
     folders = tuple(str(folder.expanduser().resolve()) for folder in config.data)
     tasks = {name: TaskRef(name, folders) for name in config.tasks}
     check_writable(config.out)
     check_writable(settings.home)
-    space = Workspace(settings.store, settings.resolved_device())
-    if any(method.needs for method in methods.values()):
-        for ref in tasks.values():
-            available = ref.open().sizes["train"]
-            if config.samples[-1] > available:
-                raise NotEnoughSamplesError(
-                    f"{config.samples[-1]} calibration samples asked for, but task {ref.name!r} has {available} training "
-                    f"samples: lower --samples to at most {available}."
-                )
+    space = Workspace(settings.store, settings.resolved_device(), settings.memory, settings.allow_pickle)
     for ref in tasks.values():
         ref.open()
-    source, target = resolve(config.source), resolve(config.target)
+        if any(get_method(text).needs for text in config.methods):
+            check_samples(config, ref)
+    source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
     match_sites(ours.sites, theirs.sites)
-    check_methods(methods, ours, theirs)
+    recipes = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))
+    # What a method leaves open follows the run: few-shot takes its step at the rate the target is fine-tuned with.
+    methods = {text: get_method(text, completion=config.completion, lr=recipes[1].lr) for text in config.methods}
+    pair = Pair.of(ours, theirs)
+    for method in methods.values():
+        method.check(pair)
+    plan = Plan(config, space, source, target, tasks, methods, recipes)
+    if plan.maps:
+        signals = [signal for group in plan.collected for signal in group]
+        plan_memory(ours, theirs, signals, config.batch_size, len(config.samples), settings.memory)
     if config.expert is not None:
         if len(tasks) > 1:
             raise ConfigError(
                 f"--expert is an expert for one task, but {len(tasks)} tasks were given: {', '.join(tasks)}."
             )
         read_expert(space, source, str(config.expert))
-    recipes = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))
-    return Plan(config, space, source, target, tasks, methods, recipes)
+    return plan
 
 
-def check_methods(methods: dict[str, Method], source: ClipViT, target: ClipViT) -> None:
-    """Raises MethodError if a method without calibration cannot serve the pair; a dry run on zeros tells."""
-    pair = Pair(source.sites, target.sites, source.state(), target.state())
-    zeros = {name: tensor.new_zeros(tensor.shape) for name, tensor in pair.source_state.items()}
-    for method in methods.values():
-        if not method.needs:
-            method.transport(zeros, pair, no_maps)
+def check_samples(config: TransferConfig, ref: TaskRef) -> None:
+    """Raises NotEnoughSamplesError if a calibration set cannot be drawn; a dry run tells."""
+    task, count = ref.open(), config.samples[-1]
+    try:
+        if config.sampling is Sampling.RANDOM:
+            draw_samples(task.sizes["train"], count, 0)
+            return
+        labels = task.open("train").labels
+        for seed in config.seeds:
+            choose_samples(config.sampling, labels, len(task.class_names), count, seed, labels.float())
+    except NotEnoughSamplesError as error:
+        raise NotEnoughSamplesError(f"Task {ref.name!r}: {error}") from None
 
 
 def check_writable(folder: Path) -> None:

@@ -10,18 +10,31 @@ from typing import Any
 from prefect import Task, flow, get_run_logger, runtime, unmapped
 from prefect_dask import DaskTaskRunner
 
+from bico.methods import Method
 from bico.models.loading import ModelFiles
+from bico.parameter_gradients import ParameterGradient
 from bico.report import Row, cell_label
 from bico.signals import Signal
 from flows.config import Settings, TransferConfig
 from flows.plan import Plan, make_plan
-from tasks.collect import ACTIVATIONS, Calibration, collect_activations, collect_gradients
+from storage.keys import Ref
+from tasks.collect import (
+    ACTIVATIONS,
+    GRADIENTS,
+    INPUT_GRADIENTS,
+    Calibration,
+    collect_activations,
+    collect_gradients,
+    collect_input_gradients,
+)
+from tasks.distances import class_distances
 from tasks.evaluate import evaluate_model, read_accuracy
 from tasks.finetune import adopt_expert, finetune_model
+from tasks.gradients import collect_parameter_gradients, gradients_key
 from tasks.procrustes import BlockMaps, SignalMaps, solve_maps
 from tasks.publish import record_run, write_results
 from tasks.stage import Done, Workspace, noted, open_model, result_of
-from tasks.transfer import transfer_vector
+from tasks.transfer import EvidenceRefs, transfer_vector
 
 
 @dataclass(frozen=True)
@@ -81,9 +94,10 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
         experts, oracles = fine_tune_all(plan, ledger, progress)
         calibrations = collect_all(plan, ledger)
         maps = solve_all(plan, settings, calibrations, ledger)
-        rows, vectors = transfer_all(plan, experts, oracles, maps, ledger)
+        rows, vectors = transfer_all(plan, experts, oracles, calibrations, maps, ledger)
     counts = {stage: dict(counter) for stage, counter in ledger.counts.items()}
-    outputs = write_results(plan.space, config.out, plan.target, rows, _chosen(config, vectors))
+    drawn = [found.calibration.drawn for found in calibrations.values()]
+    outputs = write_results(plan.space, config.out, plan.target, rows, drawn, _chosen(config, vectors))
     outputs["prefect"] = {"flow_run": str(runtime.flow_run.id)}
     name = f"{config.source}-to-{config.target}"
     tags = {"prefect.flow_run": outputs["prefect"]["flow_run"], **{f"stages.{k}": v for k, v in totals(counts).items()}}
@@ -105,21 +119,44 @@ def fine_tune_all(plan: Plan, ledger: Ledger, progress: bool) -> tuple[dict[str,
     return experts, oracles
 
 
-Collected = dict[Signal, Done]
+@dataclass(frozen=True)
+class Collected:
+    """What was gathered on one task with one seed; no artefacts where no method asks for them."""
+
+    calibration: Calibration
+    covariances: dict[Signal, Done]
+    gradients: dict[ParameterGradient, Ref]
 
 
 def collect_all(plan: Plan, ledger: Ledger) -> dict[tuple[str, int], Collected]:
-    """Covariances by task and seed; nothing if no method asks for maps."""
-    collected = {}
-    for name, task in plan.tasks.items() if plan.calibrated else ():
+    """Covariances and parameter gradients by task and seed; only what some method asks for."""
+    collected, config = {}, plan.config
+    for name, task in plan.tasks.items() if plan.maps or plan.gradients else ():
         with ledger.phase(f"collect on {name}"):
-            for seed in plan.config.seeds:
-                samples = tuple(plan.config.samples)
-                calibration = Calibration(plan.source, plan.target, task, samples, seed, plan.config.batch_size)
-                activations = ledger.run(collect_activations, plan.space, calibration)
-                gradients = ledger.run(collect_gradients, plan.space, calibration, activations)
-                collected[name, seed] = {s: activations if s in ACTIVATIONS else gradients for s in Signal}
+            far = (
+                ledger.run(class_distances, plan.space, plan.target, task).ref if config.sampling.by_distance else None
+            )
+            for seed in config.seeds:
+                draw = (tuple(config.samples), seed, config.sampling, far)
+                calibration = Calibration(plan.source, plan.target, task, *draw, config.batch_size)
+                covariances = collect_covariances(plan, calibration, ledger) if plan.maps else {}
+                if plan.gradients:
+                    ledger.run(collect_parameter_gradients, plan.space, calibration, plan.gradients)
+                store = plan.space.artefacts
+                gradients = {kind: store.ref(gradients_key(calibration, kind)) for kind in plan.gradients}
+                collected[name, seed] = Collected(calibration, covariances, gradients)
     return collected
+
+
+def collect_covariances(plan: Plan, calibration: Calibration, ledger: Ledger) -> dict[Signal, Done]:
+    """Artefacts by signal."""
+    activations = ledger.run(collect_activations, plan.space, calibration, plan.collected)
+    gradients = ledger.run(collect_gradients, plan.space, calibration, activations)
+    found = dict.fromkeys(ACTIVATIONS, activations) | dict.fromkeys(GRADIENTS, gradients)
+    if INPUT_GRADIENTS in plan.collected:
+        inputs = ledger.run(collect_input_gradients, plan.space, calibration, activations)
+        found |= dict.fromkeys(INPUT_GRADIENTS, inputs)
+    return found
 
 
 @flow(name="solve-maps", flow_run_name="solve-maps", validate_parameters=False)
@@ -134,20 +171,20 @@ def solve_all(
     plan: Plan, settings: Settings, collected: dict, ledger: Ledger
 ) -> dict[tuple[str, int], list[BlockMaps]]:
     """Maps by task and seed. A cluster is started only if a map is missing."""
-    signals = sorted({signal for name in plan.calibrated for signal in plan.methods[name].needs})
     sites = open_model(plan.target, plan.space.device).sites
     blocks = {
         place: [
             BlockMaps(
                 group,
                 tuple(
-                    SignalMaps.of(found[s].ref, s, sites, group, plan.config.samples, plan.config.completion)
-                    for s in signals
+                    SignalMaps.of(found.covariances[s].ref, s, sites, group, plan.config.samples, completion)
+                    for s, completion in plan.maps
                 ),
             )
             for group in dict.fromkeys(site.group for site in sites)
         ]
         for place, found in collected.items()
+        if found.covariances
     }
     everything = [block for group in blocks.values() for block in group]
     missing = [block for block in everything if not block.is_complete(plan.space)]
@@ -171,7 +208,7 @@ def dask_runner(settings: Settings) -> DaskTaskRunner:
 
 
 def transfer_all(
-    plan: Plan, experts: dict[str, Done], oracles: dict[str, Done], blocks: dict, ledger: Ledger
+    plan: Plan, experts: dict[str, Done], oracles: dict[str, Done], collected: dict, blocks: dict, ledger: Ledger
 ) -> tuple[list[Row], dict[tuple, Done]]:
     """Rows of the results, and the transferred task vectors by (task, method, samples, seed)."""
     config, space = plan.config, plan.space
@@ -199,14 +236,11 @@ def transfer_all(
     for method, carrier in plan.methods.items():
         with ledger.phase(f"transfer and evaluate {method}"):
             for samples, seed, name in _sweep(plan, method):
-                maps = (
-                    [part for block in blocks[name, seed] for part in block.parts if part.signal in carrier.needs]
-                    if carrier.needs
-                    else []
-                )
+                place = (name, seed)
+                evidence = _evidence(carrier, samples, collected.get(place), blocks.get(place, []))
                 label = cell_label(name, method, samples, seed)
                 models = plan.source, plan.target
-                done = ledger.run(transfer_vector, space, *models, experts[name], method, maps, samples, label=label)
+                done = ledger.run(transfer_vector, space, *models, experts[name], carrier, evidence, label=label)
                 vectors[name, method, samples, seed] = done
                 evaluate(plan.target, name, done, method, samples, seed, config.alpha)
     with ledger.phase("evaluate fine-tuned models"):
@@ -215,6 +249,16 @@ def transfer_all(
         for name, expert in experts.items():
             evaluate(plan.source, name, expert, "expert")
     return rows, vectors
+
+
+def _evidence(method: Method, count: int, found: Collected | None, blocks: list[BlockMaps]) -> EvidenceRefs:
+    """What one method needs of what all methods' needs have left."""
+    if found is None:
+        return EvidenceRefs()
+    needs = method.needs
+    maps = tuple(part for block in blocks for part in block.parts if (part.signal, part.completion) in needs.maps)
+    gradients = {kind: found.gradients[kind] for kind in needs.gradients}
+    return EvidenceRefs(count, found.calibration.sizes[count], maps, gradients)
 
 
 def _sweep(plan: Plan, method: str) -> Iterable[tuple[int, int | None, str]]:
@@ -230,7 +274,7 @@ def _chosen(config: TransferConfig, vectors: dict[tuple, Done]) -> dict[str, tup
         first = method == config.methods[0] and samples in (0, config.samples[-1]) and seed in (None, config.seeds[0])
         if config.export == "all" or (config.export == "one" and first):
             drawn = "" if seed is None else f"-n{samples}-seed{seed}"
-            chosen[f"{task}-{method}{drawn}"] = (done, config.alpha)
+            chosen[f"{task}-{method.replace(':', '-')}{drawn}"] = (done, config.alpha)
     return chosen
 
 
@@ -242,6 +286,7 @@ def _recorded(plan: Plan) -> dict[str, Any]:
         "target": config.target,
         "source_digest": plan.source.digest()[:16],
         "target_digest": plan.target.digest()[:16],
+        "sampling": config.sampling.value,
         "completion": config.completion.value,
         "alpha": config.alpha,
         "others": "leave",

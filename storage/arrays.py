@@ -5,7 +5,7 @@ that is written last. Chunks are raw bytes (covariances hardly compress) and are
 is missing reads as NaN in plain Zarr and as an error here.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,10 @@ _INDEX = "bico:arrays"  # the group's attribute that lists the names; without it
 _DTYPES = {torch.float32: Float32, torch.float64: Float64, torch.int64: Int64}
 
 
-def write_arrays(
-    path: Path, arrays: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], attrs: Mapping[str, Any] | None = None
-) -> None:
+Arrays = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
+
+
+def write_arrays(path: Path, arrays: Arrays, attrs: Mapping[str, Any] | None = None) -> None:
     """Writes tensors into a new Zarr group.
 
     Arguments:
@@ -44,6 +45,16 @@ def write_arrays(
 
     Raises:
         StoreError: If something is at `path` or it cannot be written, a name is empty or comes twice, or a dtype is another.
+    """
+    with new_arrays(path, attrs) as write:
+        write(arrays)
+
+
+@contextmanager
+def new_arrays(path: Path, attrs: Mapping[str, Any] | None = None) -> Iterator[Callable[[Arrays], None]]:
+    """Like `write_arrays`, for tensors that come bit by bit: gives a function to call with each lot of them.
+
+    The group counts as finished when the context ends without an error.
     """
     attrs = dict(attrs or {})
     if _INDEX in attrs:
@@ -56,20 +67,24 @@ def write_arrays(
     with _writing(path):
         group = zarr.create_group(store)
     names: dict[str, None] = {}
-    for batch in _batches(arrays.items() if isinstance(arrays, Mapping) else arrays):
-        for name, tensor in batch.items():
-            if name in names:
-                raise StoreError(f"Array {name!r} comes twice in {path}: names must differ.")
-            names[name] = None
-            if tensor.dtype not in _DTYPES:
-                raise StoreError(f"Array {name!r} is {tensor.dtype}: store float32, float64 or int64 (`.float()`).")
-        nodes = {_node(name): _metadata(tensor) for name, tensor in batch.items()}
-        with _writing(path):
-            # All-zero chunks are written too, or they could not be told from missing ones.
-            with zarr.config.set({"array.write_empty_chunks": True}):
-                created = dict(zarr.create_hierarchy(store=store, nodes=nodes))
+
+    def write(arrays: Arrays) -> None:
+        for batch in _batches(arrays.items() if isinstance(arrays, Mapping) else arrays):
             for name, tensor in batch.items():
-                created[_node(name)][...] = tensor.numpy(force=True)
+                if name in names:
+                    raise StoreError(f"Array {name!r} comes twice in {path}: names must differ.")
+                names[name] = None
+                if tensor.dtype not in _DTYPES:
+                    raise StoreError(f"Array {name!r} is {tensor.dtype}: store float32, float64 or int64 (`.float()`).")
+            nodes = {_node(name): _metadata(tensor) for name, tensor in batch.items()}
+            with _writing(path):
+                # All-zero chunks are written too, or they could not be told from missing ones.
+                with zarr.config.set({"array.write_empty_chunks": True}):
+                    created = dict(zarr.create_hierarchy(store=store, nodes=nodes))
+                for name, tensor in batch.items():
+                    created[_node(name)][...] = tensor.numpy(force=True)
+
+    yield write
     with _writing(path):
         group.update_attributes({**attrs, _INDEX: list(names)})
 

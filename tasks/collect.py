@@ -1,22 +1,36 @@
-"""Collect activations and gradients: one forward-backward pass of each model leaves both artefacts."""
+"""Collect activations and gradients: one forward-backward pass of each model leaves all covariances."""
 
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
-from bico.calibration import Batch, cross_covariances, draw_samples, split_at
+from bico.calibration import Batch, cross_covariances, split_at
+from bico.memory import plan_memory
 from bico.models.loading import ModelFiles
+from bico.sampling import Sampling, choose_samples, draw_samples, set_sizes
 from bico.signals import Signal
-from storage.arrays import write_arrays
-from storage.keys import artefact_key
+from storage.arrays import new_arrays
+from storage.keys import Ref, artefact_key
+from tasks.distances import read_distances
 from tasks.stage import Done, TaskRef, Workspace, as_state, open_head, open_model, open_split
 
 VERSION = 1
 ACTIVATIONS = (Signal.INPUT, Signal.OUTPUT)
 GRADIENTS = (Signal.OUTPUT_GRAD,)
+INPUT_GRADIENTS = (Signal.INPUT_GRAD,)
+"""Of use to ablations only, and as large as the rest together: collected when a method asks for it."""
+STAGES = {
+    ACTIVATIONS: "collect-activations",
+    GRADIENTS: "collect-gradients",
+    INPUT_GRADIENTS: "collect-input-gradients",
+}
 
 
 @dataclass(frozen=True)
@@ -27,26 +41,51 @@ class Calibration:
     target: ModelFiles
     task: TaskRef
     samples: tuple[int, ...]
-    """Ascending sample counts; the sets are nested, and one pass serves all of them."""
+    """Ascending counts, N or K per class by `sampling`; the sets are nested, and one pass serves all of them."""
     seed: int
+    sampling: Sampling = Sampling.RANDOM
+    distances: Ref | None = None
+    """Distances to class centroids, for the strategies that go by them."""
     batch_size: int = 32
     """Changes memory and rounding only, so it does not enter the key."""
 
     def key(self, signals: tuple[Signal, ...]) -> str:
         return artefact_key(
-            "collect-gradients" if signals[0].is_gradient else "collect-activations",
+            STAGES[signals],
             VERSION,
             source=self.source.digest(),
             target=self.target.digest(),
             task=self.task.open().identity,
             indices=self.indices,
-            samples=list(self.samples),
+            samples={str(count): size for count, size in self.sizes.items()},
             signals=list(signals),
         )
 
     @property
+    def sizes(self) -> dict[int, int]:
+        """How many samples the set of each count has."""
+        return set_sizes(self.sampling, self.samples, len(self.task.open().class_names))
+
+    @cached_property
     def indices(self) -> list[int]:
-        return draw_samples(self.task.open().sizes["train"], self.samples[-1], self.seed).tolist()
+        """The largest set, in order; a smaller one is its beginning."""
+        task = self.task.open()
+        if self.sampling is Sampling.RANDOM:  # the labels need not be read
+            return draw_samples(task.sizes["train"], self.samples[-1], self.seed).tolist()
+        distances = None if self.distances is None else read_distances(self.distances)
+        labels, classes = task.open("train").labels, len(task.class_names)
+        return choose_samples(self.sampling, labels, classes, self.samples[-1], self.seed, distances).tolist()
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """What was drawn, for the record."""
+        return {
+            "task": self.task.name,
+            "sampling": self.sampling,
+            "seed": self.seed,
+            "samples": list(self.samples),
+            "indices": self.indices,
+        }
 
 
 def array_name(tensor: str, signal: Signal, samples: int) -> str:
@@ -60,12 +99,14 @@ def array_name(tensor: str, signal: Signal, samples: int) -> str:
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def collect_activations(space: Workspace, calibration: Calibration) -> Done | State[Done]:
-    """Stores the activation covariances; if they are missing, the same pass leaves the gradient covariances too."""
+def collect_activations(
+    space: Workspace, calibration: Calibration, wanted: tuple[tuple[Signal, ...], ...] = (ACTIVATIONS, GRADIENTS)
+) -> Done | State[Done]:
+    """Stores the activation covariances; if they are missing, the same pass leaves all others that are wanted."""
     key = calibration.key(ACTIVATIONS)
     if space.artefacts.is_complete(key):
         return as_state(Done("collect-activations", space.artefacts.ref(key), cached=True))
-    made = _collect(space, calibration, (ACTIVATIONS, GRADIENTS))
+    made = _collect(space, calibration, wanted)
     return as_state(Done("collect-activations", *made[key]))
 
 
@@ -78,10 +119,27 @@ def collect_activations(space: Workspace, calibration: Calibration) -> Done | St
 )
 def collect_gradients(space: Workspace, calibration: Calibration, activations: Done) -> Done | State[Done]:
     """Stores the gradient covariances, which the pass of `collect_activations` has left unless that was cached."""
-    key = calibration.key(GRADIENTS)
-    ref, found = _collect(space, calibration, (GRADIENTS,))[key]
+    return as_state(_after_activations(space, calibration, GRADIENTS, activations))
+
+
+@task(
+    name="collect-input-gradients",
+    task_run_name="collect-input-gradients {calibration.task.name} seed={calibration.seed}",
+    tags=["gpu"],
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def collect_input_gradients(space: Workspace, calibration: Calibration, activations: Done) -> Done | State[Done]:
+    """Stores the covariances of the gradients that reach the sites' inputs, in the same way."""
+    return as_state(_after_activations(space, calibration, INPUT_GRADIENTS, activations))
+
+
+def _after_activations(
+    space: Workspace, calibration: Calibration, signals: tuple[Signal, ...], activations: Done
+) -> Done:
+    ref, found = _collect(space, calibration, (signals,))[calibration.key(signals)]
     # What the neighbour's pass of this run has made was computed by this run.
-    return as_state(Done("collect-gradients", ref, cached=found and activations.cached))
+    return Done(STAGES[signals], ref, cached=found and activations.cached)
 
 
 def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Signal, ...], ...]) -> dict:
@@ -89,20 +147,25 @@ def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Sig
 
     def build(folders: dict[str, Path]) -> None:
         wanted = {key: keys[key] for key in folders}
-        arrays = {key: {} for key in wanted}
-        for samples, covariances in _stream(space, calibration, [s for signals in wanted.values() for s in signals]):
-            for (tensor, signal), value in covariances.items():
-                key = next(key for key, signals in wanted.items() if signal in signals)
-                arrays[key][array_name(tensor, signal, samples)] = value.cpu()
-        attrs = {"seed": calibration.seed, "samples": list(calibration.samples), "indices": calibration.indices}
-        for key, folder in folders.items():
-            write_arrays(folder / "covariances", arrays[key], attrs)
+        with ExitStack() as stack:
+            # Written as they come: of the snapshots and passes, one at a time is in memory.
+            write = {
+                key: stack.enter_context(new_arrays(folder / "covariances", calibration.drawn))
+                for key, folder in folders.items()
+            }
+            for samples, covariances in _stream(
+                space, calibration, [s for signals in wanted.values() for s in signals]
+            ):
+                for key, signals in wanted.items():
+                    chosen = [(tensor, signal) for tensor, signal in covariances if signal in signals]
+                    write[key]((array_name(*name, samples), covariances.pop(name)) for name in chosen)
 
     meta = {
         "source": calibration.source.ref,
         "target": calibration.target.ref,
         "task": asdict(calibration.task),
         "seed": calibration.seed,
+        "sampling": calibration.sampling,
         "samples": list(calibration.samples),
     }
     return space.artefacts.get_or_create_many(list(keys), build, meta)
@@ -113,11 +176,14 @@ def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]):
     source, target = (open_model(files, space.device) for files in models)
     ours, theirs = (open_split(files, space.device, calibration.task, "train") for files in models)
     heads = tuple(open_head(files, space.device, calibration.task) for files in models)
-    indices = draw_samples(len(ours), calibration.samples[-1], calibration.seed)
+    indices, count_of = torch.tensor(calibration.indices), {size: n for n, size in calibration.sizes.items()}
 
     def batches():
-        for part in split_at(len(indices), calibration.batch_size, calibration.samples):
+        for part in split_at(len(indices), calibration.batch_size, count_of):
             inputs, labels = ours.batch(indices[part])
             yield Batch(inputs, theirs.batch(indices[part])[0], labels)
 
-    return cross_covariances(source, target, batches(), heads, signals, calibration.samples)
+    plan = plan_memory(source, target, signals, calibration.batch_size, len(calibration.samples), space.memory)
+    for sites in plan.passes:
+        for size, covariances in cross_covariances(source, target, batches(), heads, signals, list(count_of), sites):
+            yield count_of[size], covariances

@@ -50,7 +50,7 @@ def evaluate_model(
         opened = open_model(model, space.device)
         data = open_split(model, space.device, task, "test")
         head = open_head(model, space.device, task)
-        with opened.updated(_vector(weights, opened.state()), alpha):
+        with opened.updated(read_vector(weights, opened.state()), alpha):
             percent = accuracy(opened, data.batches(250, limit), head)
         (out / METRICS).write_text(json.dumps({"accuracy": percent}))
 
@@ -61,7 +61,8 @@ def read_accuracy(done: Done) -> float:
     return json.loads((done.ref.path / METRICS).read_text())["accuracy"]
 
 
-def _vector(weights: Done | None, state: dict) -> dict:
+def read_vector(weights: Done | None, state: dict) -> dict:
+    """Returns what a stage's weights add to a model: a task vector, a fine-tuned tower less the model, or nothing."""
     if weights is None:
         return {}
     if (file := weights.ref.path / VECTOR).exists():

@@ -1,7 +1,7 @@
 """Solve the alignment maps of one block: the unit that is fanned out on Dask."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from torch import Tensor
 
+from bico.methods.evidence import undeclared
 from bico.procrustes import RANK_TOLERANCE, Completion, procrustes
 from bico.signals import Signal, SignalKey, signal_key
 from bico.sites import Site
@@ -23,7 +24,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class SignalMaps:
-    """The maps of one signal in one block of a calibrated pair, at every sample count: one artefact."""
+    """The maps of one signal and completion in one block of a calibrated pair, at every sample count: one artefact."""
 
     covariances: Ref
     group: str
@@ -64,7 +65,7 @@ class SignalMaps:
 
 @dataclass(frozen=True)
 class BlockMaps:
-    """All maps of one block: one task. Its signals are artefacts of their own, so another method adds only its own."""
+    """All maps of one block: one task. Every signal and completion is an artefact, so another method adds only its own."""
 
     group: str
     parts: tuple[SignalMaps, ...]
@@ -85,17 +86,27 @@ def solve_maps(space: Workspace, block: BlockMaps) -> Done | State[Done]:
     parts = {part.key: part for part in block.parts}
 
     def build(folders: dict[str, Path]) -> None:
-        for key, folder in folders.items():
-            arrays, ranks = {}, {}
-            for name, cross in _covariances(parts[key]):
-                solved = procrustes(cross, parts[key].completion)
-                arrays[f"{name}/map"], arrays[f"{name}/spectrum"] = solved.matrix, solved.spectrum
-                ranks[name] = solved.rank
-            write_arrays(folder / "maps", arrays, {"ranks": ranks})
+        for alike in _by_covariances([parts[key] for key in folders]):
+            arrays, ranks = {part.key: {} for part in alike}, {part.key: {} for part in alike}
+            for name, cross in _covariances(alike[0]):
+                for part in alike:
+                    solved = procrustes(cross, part.completion)
+                    arrays[part.key] |= {f"{name}/map": solved.matrix, f"{name}/spectrum": solved.spectrum}
+                    ranks[part.key][name] = solved.rank
+            for part in alike:
+                write_arrays(folders[part.key] / "maps", arrays[part.key], {"ranks": ranks[part.key]})
 
     made = space.artefacts.get_or_create_many(parts, build, {"stage": "procrustes", "block": block.group})
     ref, _ = made[block.parts[0].key]
     return as_state(Done("procrustes", ref, all(cached for _, cached in made.values())))
+
+
+def _by_covariances(parts: Iterable[SignalMaps]) -> list[list[SignalMaps]]:
+    """Parts that differ in their completion only share one reading of their covariances."""
+    alike: dict[SignalMaps, list[SignalMaps]] = {}
+    for part in parts:
+        alike.setdefault(replace(part, completion=Completion.PARTIAL), []).append(part)
+    return list(alike.values())
 
 
 def _covariances(part: SignalMaps) -> Iterator[tuple[str, Tensor]]:
@@ -107,14 +118,17 @@ class StoredMaps:
     """The maps of a calibrated pair at one sample count; each artefact is opened when a method first asks for it."""
 
     def __init__(self, space: Workspace, parts: Iterable[SignalMaps], samples: int) -> None:
-        self._parts = {(tensor, part.signal): part for part in parts for tensor in part.tensors}
+        self._parts = {(tensor, part.signal, part.completion): part for part in parts for tensor in part.tensors}
         self._space, self._samples = space, samples
-        self._read: dict[SignalKey, Tensor] = {}
+        self._read: dict[tuple[str, Signal, Completion], Tensor] = {}
 
-    def __call__(self, key: SignalKey) -> Tensor:
-        if key not in self._read:
-            part = self._parts[key]
+    def __call__(self, key: SignalKey, completion: Completion) -> Tensor:
+        place = (*key, completion)
+        if place not in self._read:
+            if place not in self._parts:
+                raise undeclared(f"alignment map ({completion}) for the {key[1]} of {key[0]}")
+            part = self._parts[place]
             names = [f"{array_name(tensor, part.signal, self._samples)}/map" for tensor in part.tensors]
             maps = read_arrays(self._space.artefacts.ref(part.key).path / "maps", names)
-            self._read |= {(t, part.signal): maps[n] for t, n in zip(part.tensors, names, strict=True)}
-        return self._read[key]
+            self._read |= {(t, *place[1:]): maps[n] for t, n in zip(part.tensors, names, strict=True)}
+        return self._read[place]

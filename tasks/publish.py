@@ -34,11 +34,18 @@ class Settings(Protocol):
 
 @task(name="write-results", task_run_name="write-results", cache_policy=NO_CACHE, persist_result=False)
 def write_results(
-    space: Workspace, out: Path, target: ModelFiles, rows: list[Row], models: dict[str, tuple[Done, float]]
+    space: Workspace,
+    out: Path,
+    target: ModelFiles,
+    rows: list[Row],
+    calibrations: list[dict[str, Any]],
+    models: dict[str, tuple[Done, float]],
 ) -> dict[str, Any]:
-    """Writes the results table (CSV, Markdown), the plot, and each chosen model with its task vector.
+    """Writes the results table (CSV, Markdown), the plot, the calibration samples, and each chosen model with its task
+    vector.
 
     Arguments:
+        calibrations: Which samples were drawn, by task and seed (`Calibration.drawn`).
         models: By folder name, the task vector and how much of it is added.
 
     Returns:
@@ -55,6 +62,8 @@ def write_results(
         path.write_text(table + "\n")
     with _replacing(out / "accuracy.png") as path:
         plot_accuracy(rows).figure.savefig(path, dpi=150, format="png")
+    with _replacing(out / "calibration.json") as path:
+        path.write_text(json.dumps(calibrations))
     for name, (vector, alpha) in models.items():
         export_model(space, target, vector, alpha, out / "models" / name)
     create_markdown_artifact(table, key="results", description=f"Accuracy (%) on {target.ref}")
@@ -62,6 +71,7 @@ def write_results(
         "table": str(out / "results.csv"),
         "markdown": str(out / "results.md"),
         "plot": str(out / "accuracy.png"),
+        "calibration": str(out / "calibration.json"),
         "models": {name: str(out / "models" / name) for name in models},
     }
 
@@ -111,11 +121,13 @@ def record_run(
         for row in rows:
             cell = {"task": row.task, "method": row.method, "samples": row.samples, "seed": row.seed}
             tracker.log_child(parent, row.label, params | cell, {"accuracy": row.accuracy}, {"method": row.method})
-        for path in (outputs["table"], outputs["markdown"], outputs["plot"]):
+        for path in (outputs[kind] for kind in ("table", "markdown", "plot", "calibration")):
             tracker.log_artifact(parent, Path(path))
         tracker.describe(parent, markdown_table(rows))
         for line in summarise(rows):
-            tracker.log_metrics(parent, {f"accuracy/{line.method}": line.average[0]}, step=line.samples)
+            # MLflow's metric names have no equals sign, which settings of methods are written with.
+            name = f"accuracy/{line.method.replace('=', ' ')}"
+            tracker.log_metrics(parent, {name: line.average[0]}, step=line.samples)
         tracker.log_table(parent, [asdict(row) for row in rows], "results.json")
         status = "FINISHED"
     finally:

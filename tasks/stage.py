@@ -24,10 +24,16 @@ from storage.upkeep import note_run
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where artefacts go and where tensors are computed; neither changes a result, so neither enters a key."""
+    """Where artefacts go, and where and in how much memory tensors are computed; none of it changes a result, so none
+    enters a key.
+    """
 
     store: str
     device: str = "cpu"
+    memory: float | None = None
+    """Budget of a calibration, GB; without it, one pass serves all blocks."""
+    allow_pickle: bool = False
+    """Whether checkpoints that `torch.save` wrote may be read, tensors only."""
 
     @property
     def artefacts(self) -> ArtefactStore:

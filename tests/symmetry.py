@@ -1,7 +1,8 @@
-"""The same function in another basis: permuted residual stream and hidden units, rotated attention heads.
+"""The same function in another basis: permuted residual stream and hidden units, rotated or permuted attention heads.
 
 A LayerNorm commutes with permutations of its channels, GELU with permutations of hidden units; inside a head the
-queries and keys may be rotated together, and so may the values and the columns of the output projection.
+queries and keys may be rotated together, and so may the values and the columns of the output projection; and heads
+may trade places.
 """
 
 import copy
@@ -12,7 +13,10 @@ from bico.models.clip_vit import ClipViT
 
 
 @torch.no_grad()
-def permuted_copy(model: ClipViT, seed: int) -> ClipViT:
+def permuted_copy(model: ClipViT, seed: int, rotate_heads: bool = True) -> ClipViT:
+    """A model of the same function. Without `rotate_heads` all changes are permutations: of whole heads and, the same
+    for q, k, v and out_proj, inside the heads.
+    """
     generator = torch.Generator().manual_seed(seed)
     twin = copy.deepcopy(model.model)
     visual = twin.visual
@@ -29,7 +33,10 @@ def permuted_copy(model: ClipViT, seed: int) -> ClipViT:
         attention.in_proj_weight.copy_(attention.in_proj_weight[:, stream])
         attention.out_proj.weight.copy_(attention.out_proj.weight[stream])
         attention.out_proj.bias.copy_(attention.out_proj.bias[stream])
-        turns = [_rotations(heads, width // heads, generator) for _ in range(2)]  # one for q and k, one for v
+        if rotate_heads:
+            turns = [_rotations(heads, width // heads, generator) for _ in range(2)]  # one for q and k, one for v
+        else:
+            turns = [_shuffled_heads(heads, width // heads, generator)] * 2
         for part, turn in zip(range(3), (turns[0], turns[0], turns[1]), strict=True):
             rows = slice(part * width, (part + 1) * width)
             attention.in_proj_weight[rows] = turn @ attention.in_proj_weight[rows]
@@ -51,3 +58,9 @@ def _rotations(heads: int, size: int, generator: torch.Generator) -> torch.Tenso
         torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator)).Q for _ in range(heads)
     )
     return torch.block_diag(*blocks)
+
+
+def _shuffled_heads(heads: int, size: int, generator: torch.Generator) -> torch.Tensor:
+    order = torch.randperm(heads, generator=generator)
+    inside = torch.stack([torch.randperm(size, generator=generator) for _ in range(heads)])
+    return torch.eye(heads * size, dtype=torch.float64)[(order[:, None] * size + inside).flatten()]

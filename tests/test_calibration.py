@@ -5,30 +5,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from bico.calibration import Batch, cross_covariances, draw_samples, resample_tokens, split_at
-from bico.errors import CalibrationError, NotEnoughSamplesError, ShapeError
+from bico.calibration import Batch, cross_covariances, resample_tokens, split_at
+from bico.errors import CalibrationError, ShapeError
 from bico.models.clip_vit import ClipViT
 from bico.signals import Signal, capture, signal_key
 from tests.tiny import count_passes, covariances_of, head, pictures, tiny_clip
 
 ALL = list(Signal)
-
-
-@given(st.integers(1, 200), st.integers(0, 1000))
-def test_calibration_sets_are_nested_and_distinct(count: int, seed: int) -> None:
-    full = draw_samples(200, 200, seed)
-    assert torch.equal(draw_samples(200, count, seed), full[:count])
-    assert len(full.unique()) == 200
-
-
-def test_seeds_draw_different_sets() -> None:
-    assert not torch.equal(draw_samples(100, 20, 0), draw_samples(100, 20, 1))
-
-
-@pytest.mark.parametrize("count", [0, 11])
-def test_more_samples_than_data_is_an_error(count: int) -> None:
-    with pytest.raises(NotEnoughSamplesError, match=f"{count} calibration samples.*holds 10"):
-        draw_samples(10, count, 0)
 
 
 def test_resampling_keeps_the_class_token_and_planes() -> None:

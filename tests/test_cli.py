@@ -69,6 +69,8 @@ def with_weights(release: Path, folder: Path, **changes: torch.Tensor) -> Path:
         (["--target", "no/such/folder"], ["no/such/folder", "open_clip_config.json"]),
         (["--task", "digit"], ["unknown task 'digit'", "did you mean 'digits'"]),
         (["--methods", "bico,theseuss"], ["unknown method 'theseuss'", "did you mean 'theseus'"]),
+        (["--methods", "bico:complet=svd"], ["no setting 'complet'", "did you mean 'completion'"]),
+        (["--methods", "gradfix:mask=soft"], ["mask='soft'", "force, normal"]),
         (["--samples", "4,5000"], ["5000 calibration samples", "1297", "lower --samples"]),
         (["--samples", "four"], ["--samples four", "whole numbers"]),
         (["--samples", "0"], ["samples", "greater than or equal to 1"]),
@@ -96,11 +98,27 @@ def test_bad_input_ends_in_one_line_that_names_the_thing_and_the_cure(
     assert not list(tmp_path.glob("out/*"))  # nothing half-written
 
 
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("naive", "naive needs two models of one architecture, but visual.class_embedding is (16,) in the source"),
+        ("gradfix", "gradfix needs two models of one architecture"),
+        ("transfusion", "transfusion needs two models of one architecture"),
+        ("input-only", "input-only leaves the output side as it is, but blocks.0.q has 24 output features"),
+    ],
+)
 def test_methods_that_cannot_serve_the_pair_are_refused_before_any_work(
-    base: list[str], releases: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    method: str,
+    words: str,
+    base: list[str],
+    releases: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    line = refused([*base, "--target", str(releases["wide"]), "--methods", "bico,naive"], monkeypatch, capsys)
-    assert "naive needs two models of one architecture" in line and "zero-pad" in line
+    line = refused([*base, "--target", str(releases["wide"]), "--methods", f"bico,{method}"], monkeypatch, capsys)
+    assert words in line and "(bico, theseus)" in line
+    assert not list(tmp_path.glob("home/store/final/*"))
 
 
 def test_an_expert_that_does_not_fit_is_refused(

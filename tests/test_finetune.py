@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -6,7 +8,7 @@ from bico.errors import CalibrationError, ConfigError
 from bico.evaluate import accuracy
 from bico.finetune import MINI, FinetuneConfig, default_config, finetune, learning_rate
 from bico.models.clip_vit import ClipViT
-from bico.task_vector import subtract
+from bico.task_vector import State, subtract
 from tests.tiny import head, pictures
 
 SHORT = FinetuneConfig(steps=40, batch_size=8, lr=3e-3, warmup=4, weight_decay=0.1)
@@ -36,6 +38,24 @@ def test_finetuning_repeats_by_seed(source: ClipViT) -> None:
     other = finetune(source, batch, 10, head(source), FinetuneConfig(**vars(few) | {"seed": 1}), progress=False)
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["visual.proj"], other["visual.proj"])
+
+
+def test_a_trajectory_may_be_watched_and_changes_nothing(source: ClipViT) -> None:
+    few = FinetuneConfig(steps=4, batch_size=4, lr=1e-3, warmup=1)
+    alone = finetune(source, batch, 10, head(source), few, progress=False)
+    seen = {}
+
+    def watch(step: int, state: State) -> None:
+        seen[step] = state["visual.proj"].clone()
+        with torch.no_grad():
+            source.logits(pictures(3), head(source))
+
+    watched = finetune(source, batch, 10, head(source), few, progress=False, on_step=watch)
+    assert all(torch.equal(alone[k], watched[k]) for k in alone)
+    assert list(seen) == [1, 2, 3, 4]
+    assert torch.equal(seen[4], watched["visual.proj"])
+    path = [source.state()["visual.proj"], *seen.values()]
+    assert all((b - a).norm() > 0 for a, b in itertools.pairwise(path))
 
 
 def test_the_schedule_warms_up_and_goes_to_zero() -> None:

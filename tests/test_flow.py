@@ -17,7 +17,10 @@ from safetensors.torch import load_file
 
 import tasks.collect
 from bico.data.tasks import get_task
-from flows.transfer import Result
+from bico.memory import GIGABYTE, MemoryPlan, plan_memory
+from bico.models.loading import load, resolve
+from flows.transfer import Result, transfer
+from tasks.collect import ACTIVATIONS, GRADIENTS
 from tests.flow_setup import SHORT, Bench
 from tests.tiny import count_passes
 
@@ -58,6 +61,20 @@ def test_a_larger_n_recomputes_collection_and_what_follows(bench: Bench) -> None
         "evaluate": 3,
     }
     assert more.stages["fine-tune"] == {"computed": 0, "cached": 2}
+
+
+def test_how_samples_are_chosen_is_recorded_and_reaches_only_what_depends_on_it(bench: Bench) -> None:
+    bench.run()
+    again = {"collect-activations": 1, "collect-gradients": 1, "procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
+    near = bench.run(sampling="centroid-near")
+    assert computed(near) == again | {"class-distances": 1}
+    assert computed(bench.run(sampling="centroid-far")) == again  # the distances are there
+    per_class = bench.run(sampling="per-class", samples=[1, 2])
+    assert {row.samples for row in per_class.rows if row.method == "bico"} == {1, 2}
+    (drawn,) = json.loads(Path(per_class.outputs["calibration"]).read_text())
+    labels = get_task("digits").open("train").labels[drawn["indices"]]
+    assert drawn["sampling"] == "per-class" and labels.bincount().tolist() == [2] * 10
+    assert sorted(labels[:10].tolist()) == list(range(10))  # the set for one per class comes first
 
 
 def test_another_method_adds_only_its_maps_and_after(bench: Bench) -> None:
@@ -112,6 +129,21 @@ def test_activations_and_gradients_come_from_one_pass_of_each_model(
     result = bench.run(samples=[4, 8, 12], batch_size=4)
     assert computed(result)["collect-gradients"] == 1
     assert collected == {"forward": 6, "backward": 6}  # three batches through two models, for both artefacts
+
+
+def test_a_memory_budget_takes_more_passes_to_the_same_result(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = bench.run(methods=["bico"], oracle=False)
+    shutil.rmtree(next((bench.folder / "home/store/final").glob("collect-activations-*")))
+    shutil.rmtree(next((bench.folder / "home/store/final").glob("collect-gradients-*")))
+    models = [load(resolve(str(bench.releases[name])), torch.device("cpu")) for name in "ab"]
+    largest = plan_memory(*models, ACTIVATIONS + GRADIENTS, 4, 2)
+    settings = bench.settings.model_copy(update={"memory": (largest.peak - 1) / GIGABYTE})
+    monkeypatch.setattr(tasks.collect, "plan_memory", lambda *args: plans.append(plan_memory(*args)) or plans[-1])
+    plans: list[MemoryPlan] = []
+    again = transfer(bench.config(methods=["bico"], oracle=False, batch_size=4), settings)
+    assert [len(plan.passes) for plan in plans] == [2]
+    assert computed(again) == {"collect-activations": 1, "collect-gradients": 1}
+    assert again.rows == plain.rows
 
 
 def test_results_are_written_for_people_and_programs(bench: Bench) -> None:

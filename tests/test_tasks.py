@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bico.data.folders import from_folder, read_folder
 from bico.data.tasks import EMBEDDED, Prepared, Split, get_task
 from bico.errors import UnknownTaskError
 
@@ -71,9 +72,8 @@ def test_the_revision_follows_the_files(folder: Path, tmp_path: Path) -> None:
         (moved / f"{split}.parquet").write_bytes((folder / f"{split}.parquet").read_bytes())
     assert get_task("colours", [moved]).revision == before
     (moved / "test.parquet").write_bytes((folder / "train.parquet").read_bytes())
-    from bico.data.tasks import from_parquet
-
-    from_parquet.cache_clear()
+    for kept in (from_folder, read_folder):
+        kept.cache_clear()
     assert get_task("colours", [moved]).revision != before
 
 

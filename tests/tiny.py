@@ -1,16 +1,17 @@
 """Tiny models of open_clip's own class, with random weights, in float64."""
 
+from dataclasses import replace
+
 import open_clip
 import pytest
 import torch
 from torch import Tensor
 
 from bico.calibration import Batch, cross_covariances, split_at
-from bico.methods import Pair
-from bico.methods.protocol import Maps
+from bico.methods import Gathered, Method, Pair
 from bico.models.clip_vit import ClipViT
-from bico.procrustes import Completion, procrustes
 from bico.signals import Signal
+from bico.transfer import gather
 
 CLASSES = 5
 
@@ -49,7 +50,7 @@ def size(model: ClipViT) -> int:
 
 
 def pair_of(source: ClipViT, target: ClipViT) -> Pair:
-    return Pair(source.sites, target.sites, source.state(), target.state())
+    return Pair.of(source, target)
 
 
 def covariances_of(
@@ -69,9 +70,17 @@ def covariances_of(
     return dict(cross_covariances(source, target, batches, heads, signals, snapshots))
 
 
-def maps_from(covariances: dict, completion: Completion = Completion.PARTIAL, rtol: float = 1e-6) -> Maps:
-    solved = {key: procrustes(cross, completion, rtol).matrix for key, cross in covariances.items()}
-    return solved.__getitem__
+def evidence_for(
+    method: Method, source: ClipViT, target: ClipViT, count: int = 40, batch_size: int = 64, rtol: float = 1e-6
+) -> Gathered:
+    """What the method needs, from `count` random pictures."""
+    labels = torch.arange(count) % CLASSES
+    images = {size(model): pictures(count, size(model)) for model in (source, target)}
+    batches = [
+        Batch(images[size(source)][part], images[size(target)][part], labels[part])
+        for part in split_at(count, batch_size, [count])
+    ]
+    return replace(gather(source, target, batches, (head(source), head(target)), method), rtol=rtol)
 
 
 def random_task_vector(model: ClipViT, seed: int = 3) -> dict[str, Tensor]:

@@ -1,88 +1,55 @@
-"""Classification tasks: pictures, labels, class names and prompts, by name.
+"""The registry of classification tasks: pictures, labels, class names and prompts, by name.
 
 Embedded tasks need no files: `digits` (scikit-learn's scanned handwritten digits) and the generated ones. A folder
-of parquet files (`train.parquet`, `test.parquet`, in the format of `datasets`) is a task too.
+(`folders`) is a task by its own name and with its own class names; `hub:NAME` is a data set of the eight-task benchmark
+(`hub`), with the benchmark's class names.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
 from bico.data import embedded
+from bico.data.base import Prepared, Split, Task
+from bico.data.folders import from_folder
+from bico.data.hub import HUB, PREFIX, from_hub
+from bico.data.vision8 import PROMPTS
 from bico.errors import UnknownTaskError, nearest
 
-PROMPTS: dict[str, tuple[str, ...]] = {
-    # Prompts of the eight-task benchmark (Ilharco et al., 2023), for those of its data sets that are seen here.
-    "mnist": ('a photo of the number: "{}".',),
-    "digits": ('a photo of the number: "{}".',),
-    "gtsrb": (
-        'a zoomed in photo of a "{}" traffic sign.',
-        'a centered photo of a "{}" traffic sign.',
-        'a close up photo of a "{}" traffic sign.',
-    ),
-}
-DEFAULT_PROMPTS = ("a photo of a {}.",)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Labelled pictures; a picture is decoded when it is asked for."""
-
-    labels: Tensor
-    """Class indices (samples,), int64."""
-    picture: Callable[[int], Image.Image]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class Task:
-    """A classification task; its pictures are opened when they are asked for."""
-
-    name: str
-    class_names: tuple[str, ...]
-    prompts: tuple[str, ...]
-    """Templates with one `{}` for the class name."""
-    revision: str
-    """Changes whenever the data do."""
-    sizes: Mapping[str, int]
-    """Samples of the splits `train` and `test`."""
-    open: Callable[[str], Split]
-
-    @property
-    def identity(self) -> dict[str, object]:
-        """What determines results on this task, as JSON: for cache keys and records."""
-        return {
-            "name": self.name,
-            "classes": list(self.class_names),
-            "prompts": list(self.prompts),
-            "revision": self.revision,
-        }
+__all__ = ["EMBEDDED", "Prepared", "Split", "Task", "all_tasks", "get_task"]
 
 
 def get_task(name: str, folders: Sequence[Path] = ()) -> Task:
-    """Returns a task by name; a folder's name is the name of its task.
+    """Returns a task by name.
+
+    A plain name is a folder's, an embedded task's, or a data set's of the hub, whichever comes first. `hub:NAME` is
+    always the benchmark's data set: a folder of that name then is its local copy.
 
     Raises:
-        UnknownTaskError: If no such task is embedded and no folder has that name.
+        UnknownTaskError: If no folder, embedded task or data set has that name.
     """
     by_name = {folder.resolve().name: folder.resolve() for folder in map(Path, folders)}
+    if name.startswith(PREFIX):
+        return from_hub(name.removeprefix(PREFIX), by_name.get(name.removeprefix(PREFIX)))
     if name in by_name:
-        return from_parquet(by_name[name])
+        return from_folder(by_name[name])
     if name in EMBEDDED:
         return EMBEDDED[name]
+    if name in HUB:
+        return from_hub(name)
     raise UnknownTaskError(
-        f"Unknown task {name!r}: {nearest(name, [*EMBEDDED, *by_name])} Other data come in by --data FOLDER with "
+        f"Unknown task {name!r}: {nearest(name, [*EMBEDDED, *by_name, *HUB])} Other data come in by --data FOLDER with "
         "train.parquet and test.parquet."
     )
+
+
+def all_tasks(folders: Sequence[Path] = ()) -> list[str]:
+    """Returns the names of all tasks that need no download: the embedded ones, and the folders'."""
+    return list(dict.fromkeys([*EMBEDDED, *(Path(folder).resolve().name for folder in folders)]))
 
 
 @cache
@@ -102,7 +69,7 @@ digits = Task(
     # Scanned handwritten digits, 8x8: the UCI test set of Alpaydin and Kaynak (1998), as scikit-learn ships it.
     "digits",
     tuple(str(n) for n in range(10)),
-    PROMPTS["digits"],
+    PROMPTS["mnist"],
     "sklearn-load_digits-1797",
     DIGITS,
     _open_digits,
@@ -125,79 +92,7 @@ def generated(name: str) -> Task:
     return Task(name, tuple(drawn.class_names), tuple(drawn.templates), f"generated-{GENERATED}", sizes, open_split)
 
 
-@cache
-def from_parquet(folder: Path) -> Task:
-    """A task from `train.parquet` and `test.parquet` with columns `image` and `label` (a `ClassLabel`).
-
-    Raises:
-        UnknownTaskError: If files or columns are missing.
-    """
-    import datasets  # seconds to import, and only needed here
-
-    files = {split: folder / f"{split}.parquet" for split in ("train", "test")}
-    rows = {}
-    for split, path in files.items():
-        if not path.is_file():
-            raise UnknownTaskError(
-                f"--data {folder}: no {path.name} there; a task folder holds train.parquet and test.parquet."
-            )
-        rows[split] = datasets.Dataset.from_parquet(str(path), keep_in_memory=True)
-        columns = rows[split].features
-        if "image" not in columns or not isinstance(columns.get("label"), datasets.ClassLabel):
-            raise UnknownTaskError(
-                f"--data {path}: needs a column `image` and a column `label` of type ClassLabel, has {list(columns)}."
-            )
-    digest = hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files.values()))
-
-    @cache
-    def open_split(split: str) -> Split:
-        return Split(torch.tensor(rows[split]["label"][:]), lambda index: rows[split][index]["image"])
-
-    return Task(
-        folder.name,
-        tuple(name.replace("_", " ") for name in rows["train"].features["label"].names),
-        PROMPTS.get(folder.name, DEFAULT_PROMPTS),
-        digest.hexdigest(),
-        {split: len(part) for split, part in rows.items()},
-        open_split,
-    )
-
-
 EMBEDDED: dict[str, Task] = {"digits": digits} | {name: generated(name) for name in embedded.TASKS}
-
-
-class Prepared:
-    """A split as one model wants it: each picture is preprocessed at most once and kept while memory allows."""
-
-    BUDGET = 1 << 30
-    """Bytes of preprocessed pictures that one split may keep."""
-
-    def __init__(self, split: Split, prepare: Callable[[Sequence[Image.Image]], Tensor]) -> None:
-        self.split, self._prepare = split, prepare
-        self._kept: dict[int, Tensor] = {}
-        self._bytes = 0
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns prepared inputs (batch, ...) and labels (batch,) of the given samples."""
-        rows = [self._row(int(index)) for index in indices]
-        return torch.stack(rows), self.split.labels[indices]
-
-    def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields the split in order, up to the first `limit` samples."""
-        for indices in torch.arange(len(self) if limit is None else min(limit, len(self))).split(size):
-            yield self.batch(indices)
-
-    def _row(self, index: int) -> Tensor:
-        if index in self._kept:
-            return self._kept[index]
-        row = self._prepare([self.split.picture(index)])[0]
-        if self._bytes + row.nbytes <= self.BUDGET:
-            self._kept[index] = row
-            self._bytes += row.nbytes
-        return row
 
 
 def _from_array(pictures: np.ndarray) -> Callable[[int], Image.Image]:

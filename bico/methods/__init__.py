@@ -1,25 +1,53 @@
 """The table of methods: one protocol, one small file per idea."""
 
 from collections.abc import Callable
+from typing import Any
 
-from bico.errors import UnknownMethodError, nearest
+from bico.methods.ablations import GradientOnly, InputOnly, OutputOnly
 from bico.methods.bico import BiCo
+from bico.methods.evidence import Evidence, Gathered, Needs
+from bico.methods.few_shot import FewShot
+from bico.methods.gradfix import GradFix
 from bico.methods.protocol import Method, Others, Pair
+from bico.methods.settings import parse_method
 from bico.methods.theseus import Theseus
+from bico.methods.transfusion import TransFusion
 from bico.methods.unaligned import Crop, Naive, ZeroPad
 
-METHODS: dict[str, Callable[..., Method]] = {method.name: method for method in (BiCo, Theseus, Naive, ZeroPad, Crop)}
+METHODS: dict[str, Callable[..., Method]] = {
+    method.name: method
+    for method in (
+        BiCo,
+        Theseus,
+        InputOnly,
+        OutputOnly,
+        GradientOnly,
+        GradFix,
+        TransFusion,
+        FewShot,
+        Naive,
+        ZeroPad,
+        Crop,
+    )
+}
 
 
-def get_method(name: str) -> Method:
-    """Returns a method by its name, with its default settings.
+def get_method(text: str, **defaults: Any) -> Method:
+    """Returns a method by its name and settings.
+
+    Arguments:
+        text: `name`, or `name:key=value:key=value`.
+        defaults: Settings for methods that have them and do not say themselves.
 
     Raises:
         UnknownMethodError: Naming the nearest valid name.
+        ConfigError: Naming the nearest valid setting or value.
+
+    Example:
+        >>> get_method("gradfix:mask=force")
+        GradFix(mask=<Mask.FORCE: 'force'>, vote=<Vote.MAJORITY: 'majority'>)
     """
-    if name not in METHODS:
-        raise UnknownMethodError(f"Unknown method {name!r}: {nearest(name, METHODS)}")
-    return METHODS[name]()
+    return parse_method(text, METHODS, defaults)
 
 
-__all__ = ["METHODS", "Method", "Others", "Pair", "get_method"]
+__all__ = ["METHODS", "Evidence", "Gathered", "Method", "Needs", "Others", "Pair", "get_method"]

@@ -6,10 +6,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from bico.errors import ShapeError
-from bico.methods.protocol import Maps, Others, Pair, carry_others
+from bico.errors import MethodError, ShapeError
+from bico.methods.evidence import Evidence, Needs
+from bico.methods.protocol import Others, Pair, carry_others, check_others
+from bico.procrustes import Completion
 from bico.signals import Signal, signal_key
-from bico.sites import assemble
+from bico.sites import Site, assemble
 from bico.task_vector import State
 
 
@@ -20,32 +22,61 @@ class Aligned:
     .. math:: \tau_B = Q_{out}^\top \tau_A Q_{in}, \qquad \beta_B = Q_{out}^\top \beta_A
 
     with :math:`Q_{in}` of shape (in_A, in_B), :math:`Q_{out}` of shape (out_A, out_B) and biases :math:`\beta`.
-    Subclasses say by which signal each side is aligned.
+    Subclasses say by which signal each side is aligned. A side without a signal is not aligned: its map is the
+    identity, which exists only where the two models have the same width there.
     """
 
+    completion: Completion = Completion.PARTIAL
+    """What maps do outside the calibrated span."""
     others: Others = Others.LEAVE
 
-    input_side: ClassVar[Signal]
-    output_side: ClassVar[Signal]
+    name: ClassVar[str]
+    input_side: ClassVar[Signal | None]
+    output_side: ClassVar[Signal | None]
 
     @property
-    def needs(self) -> frozenset[Signal]:
-        return frozenset({self.input_side, self.output_side})
+    def needs(self) -> Needs:
+        sides = (self.input_side, self.output_side)
+        return Needs(maps=frozenset((signal, self.completion) for signal in sides if signal is not None))
 
-    def transport(self, tau: Mapping[str, Tensor], pair: Pair, maps: Maps) -> State:
+    def check(self, pair: Pair) -> None:
+        matched = pair.matched
+        for site in pair.target_sites:
+            for side, signal, axis in (("output", self.output_side, 0), ("input", self.input_side, 1)):
+                ours, theirs = matched[site.name].shape[axis], site.shape[axis]
+                if signal is None and ours != theirs:
+                    raise MethodError(
+                        f"{self.name} leaves the {side} side as it is, but {site.name} has {theirs} {side} features "
+                        f"and the source's {matched[site.name].name} has {ours}: use a method that aligns both sides "
+                        "(bico, theseus)."
+                    )
+        check_others(pair, self.others)
+
+    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> State:
+        self.check(pair)
         matched = pair.matched
         weights, biases = {}, {}
         for site in pair.target_sites:
             ours = matched[site.name]
-            q_in = maps(signal_key(site, self.input_side))
-            q_out = maps(signal_key(site, self.output_side))
-            update = ours.weight.read(tau)
-            if q_out.shape != (ours.shape[0], site.shape[0]) or q_in.shape != (ours.shape[1], site.shape[1]):
-                raise ShapeError(
-                    f"{site.name}: maps of shape {tuple(q_out.shape)} and {tuple(q_in.shape)} cannot carry an update "
-                    f"{tuple(update.shape)} to {site.shape}; they belong to another pair of models."
-                )
-            weights[site.name] = q_out.T @ update @ q_in
+            q_in, q_out = (self._map(site, side, evidence) for side in (self.input_side, self.output_side))
+            self._check_maps(ours, site, q_in, q_out)
+            weights[site.name] = _carry(q_out, ours.weight.read(tau), q_in)
             if site.bias is not None:
-                biases[site.name] = q_out.T @ ours.bias.read(tau)
+                biases[site.name] = _carry(q_out, ours.bias.read(tau), None)
         return assemble(weights, biases, pair.target_sites, pair.target_state) | carry_others(tau, pair, self.others)
+
+    def _map(self, site: Site, signal: Signal | None, evidence: Evidence) -> Tensor | None:
+        return None if signal is None else evidence.map(signal_key(site, signal), self.completion)
+
+    def _check_maps(self, ours: Site, theirs: Site, q_in: Tensor | None, q_out: Tensor | None) -> None:
+        for side, q, axis in (("output", q_out, 0), ("input", q_in, 1)):
+            if q is not None and q.shape != (ours.shape[axis], theirs.shape[axis]):
+                raise ShapeError(
+                    f"{theirs.name}: a map of shape {tuple(q.shape)} cannot carry {ours.shape[axis]} {side} features "
+                    f"to {theirs.shape[axis]}; it belongs to another pair of models."
+                )
+
+
+def _carry(q_out: Tensor | None, update: Tensor, q_in: Tensor | None) -> Tensor:
+    update = update if q_out is None else q_out.T @ update
+    return update if q_in is None else update @ q_in

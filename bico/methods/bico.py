@@ -15,5 +15,5 @@ class BiCo(Aligned):
 
     name: ClassVar[str] = "bico"
     source: ClassVar[str] = "Bilinear Coordinate Alignment for Training-Free Task-Vector Transfer"
-    input_side: ClassVar[Signal] = Signal.INPUT
-    output_side: ClassVar[Signal] = Signal.OUTPUT_GRAD
+    input_side: ClassVar[Signal | None] = Signal.INPUT
+    output_side: ClassVar[Signal | None] = Signal.OUTPUT_GRAD

@@ -1,6 +1,6 @@
 """The one protocol of all methods: from a task vector of the source to a task vector of the target."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Protocol, runtime_checkable
@@ -8,7 +8,9 @@ from typing import ClassVar, Protocol, runtime_checkable
 from torch import Tensor
 
 from bico.errors import MethodError
-from bico.signals import Signal, SignalKey
+from bico.methods.evidence import Evidence, Needs
+from bico.models.base import Model
+from bico.permutations import PermutationGroup
 from bico.sites import Site, match_sites
 from bico.task_vector import State
 
@@ -24,44 +26,54 @@ class Others(StrEnum):
 
 @dataclass(frozen=True)
 class Pair:
-    """Source and target as a method sees them: shapes and sites, no weights of its own choosing."""
+    """Source and target as a method sees them: sites, weights and symmetries."""
 
     source_sites: Sequence[Site]
     target_sites: Sequence[Site]
     source_state: Mapping[str, Tensor]
     target_state: Mapping[str, Tensor]
+    source_permutations: Sequence[PermutationGroup] = ()
+    target_permutations: Sequence[PermutationGroup] = ()
+
+    @classmethod
+    def of(cls, source: Model, target: Model) -> "Pair":
+        tables = (source.permutations, target.permutations)
+        return cls(source.sites, target.sites, source.state(), target.state(), *tables)
 
     @property
     def matched(self) -> dict[str, Site]:
         """The source site of each target site, by the target site's name."""
         return match_sites(self.source_sites, self.target_sites)
 
-    @property
-    def same_architecture(self) -> bool:
-        return {k: v.shape for k, v in self.source_state.items()} == {k: v.shape for k, v in self.target_state.items()}
-
-
-Maps = Callable[[SignalKey], Tensor]
-"""Gives the alignment map (source features x target features) of a signal, by the target's signal key."""
-
 
 @runtime_checkable  # beartype checks it in the tests
 class Method(Protocol):
-    """A way to carry a task vector over. Frozen, without state; its fields are its settings."""
+    """A way to carry a task vector over. A frozen dataclass without state; its fields are its settings."""
 
     name: ClassVar[str]
     source: ClassVar[str]
     """Paper or place it comes from."""
-    needs: ClassVar[frozenset[Signal]]
-    """The signals whose alignment maps it asks for; none means that it needs no calibration."""
 
-    def transport(self, tau: Mapping[str, Tensor], pair: Pair, maps: Maps) -> State:
+    @property
+    def needs(self) -> Needs:
+        """The evidence it asks for; none means that it needs no calibration."""
+        ...
+
+    def check(self, pair: Pair) -> None:
+        """Makes sure of everything that can be known before any work.
+
+        Raises:
+            MethodError: If the method cannot serve this pair, with what to use instead.
+        """
+        ...
+
+    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> State:
         """Returns the target's task vector; parameters it does not name stay as they are.
 
         Arguments:
             tau: The source's task vector, all trainable parameters.
-            pair: Both models' sites and states.
-            maps: Alignment maps (source features x target features).
+            pair: Both models' sites, states and symmetries.
+            evidence: What `needs` names.
 
         Raises:
             MethodError: If the method cannot serve this pair.
@@ -69,9 +81,16 @@ class Method(Protocol):
         ...
 
 
-def no_maps(key: SignalKey) -> Tensor:
-    """The `maps` of a method that declares no needs."""
-    raise MethodError(f"No alignment map for {key[1]} of {key[0]}: the method must declare the signal in `needs`.")
+def check_one_architecture(method: str, pair: Pair) -> None:
+    """Raises MethodError, naming the first parameter that differs, unless both models have the same parameters."""
+    ours, theirs = ({k: tuple(v.shape) for k, v in s.items()} for s in (pair.source_state, pair.target_state))
+    for name in ours | theirs:
+        if ours.get(name) != theirs.get(name):
+            raise MethodError(
+                f"{method} needs two models of one architecture, but {name} is {ours.get(name, 'missing')} in the "
+                f"source and {theirs.get(name, 'missing')} in the target: use an aligned method (bico, theseus), or "
+                "zero-pad for a wider target, crop for a narrower one."
+            )
 
 
 def carry_others(tau: Mapping[str, Tensor], pair: Pair, others: Others) -> State:
@@ -80,17 +99,24 @@ def carry_others(tau: Mapping[str, Tensor], pair: Pair, others: Others) -> State
     Raises:
         MethodError: If `others` is "add" and a parameter has another shape in the target, or does not exist there.
     """
+    check_others(pair, others)
+    return {name: tau[name].clone() for name in _outside(pair)} if Others(others) is Others.ADD else {}
+
+
+def check_others(pair: Pair, others: Others) -> None:
+    """Raises MethodError if `others` is "add" and a parameter outside the sites does not fit the target."""
     if Others(others) is Others.LEAVE:
-        return {}
-    in_sites = {slot.parameter for site in pair.target_sites for slot in (site.weight, site.bias) if slot is not None}
-    carried = {}
-    for name, current in pair.target_state.items():
-        if name in in_sites:
-            continue
-        if name not in tau or tau[name].shape != current.shape:
-            theirs = tuple(tau[name].shape) if name in tau else "missing"
+        return
+    ours, theirs = ({k: tuple(v.shape) for k, v in s.items()} for s in (pair.source_state, pair.target_state))
+    for name in _outside(pair):
+        if ours.get(name) != theirs[name]:
             raise MethodError(
-                f"others=add: {name} is {theirs} in the source and {tuple(current.shape)} in the target; use others=leave."
+                f"others=add: {name} is {ours.get(name, 'missing')} in the source and {theirs[name]} in the target; "
+                "use others=leave."
             )
-        carried[name] = tau[name].clone()
-    return carried
+
+
+def _outside(pair: Pair) -> list[str]:
+    """The target's parameters that belong to no site."""
+    in_sites = {slot.parameter for site in pair.target_sites for slot in (site.weight, site.bias) if slot is not None}
+    return [name for name in pair.target_state if name not in in_sites]

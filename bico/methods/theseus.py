@@ -15,5 +15,5 @@ class Theseus(Aligned):
 
     name: ClassVar[str] = "theseus"
     source: ClassVar[str] = "THESEUS: task-vector transfer by aligning activation spaces"
-    input_side: ClassVar[Signal] = Signal.INPUT
-    output_side: ClassVar[Signal] = Signal.OUTPUT
+    input_side: ClassVar[Signal | None] = Signal.INPUT
+    output_side: ClassVar[Signal | None] = Signal.OUTPUT

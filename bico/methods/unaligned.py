@@ -8,33 +8,28 @@ from typing import ClassVar
 from torch import Tensor
 
 from bico.errors import MethodError
-from bico.methods.protocol import Maps, Others, Pair, carry_others
-from bico.signals import Signal
+from bico.methods.evidence import Evidence, Needs
+from bico.methods.protocol import Others, Pair, carry_others, check_one_architecture, check_others
 from bico.sites import Site, assemble
 from bico.task_vector import State
 
 
+@dataclass(frozen=True)
 class Naive:
     """Adds the source's task vector as it is, every parameter of it: `θ_B + τ_A`. Identical architectures only."""
 
     name: ClassVar[str] = "naive"
     source: ClassVar[str] = "task arithmetic without alignment (BiCo, table 3)"
-    needs: ClassVar[frozenset[Signal]] = frozenset()
 
-    def transport(self, tau: Mapping[str, Tensor], pair: Pair, maps: Maps) -> State:
-        if not pair.same_architecture:
-            name = next(
-                (
-                    k
-                    for k, v in pair.source_state.items()
-                    if k not in pair.target_state or pair.target_state[k].shape != v.shape
-                ),
-                "a parameter of the target",
-            )
-            raise MethodError(
-                f"naive needs two models of one architecture, but {name} differs: use zero-pad for a wider target, "
-                "crop for a narrower one, or an aligned method."
-            )
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+    def check(self, pair: Pair) -> None:
+        check_one_architecture(self.name, pair)
+
+    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> State:
+        self.check(pair)
         return {name: tensor.clone() for name, tensor in tau.items()}
 
 
@@ -43,18 +38,27 @@ class _Corner(ABC):
     """Puts each site's update into the upper left corner of the target's weight; blocks matched by depth."""
 
     others: Others = Others.LEAVE
-    needs: ClassVar[frozenset[Signal]] = frozenset()
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
 
     @abstractmethod
-    def check(self, ours: Site, theirs: Site) -> None:
+    def check_site(self, ours: Site, theirs: Site) -> None:
         """Raises MethodError if the update does not fit the target by this method."""
 
-    def transport(self, tau: Mapping[str, Tensor], pair: Pair, maps: Maps) -> State:
+    def check(self, pair: Pair) -> None:
+        matched = pair.matched
+        for site in pair.target_sites:
+            self.check_site(matched[site.name], site)
+        check_others(pair, self.others)
+
+    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> State:
+        self.check(pair)
         matched = pair.matched
         weights, biases = {}, {}
         for site in pair.target_sites:
             ours = matched[site.name]
-            self.check(ours, site)
             weights[site.name] = corner(ours.weight.read(tau), site.shape)
             if site.bias is not None:
                 biases[site.name] = corner(ours.bias.read(tau), site.shape[:1])
@@ -67,7 +71,7 @@ class ZeroPad(_Corner):
     name: ClassVar[str] = "zero-pad"
     source: ClassVar[str] = "zero-padding (BiCo, table 1)"
 
-    def check(self, ours: Site, theirs: Site) -> None:
+    def check_site(self, ours: Site, theirs: Site) -> None:
         if theirs.shape[0] < ours.shape[0] or theirs.shape[1] < ours.shape[1]:
             raise MethodError(
                 f"zero-pad: {theirs.name} is {theirs.shape}, narrower than the source's {ours.shape}; use crop."
@@ -80,7 +84,7 @@ class Crop(_Corner):
     name: ClassVar[str] = "crop"
     source: ClassVar[str] = "cropping (BiCo, table D)"
 
-    def check(self, ours: Site, theirs: Site) -> None:
+    def check_site(self, ours: Site, theirs: Site) -> None:
         if theirs.shape[0] > ours.shape[0] or theirs.shape[1] > ours.shape[1]:
             raise MethodError(
                 f"crop: {theirs.name} is {theirs.shape}, wider than the source's {ours.shape}; use zero-pad."

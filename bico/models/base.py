@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from bico.permutations import PermutationGroup
 from bico.sites import Site
 from bico.task_vector import State
 
@@ -17,13 +18,15 @@ class Model(Protocol):
     sites: Sequence[Site]
     grid: tuple[int, int]
     """Patches (down, across) of one input, to match token counts between models."""
+    permutations: Sequence[PermutationGroup]
+    """Which features can be reordered together; empty if the family has no table."""
 
     def state(self) -> State:
         """The parameters that fine-tuning changes, by name; detached, not copied."""
         ...
 
     def trainable(self) -> Sequence[nn.Parameter]:
-        """The live parameters behind `state()`, for fine-tuning."""
+        """The live parameters behind `state()`, in its order."""
         ...
 
     def instrument(self) -> AbstractContextManager[Mapping[str, nn.Module]]:
@@ -40,6 +43,10 @@ class Model(Protocol):
 
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """The task's classification head (classes, features), from class names alone."""
+        ...
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """What the head reads (batch, features), before normalisation."""
         ...
 
     def logits(self, inputs: Tensor, head: Tensor) -> Tensor:

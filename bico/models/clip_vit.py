@@ -16,6 +16,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from bico.errors import CheckpointError, ShapeError
+from bico.models.clip_vit_permutations import vit_permutations
 from bico.sites import Site, Slot
 from bico.task_vector import State, check_same_architecture
 
@@ -54,6 +55,7 @@ class ClipViT:
         self.preprocess, self.tokenizer, self.name = preprocess, tokenizer, name
         self.sites = vit_sites(visual)
         self.grid = tuple(visual.grid_size)
+        self.permutations = vit_permutations(visual, PREFIX)
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,133 @@
+"""The eight vision data sets of the paper, at pinned revisions on the Hugging Face hub.
+
+Nothing is downloaded before a split is opened, and then only the files of `train` and `test`. Class names and prompts
+are the benchmark's (`vision8`), so that results mean the same wherever the pictures came from.
+
+The repositories are those of the benchmark's usual loaders (FusionBench; METHODS of the compared papers). Revisions are
+the commits that converted each of them to parquet; columns, splits and the order of the classes are as their pages show
+them, and are checked again when a data set is opened.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from bico.data.base import Split, Task
+from bico.data.folders import SPLITS, Table, read_folder
+from bico.data.vision8 import CLASS_NAMES, PROMPTS
+from bico.errors import DataError, UnknownTaskError, nearest
+
+PREFIX = "hub:"
+
+
+@dataclass(frozen=True)
+class HubTask:
+    """Where a data set lies on the hub. All of these have the splits `train` and `test`."""
+
+    repo: str
+    revision: str
+    """A commit of the repository, 40 hexadecimal digits: its files can never change."""
+    folder: str = "data"
+    """Where the repository keeps the files, named after the configuration if there are several."""
+    image: str = "image"
+    label: str = "label"
+
+    @property
+    def files(self) -> list[str]:
+        return [f"{self.folder}/{split}-*.parquet" for split in SPLITS]
+
+
+HUB: dict[str, HubTask] = {
+    "eurosat": HubTask("tanganke/eurosat", "43750fc422c7fbd4289e2df3f7473617a5937acc"),
+    "gtsrb": HubTask("tanganke/gtsrb", "ea889fff70dda7b09e94a4b207dded438deca549"),
+    "svhn": HubTask("ufldl-stanford/svhn", "f9e1717d73324ebbc1ece84267ccd80d0aca0690", folder="cropped_digits"),
+    "resisc45": HubTask("tanganke/resisc45", "5c484982a196dcb501b8e79c6cf4680dc6f2ccdf"),
+    "dtd": HubTask("tanganke/dtd", "d2afa97d9f335b1a6b3b09c637aef667f98f966e"),
+    "cars": HubTask("tanganke/stanford_cars", "9abf6cf7d6dfa7b95152a0d6e791ea9435b47a40"),
+    "mnist": HubTask("ylecun/mnist", "77f3279092a1c1579b2250db8eafed0ad422088c", folder="mnist"),
+    "sun397": HubTask("tanganke/sun397", "9c4afd6174afa3974f209a0ef099dbbe244dfd27"),
+}
+"""In the order of the paper's tables."""
+
+
+@cache
+def from_hub(name: str, copy: Path | None = None) -> Task:
+    """A task of the benchmark; its pictures come from the hub, or from a local copy.
+
+    Arguments:
+        name: One of `HUB`.
+        copy: A folder with the data set's files, in any format that `folders` reads.
+
+    Raises:
+        UnknownTaskError: If the benchmark has no such task, or the copy lacks files or columns.
+        DataError: If the copy's classes are not the benchmark's. Opening a split raises it too, and where the hub
+            cannot be reached.
+    """
+    if name not in HUB:
+        raise UnknownTaskError(f"Unknown data set {PREFIX}{name}: {nearest(name, HUB)}")
+    spec = HUB[name]
+    # A copy is known by its content: nothing tells which revision it was.
+    revision = f"{spec.repo}/{spec.folder}@{spec.revision}" if copy is None else _table(name, copy).digest
+
+    @cache
+    def open_split(split: str) -> Split:
+        return _table(name, copy or download(name)).split(split)
+
+    return Task(name, CLASS_NAMES[name], PROMPTS[name], revision, SizesOf(open_split), open_split)
+
+
+@dataclass(frozen=True)
+class SizesOf:
+    """Samples by split, known once a split is opened."""
+
+    open: Callable[[str], Split]
+
+    def __getitem__(self, split: str, /) -> int:
+        return len(self.open(split))
+
+
+def download(name: str) -> Path:
+    """Fetches a data set's files, unless the hub client's cache has them, and returns their folder.
+
+    Raises:
+        DataError: If they are neither there nor to be had.
+    """
+    import huggingface_hub  # slow to import, and only needed here
+
+    spec = HUB[name]
+    try:
+        found = huggingface_hub.snapshot_download(
+            spec.repo, repo_type="dataset", revision=spec.revision, allow_patterns=spec.files
+        )
+    except Exception as error:  # whatever the hub client raises where there is no network, no room or no such commit
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{PREFIX}{name}: {spec.repo} at {spec.revision[:7]} cannot be downloaded ({reason}): give a local copy by "
+            f"--data FOLDER/{name}, with train.parquet and test.parquet or as `datasets` downloads or saves it."
+        ) from error
+    return Path(found)
+
+
+def _table(name: str, folder: Path) -> Table:
+    spec, expected = HUB[name], CLASS_NAMES[name]
+    table = read_folder(folder, spec.image, spec.label)
+    found = table.label_names
+    if len(found) != len(expected):
+        raise DataError(
+            f"{PREFIX}{name}: {folder} has {len(found)} classes, the benchmark's {name} {len(expected)}: is it another "
+            f"data set? Without {PREFIX!r} it is taken as it is."
+        )
+    ours, theirs = [_plain(n) for n in expected], [_plain(n) for n in found]
+    if set(ours) == set(theirs) and ours != theirs:
+        place = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
+        raise DataError(
+            f"{PREFIX}{name}: {folder} numbers its classes in another order than the benchmark: {place} is "
+            f"{found[place]!r} there and {expected[place]!r} here. Sort its labels, or take it without {PREFIX!r}."
+        )
+    return table
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", " ", name.lower()).strip()

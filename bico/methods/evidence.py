@@ -1,0 +1,79 @@
+"""What calibration gathers for a method, and how a method asks for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from bico.errors import MethodError
+from bico.parameter_gradients import ParameterGradient
+from bico.procrustes import RANK_TOLERANCE, Completion, procrustes
+from bico.signals import Signal, SignalKey
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The evidence that a method asks for; empty (and false) for a method without calibration."""
+
+    maps: frozenset[tuple[Signal, Completion]] = frozenset()
+    """Alignment maps, of both models' signals."""
+    gradients: frozenset[ParameterGradient] = frozenset()
+    """Statistics of the target's parameter gradients."""
+
+    def __bool__(self) -> bool:
+        return bool(self.maps or self.gradients)
+
+    @property
+    def signals(self) -> frozenset[Signal]:
+        return frozenset(signal for signal, _ in self.maps)
+
+
+@runtime_checkable  # beartype checks it in the tests
+class Evidence(Protocol):
+    """Gives a method what its `needs` name, all from the same calibration samples.
+
+    Raises:
+        MethodError: From `map` and `gradient`, if the method asks for what it did not declare.
+    """
+
+    samples: int
+    """How many; 0 without calibration."""
+
+    def map(self, key: SignalKey, completion: Completion) -> Tensor:
+        """The alignment map (source features x target features) of a signal, by the target's signal key."""
+        ...
+
+    def gradient(self, kind: ParameterGradient) -> Mapping[str, Tensor]:
+        """A statistic of the target's loss gradients, by parameter."""
+        ...
+
+
+@dataclass
+class Gathered:
+    """Evidence in memory; a map is solved when a method first asks for it."""
+
+    samples: int = 0
+    covariances: Mapping[SignalKey, Tensor] = field(default_factory=dict)
+    gradients: Mapping[ParameterGradient, Mapping[str, Tensor]] = field(default_factory=dict)
+    rtol: float = RANK_TOLERANCE
+
+    def __post_init__(self) -> None:
+        self._solved: dict[tuple[SignalKey, Completion], Tensor] = {}
+
+    def map(self, key: SignalKey, completion: Completion) -> Tensor:
+        if key not in self.covariances:
+            raise undeclared(f"alignment map for the {key[1]} of {key[0]}")
+        if (key, completion) not in self._solved:
+            self._solved[key, completion] = procrustes(self.covariances[key], completion, self.rtol).matrix
+        return self._solved[key, completion]
+
+    def gradient(self, kind: ParameterGradient) -> Mapping[str, Tensor]:
+        if kind not in self.gradients:
+            raise undeclared(f"parameter gradients ({kind})")
+        return self.gradients[kind]
+
+
+def undeclared(what: str) -> MethodError:
+    """The error for evidence that nobody gathered."""
+    return MethodError(f"No {what}: the method must declare it in `needs`.")

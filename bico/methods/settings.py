@@ -1,0 +1,54 @@
+"""Methods by their spelling: a name, and settings that differ from the defaults."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from enum import StrEnum
+from typing import Any, get_type_hints
+
+from bico.errors import ConfigError, UnknownMethodError, nearest
+from bico.methods.protocol import Method
+
+
+def parse_method(text: str, methods: Mapping[str, Callable[..., Method]], defaults: Mapping[str, Any]) -> Method:
+    """Returns the method spelt `name:key=value:key=value`; types come from the fields of its dataclass.
+
+    Arguments:
+        defaults: Settings for methods that have them and do not say themselves.
+
+    Raises:
+        UnknownMethodError: If no method has the name.
+        ConfigError: If the method has no such setting, the setting cannot have such a value, or it is given twice.
+    """
+    name, *parts = text.split(":")
+    if name not in methods:
+        raise UnknownMethodError(f"Unknown method {name!r}: {nearest(name, methods)}")
+    method = methods[name]
+    hints = get_type_hints(method)
+    kinds = {field.name: hints[field.name] for field in fields(method)}
+    given: dict[str, Any] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ConfigError(f"Method {text!r}: {part!r} is no setting; write {name}:key=value.")
+        if key not in kinds:
+            known = nearest(key, kinds) if kinds else "it has none."
+            raise ConfigError(f"Method {text!r}: {name} has no setting {key!r}: {known}")
+        if key in given:
+            raise ConfigError(f"Method {text!r}: {key} is given twice.")
+        given[key] = _value(text, key, value, kinds[key])
+    return method(**{key: value for key, value in defaults.items() if key in kinds} | given)
+
+
+def _value(text: str, key: str, value: str, kind: type) -> Any:
+    choices = {"true": True, "false": False} if kind is bool else None
+    if issubclass(kind, StrEnum):
+        choices = {str(member): member for member in kind}
+    if choices is not None:
+        if value not in choices:
+            raise ConfigError(f"Method {text!r}: {key}={value!r} is not valid: {nearest(value, choices)}")
+        return choices[value]
+    try:
+        return kind(value)
+    except ValueError:
+        wanted = "a whole number" if kind is int else "a number"
+        raise ConfigError(f"Method {text!r}: {key}={value!r} is not {wanted}.") from None

@@ -1,0 +1,28 @@
+"""What a committed number must say about itself: the machine and the versions that it was measured with."""
+
+import os
+import platform
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("torch", "open_clip_torch", "prefect", "dask", "zarr")
+
+
+def machine() -> str:
+    """Returns processor, cores and versions in one line."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text().splitlines() if facts.is_file() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
+    packages = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
+    return f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}"
+
+
+def made_by(command: str, seconds: float, stages: dict[str, int]) -> list[str]:
+    """Returns the lines that tell how a result was made.
+
+    Arguments:
+        stages: How many stages were `computed`, and how many `cached`.
+    """
+    how = f"in {seconds:.0f} s, {stages['computed']} stages computed and {stages['cached']} found in the store"
+    return [f"Made by `{command}` on {date.today()} {how}.", f"Machine: {machine()}."]

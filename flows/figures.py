@@ -1,0 +1,157 @@
+"""The paper's figures: gather measurements in cached stages, draw, write PNG and CSV.
+
+    figure1   CKA and cosine of layer inputs of source and target, before and after the input map
+    figure2   layer outputs against the fine-tuned target: the target as it is, and with each method's task vector
+    figureA   how far layer inputs move while the source is fine-tuned
+    figureB   CKA of layer inputs per layer, for pairs of any widths
+    spectra   rank and spectrum of every map, and the geometry it keeps
+
+Stages are those of a transfer, so a figure takes from a table of the same pair whatever is there.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from prefect import flow
+
+from bico.analysis import Measurement
+from bico.analysis.panels import draw_figure
+from bico.analysis.plots import HELD_OUT
+from bico.errors import ConfigError
+from bico.report import short_name
+from bico.signals import Signal
+from flows.config import Settings, TransferConfig
+from flows.plan import Plan, check_writable, make_plan
+from flows.transfer import Ledger, collect_all, fine_tune_all, solve_all, transfer_all
+from tasks.analyse import (
+    compare_inputs,
+    compare_outputs,
+    describe_maps,
+    measure_drift,
+    read_measurements,
+    trace_finetuning,
+    write_figure,
+)
+
+PROBES = 100
+"""Test samples on which outputs and drifts are measured: some thousand rows (tokens) per layer."""
+TRAJECTORY = (0.1, 0.25, 0.5, 0.75, 1.0)
+"""Points of a fine-tuning at which drift is measured, as shares of its steps."""
+
+Gather = Callable[[Plan, Settings, Ledger], list[Measurement]]
+
+
+@flow(name="figure", flow_run_name="{name}", validate_parameters=False)
+def draw(name: str, transfers: dict[str, TransferConfig], settings: Settings, out: Path) -> dict[str, Path]:
+    """Makes one figure.
+
+    Arguments:
+        name: One of `FIGURES`.
+        transfers: The pairs to show, by title; a title other than "pair" is shown beside the names of the models.
+        out: Folder for the files.
+
+    Returns:
+        The files written, by kind: "png" and "csv".
+
+    Raises:
+        ConfigError: If a transfer does not make what the figure shows.
+    """
+    check_writable(out)
+    ledger, records = Ledger(), []
+    for title, config in transfers.items():
+        found = GATHER[name](make_plan(config, settings), settings, ledger)
+        models = f"{short_name(config.source)} → {short_name(config.target)}"
+        pair = models + ("" if title == "pair" else f", {title}")
+        records += [replace(record, pair=pair) for record in found]
+    return write_figure(out, name, records, draw_figure(name, records))
+
+
+def alignment(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
+    """Layer inputs of both models at the largest N: on the calibration samples, and on as many test samples."""
+    completion = next((completion for signal, completion in plan.maps if signal is Signal.INPUT), None)
+    if completion is None:
+        raise ConfigError(
+            f"No method of {', '.join(plan.methods)} aligns inputs by activations: add one, such as bico."
+        )
+    samples, records = plan.config.samples[-1], []
+    collected = collect_all(plan, ledger)
+    blocks = solve_all(plan, settings, collected, ledger)
+    for (name, seed), found in collected.items():
+        wanted = (Signal.INPUT, completion)
+        parts = [
+            part for block in blocks[name, seed] for part in block.parts if (part.signal, part.completion) == wanted
+        ]
+        drawn = found.calibration.indices
+        held_out = range(min(len(drawn), plan.tasks[name].open().sizes["test"]))
+        for split, indices in (("train", drawn), ("test", held_out)):
+            args = plan.space, plan.source, plan.target, plan.tasks[name], split, list(indices), parts, samples
+            done = ledger.run(compare_inputs, *args, label=f"{name}/seed={seed}/{split}")
+            suffix = HELD_OUT if split == "test" else ""
+            records += [
+                replace(r, series=r.series + suffix, task=name, seed=seed, samples=samples)
+                for r in read_measurements(done)
+            ]
+    return records
+
+
+def outputs(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
+    """Layer outputs with each method's task vector (at the largest N) against those of the fine-tuned target."""
+    config = plan.config
+    if not config.oracle:
+        raise ConfigError("Layer outputs are compared with those of the fine-tuned target: set oracle to true.")
+    experts, oracles = fine_tune_all(plan, ledger, progress=False)
+    collected = collect_all(plan, ledger)
+    blocks = solve_all(plan, settings, collected, ledger)
+    _, vectors = transfer_all(plan, experts, oracles, collected, blocks, ledger)
+    candidates = {(name, "zero-shot", 0, None): None for name in plan.tasks} | vectors
+    records = []
+    for (name, method, samples, seed), weights in candidates.items():
+        if samples not in (0, config.samples[-1]):
+            continue
+        limit = min(PROBES, config.test_limit or PROBES)
+        args = plan.space, plan.target, plan.tasks[name], oracles[name], weights, method, config.alpha, limit
+        done = ledger.run(compare_outputs, *args, label=f"{name}/{method}")
+        records += [replace(r, task=name, seed=seed, samples=samples) for r in read_measurements(done)]
+    return records
+
+
+def drift(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
+    """Layer inputs of the source along its own fine-tuning, which is run once more for its checkpoints."""
+    recipe, records = plan.recipes[0], []
+    steps = sorted({max(1, round(share * recipe.steps)) for share in TRAJECTORY})
+    limit = min(PROBES, plan.config.test_limit or PROBES)
+    for name, task in plan.tasks.items():
+        with ledger.phase(f"drift on {name}"):
+            path = ledger.run(trace_finetuning, plan.space, plan.source, task, recipe, steps, label=name)
+            done = ledger.run(measure_drift, plan.space, plan.source, task, path, steps, limit, label=name)
+        records += [replace(record, task=name) for record in read_measurements(done)]
+    return records
+
+
+def spectra(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
+    """Every map that the methods need, at every N; of a signal that is completed in two ways, the first."""
+    if not plan.maps:
+        raise ConfigError(f"None of {', '.join(plan.methods)} solves a map: add a method that does, such as bico.")
+    records = []
+    for (name, seed), blocks in solve_all(plan, settings, collect_all(plan, ledger), ledger).items():
+        completions = dict(reversed(plan.maps))
+        parts = [part for block in blocks for part in block.parts if part.completion == completions[part.signal]]
+        done = ledger.run(describe_maps, plan.space, plan.target, parts, label=f"{name}/seed={seed}")
+        records += [replace(record, task=name, seed=seed) for record in read_measurements(done)]
+    return records
+
+
+GATHER: dict[str, Gather] = {
+    "figure1": alignment,
+    "figure2": outputs,
+    "figureA": drift,
+    "figureB": alignment,
+    "spectra": spectra,
+}
+
+FIGURES: dict[str, Callable[[dict[str, TransferConfig], Settings, Path], dict[str, Path]]] = {
+    name: partial(draw, name) for name in GATHER
+}
+"""Each makes one figure of some transfers and returns the files it wrote."""

@@ -1,0 +1,181 @@
+"""Run a recipe and set what comes out beside the paper's numbers."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+
+from bico.errors import ConfigError, nearest
+from bico.provenance import made_by
+from bico.report import Row, headlines, markdown_table, method_label, short_name
+from bico.sampling import Sampling
+from flows.config import Settings, TransferConfig
+from flows.figures import FIGURES
+from flows.plan import make_plan
+from flows.recipes import Recipe
+from flows.transfer import totals, transfer
+from tasks.reports import write_report
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What a recipe left behind."""
+
+    recipe: str
+    rows: dict[str, list[Row]]
+    """By the transfer's title; none for a figure."""
+    outputs: dict[str, Path]
+    """Files written, by kind."""
+    stages: dict[str, int]
+    text: str
+    """The table beside the paper's, or the figure's caption, in Markdown."""
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [{"transfer": title} | asdict(row) for title, rows in self.rows.items() for row in rows]
+        outputs = {kind: str(path) for kind, path in self.outputs.items()}
+        return {"recipe": self.recipe, "rows": rows, "outputs": outputs, "stages": self.stages}
+
+
+def check(recipe: Recipe, mini: bool, data: Sequence[Path], settings: Settings) -> None:
+    """Makes every mistake that can be seen beforehand show before any work.
+
+    Raises:
+        BicoError: What a plan finds; ConfigError also if there is no such side or figure.
+    """
+    if recipe.figure is not None:
+        find_figure(recipe.figure)
+    for config in recipe.configs(mini, data, scratch(settings)).values():
+        make_plan(config, settings)
+
+
+@flow(name="reproduce", flow_run_name="{recipe.id}", validate_parameters=False)
+def reproduce(
+    recipe: Recipe,
+    mini: bool,
+    data: Sequence[Path],
+    settings: Settings,
+    out: Path,
+    command: str,
+    progress: bool = False,
+) -> Reproduced:
+    """Runs a recipe's transfers, each a sub-flow, and writes its table or figure.
+
+    Arguments:
+        data: Folders of tasks, or local copies of data sets: `Recipe.configs`.
+        out: Folder for `ID.md` and `ID.csv` (`ID-mini` in miniature), and for the pictures of a figure.
+        command: How to ask for this again; it is written into the report.
+        progress: Show progress bars on standard error.
+    """
+    started = time.perf_counter()
+    configs = recipe.configs(mini, data, scratch(settings))
+    label, rows, outputs = recipe.label(mini), {}, {}
+    stages = {"computed": 0, "cached": 0}
+    if recipe.figure is not None:
+        named = {models(title, config): config for title, config in configs.items()}
+        files = find_figure(recipe.figure)(named, settings, out / label)
+        outputs |= files
+        parts = [f"![{recipe.title}]({label}/{path.name})" for path in files.values() if path.suffix == ".png"]
+    else:
+        rows, stages = run_transfers(configs, settings, progress)
+        parts = [section(recipe, title, configs[title], group) for title, group in rows.items()]
+    about = made_by(command, time.perf_counter() - started, stages)
+    text = "\n\n".join([heading(recipe, mini, configs), "\n".join(about), *missing(recipe, mini, data), *parts])
+    records = [{"transfer": title} | asdict(row) for title, group in rows.items() for row in group]
+    return Reproduced(recipe.id, rows, outputs | write_report(out, label, text, records), stages, text)
+
+
+def run_transfers(
+    configs: Mapping[str, TransferConfig], settings: Settings, progress: bool
+) -> tuple[dict[str, list[Row]], dict[str, int]]:
+    """Rows by transfer, and how many stages were computed and cached in all of them."""
+    rows, stages = {}, Counter(computed=0, cached=0)
+    for title, config in configs.items():
+        result = transfer(config, settings, progress)
+        rows[title] = result.rows
+        stages.update(totals(result.stages))
+    return rows, dict(stages)
+
+
+def scratch(settings: Settings) -> Path:
+    """Where the transfers of recipes leave their own tables and plots."""
+    return settings.home / "reproduce"
+
+
+def find_figure(name: str) -> Callable[[dict[str, TransferConfig], Settings, Path], dict[str, Path]]:
+    """Returns the function that makes a figure.
+
+    Raises:
+        ConfigError: If no figure has that name.
+    """
+    if name not in FIGURES:
+        raise ConfigError(f"Unknown figure {name!r}: {nearest(name, FIGURES)}")
+    return FIGURES[name]
+
+
+def heading(recipe: Recipe, mini: bool, configs: Mapping[str, TransferConfig]) -> str:
+    lines = [f"# {recipe.id}: {recipe.title}" + (" (miniature)" if mini else "")]
+    if recipe.claim:
+        lines += ["", f"The paper: {recipe.claim.strip()}"]
+    if mini and recipe.note:
+        lines += ["", f"Here: {recipe.note.strip()}"]
+    if recipe.kind == "table":
+        config = next(iter(configs.values()))
+        tested = "" if config.test_limit is None else f"; at most {config.test_limit} test pictures per task"
+        seeds = ", ".join(map(str, config.seeds))
+        lines += [
+            "",
+            f"Accuracy in %, mean ± sd over the calibration seeds {seeds}; sd of the average over tasks{tested}.",
+        ]
+        lines += ["N counts samples per class (K)."] * (config.sampling is Sampling.PER_CLASS)
+    return "\n".join(lines)
+
+
+def missing(recipe: Recipe, mini: bool, data: Sequence[Path]) -> list[str]:
+    names = recipe.left_out(mini, data)
+    return [f"Left out, for want of a folder (`--data`): {', '.join(names)}."] if names else []
+
+
+def section(recipe: Recipe, title: str, config: TransferConfig, rows: Sequence[Row]) -> str:
+    """One transfer's table with the paper's averages, on its models and tasks, in further columns."""
+    parts = [f"## {models(title, config)}"]
+    paper = recipe.paper_rows(title)
+    zero = next((row.recomputed for row in paper.values() if row.method == "zero-shot"), None)
+    columns: dict[str, dict[tuple[str, int], str]] = {"paper": {}, "paper, over zero-shot": {}} if paper else {}
+    for key, row in paper.items():
+        spread = "" if row.sd is None else f" ± {row.sd:.2f}"
+        marks = " †" * row.misprinted + " ‡" * (row.doubt is not None)
+        columns["paper"][key] = f"{row.recomputed:.2f}{spread}{marks}"
+        if zero is not None and row.method != "zero-shot":
+            columns["paper, over zero-shot"][key] = f"{row.recomputed - zero:+.2f}"
+    parts += [markdown_table(rows, columns)]
+    if found := headlines(rows):
+        parts += ["\n".join(found)]
+    parts += [
+        f"† The paper prints {row.average:.2f} for {_name(row.method, row.samples)}; this is the average of its values."
+        for row in paper.values()
+        if row.misprinted
+    ]
+    parts += [
+        f"‡ {_name(row.method, row.samples)}, in the paper: {row.doubt}."
+        for row in paper.values()
+        if row.doubt is not None
+    ]
+    here = {(row.method, row.samples) for row in rows}
+    absent = [f"{_name(*key)} {row.recomputed:.2f}" for key, row in paper.items() if key not in here]
+    if absent:
+        parts += [f"In the paper only: {'; '.join(absent)}."]
+    return "\n\n".join(parts)
+
+
+def models(title: str, config: TransferConfig) -> str:
+    """A transfer's heading: its pair, and its title where that says more."""
+    pair = f"{short_name(config.source)} → {short_name(config.target)}"
+    return pair if title == "pair" else f"{pair}, {title}"
+
+
+def _name(method: str, samples: int) -> str:
+    return method_label(method) + (f" at N={samples}" if samples else "")

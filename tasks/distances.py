@@ -1,0 +1,42 @@
+"""How far each training sample lies from the centroid of its class, in a model's feature space."""
+
+from pathlib import Path
+
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State
+from torch import Tensor
+
+from bico.models.loading import ModelFiles
+from bico.sampling import centroid_distances
+from storage.arrays import read_arrays, write_arrays
+from storage.keys import Ref, artefact_key
+from tasks.stage import Done, TaskRef, Workspace, open_model, open_split, run_stage
+
+VERSION = 1
+ARRAYS, NAME = "distances", "distances"
+
+
+@task(
+    name="class-distances",
+    task_run_name="class-distances {task.name}",
+    tags=["gpu"],
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def class_distances(space: Workspace, model: ModelFiles, task: TaskRef) -> Done | State[Done]:
+    """Stores the distances of all training samples: what centroid sampling goes by."""
+    key = artefact_key("class-distances", VERSION, model=model.digest(), task=task.open().identity)
+
+    def build(out: Path) -> None:
+        opened, data = open_model(model, space.device), open_split(model, space.device, task, "train")
+        with torch.no_grad():
+            features = torch.cat([opened.features(inputs).cpu() for inputs, _ in data.batches(250)])
+        write_arrays(out / ARRAYS, {NAME: centroid_distances(features, data.split.labels)})
+
+    return run_stage(space, "class-distances", key, build, {"model": model.ref, "task": task.name})
+
+
+def read_distances(ref: Ref) -> Tensor:
+    return read_arrays(ref.path / ARRAYS, [NAME])[NAME]

@@ -1,0 +1,80 @@
+"""Collect the target's parameter gradients on the calibration samples: the evidence of GradFix and few-shot."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State
+
+from bico.calibration import split_at
+from bico.parameter_gradients import ParameterGradient, parameter_gradients
+from bico.task_vector import State as Tensors
+from storage.arrays import read_arrays, write_arrays
+from storage.keys import Ref, artefact_key
+from tasks.collect import Calibration
+from tasks.stage import Done, Workspace, as_state, open_head, open_model, open_split
+
+VERSION = 1
+
+
+def gradients_key(calibration: Calibration, kind: ParameterGradient) -> str:
+    """The source has no part in it: every pair with this target shares the artefact."""
+    return artefact_key(
+        "collect-parameter-gradients",
+        VERSION,
+        target=calibration.target.digest(),
+        task=calibration.task.open().identity,
+        indices=calibration.indices,
+        samples={str(count): size for count, size in calibration.sizes.items()},
+        kind=kind,
+    )
+
+
+@task(
+    name="collect-parameter-gradients",
+    task_run_name="collect-parameter-gradients {calibration.task.name} seed={calibration.seed}",
+    tags=["gpu"],
+    cache_policy=NO_CACHE,
+    persist_result=False,
+)
+def collect_parameter_gradients(
+    space: Workspace, calibration: Calibration, kinds: tuple[ParameterGradient, ...]
+) -> Done | State[Done]:
+    """Stores statistics of all parameters' gradients, each an artefact of its own; one pass makes all missing ones."""
+    keys = {gradients_key(calibration, kind): kind for kind in kinds}
+    files, device = calibration.target, space.device
+
+    def build(folders: dict[str, Path]) -> None:
+        data = open_split(files, device, calibration.task, "train")
+        head = open_head(files, device, calibration.task)
+        indices = torch.tensor(calibration.indices)
+        count_of = {size: count for count, size in calibration.sizes.items()}
+        snapshots = list(count_of)
+        batches = (data.batch(indices[part]) for part in split_at(len(indices), calibration.batch_size, snapshots))
+        missing = {keys[key]: folder for key, folder in folders.items()}
+        # A group of arrays for each sample count, so that memory holds one.
+        for size, gathered in parameter_gradients(open_model(files, device), batches, head, missing, snapshots):
+            for kind, folder in missing.items():
+                attrs = calibration.drawn | {"indices": calibration.indices[:size]}
+                write_arrays(_arrays(folder, count_of[size]), gathered[kind], attrs)
+
+    meta = {
+        "target": files.ref,
+        "task": asdict(calibration.task),
+        "seed": calibration.seed,
+        "samples": list(calibration.samples),
+    }
+    made = space.artefacts.get_or_create_many(keys, build, meta)
+    ref, _ = made[gradients_key(calibration, kinds[0])]
+    return as_state(Done("collect-parameter-gradients", ref, all(cached for _, cached in made.values())))
+
+
+def read_parameter_gradients(ref: Ref, samples: int) -> Tensors:
+    """Reads a statistic back at one sample count, by parameter."""
+    return read_arrays(_arrays(ref.path, samples))
+
+
+def _arrays(folder: Path, samples: int) -> Path:
+    return folder / f"gradients-{samples}"

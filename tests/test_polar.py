@@ -1,0 +1,137 @@
+"""The fast ways to a map against the reference, on sizes at which the reference would be taken otherwise."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from bico import polar, procrustes
+from bico.procrustes import Completion, by_svd
+
+CUT = procrustes.RANK_TOLERANCE
+sides = st.integers(1, 40)
+seeds = st.integers(0, 10_000)
+# Powers of ten of singular values: clear ones, ones on both sides of the cut at 1e-6, noise, and nothing.
+powers = st.lists(st.sampled_from([0, -1, -2.5, -4, -4.6, -4.8, -5.5, -5.98, -6.02, -6.5, -8, -10, -300]), min_size=40)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_sizes_too() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(procrustes, "FAST_FROM", 1)
+        patch.setattr(polar, "SKETCH_FROM", 12)
+        patch.setattr(polar, "OVERSAMPLING", 2)
+        yield
+
+
+def with_values(rows: int, columns: int, values: list[float], seed: int) -> Tensor:
+    """A matrix with these singular values between random directions, the first of them made 1."""
+    torch.manual_seed(seed)
+    count = min(rows, columns)
+    left, right = (torch.linalg.qr(torch.randn(n, count, dtype=torch.float64)).Q for n in (rows, columns))
+    return left * torch.tensor([1.0, *values[1:count]], dtype=torch.float64) @ right.T
+
+
+def assert_agrees(cross: Tensor) -> None:
+    fast, slow = procrustes.procrustes(cross), by_svd(cross, Completion.PARTIAL, CUT)
+    assert fast.rank == slow.rank
+    assert_close(fast.matrix, slow.matrix, atol=1e-5, rtol=0)
+    rank, largest = slow.rank, float(slow.spectrum[0])
+    assert len(fast.spectrum) == len(slow.spectrum)
+    assert_close(fast.spectrum[:rank], slow.spectrum[:rank], rtol=1e-5, atol=0)
+    assert (fast.spectrum[rank:] <= CUT * largest).all() and (fast.spectrum.diff() <= 1e-12 * largest).all()
+    assert_close(fast.spectrum.norm(), slow.spectrum.norm())
+
+
+@given(sides, sides, powers, seeds)
+def test_agrees_with_the_svd_whatever_the_spectrum(rows: int, columns: int, powers: list[float], seed: int) -> None:
+    assert_agrees(with_values(rows, columns, [10.0**p for p in powers], seed))
+
+
+@given(st.integers(20, 40), st.integers(20, 40), st.integers(1, 12), st.sampled_from([1e-8, 1e-7, 1e-15]), seeds)
+def test_agrees_with_the_svd_at_low_rank_in_noise(rows: int, columns: int, rank: int, noise: float, seed: int) -> None:
+    values = [10.0 ** (-5.5 * i / rank) for i in range(rank)] + [noise] * 40
+    assert_agrees(with_values(rows, columns, values, seed))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(300, 300), (400, 200), (200, 400), (64, 1000)])
+@pytest.mark.parametrize("decay", [0, 5, 7, 12])
+def test_agrees_with_the_svd_at_the_sizes_of_models(rows: int, columns: int, decay: int) -> None:
+    cross = with_values(rows, columns, torch.logspace(0, -decay, min(rows, columns)).tolist(), seed=0)
+    assert_agrees(cross)
+    assert_agrees(cross.float().double())  # rounding to float32 adds noise at the height of 1e-8
+
+
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])
+def test_extreme_scales_neither_overflow_nor_vanish(scale: float) -> None:
+    cross = with_values(30, 20, [10.0 ** (-i / 2) for i in range(20)], seed=0).float()
+    solved = procrustes.procrustes(scale * cross)
+    assert_close(solved.matrix, procrustes.procrustes(cross).matrix, atol=1e-5, rtol=0)
+    assert float(solved.spectrum[0]) == pytest.approx(scale)
+
+
+def test_values_near_the_cut_need_the_second_level() -> None:
+    cross = with_values(60, 60, torch.logspace(0, -5.9, 60).tolist(), seed=0)
+    exact = torch.linalg.svdvals(cross)
+
+    def error(values: Tensor) -> float:
+        return float((values / exact - 1).abs().max())
+
+    assert error(polar._eigh_of_gram(cross)[0]) > 1e-6
+    assert error(polar.by_gram(cross, CUT).values) < 1e-8
+
+
+@pytest.fixture
+def solvers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the factorisations that are made from now on, `eigh` with its size."""
+    made: list[str] = []
+    eigh = polar._eigh_of_gram
+    monkeypatch.setattr(polar, "_eigh_of_gram", lambda m: made.append(f"eigh {m.shape[1]}") or eigh(m))
+    monkeypatch.setattr(procrustes, "by_svd", lambda *args: made.append("svd") or by_svd(*args))
+    return made
+
+
+def test_no_svd_where_none_is_needed(solvers: list[str]) -> None:
+    procrustes.procrustes(with_values(40, 30, [1.0] * 30, seed=0))
+    assert solvers == ["eigh 30"]
+    # twenty values within the trusted part, ten between there and the cut
+    procrustes.procrustes(with_values(30, 40, [1.0] * 20 + [1e-5] * 10, seed=0))
+    assert solvers[1:] == ["eigh 30", "eigh 10"]
+
+
+def test_low_rank_is_solved_in_few_dimensions(solvers: list[str]) -> None:
+    procrustes.procrustes(with_values(40, 30, [1.0] * 6 + [1e-9] * 30, seed=0))
+    assert solvers == ["eigh 8"]
+
+
+def test_a_value_too_close_to_the_cut_is_left_to_the_svd(solvers: list[str]) -> None:
+    for distance in (1e-8, -1e-8):
+        procrustes.procrustes(with_values(30, 30, [1.0] * 20 + [CUT * (1 + distance)] * 10, seed=0))
+    assert solvers.count("svd") == 2
+    procrustes.procrustes(with_values(30, 30, [1.0] * 20 + [CUT * (1 + 1e-4)] * 10, seed=0))
+    assert solvers.count("svd") == 2
+
+
+def test_a_sketch_that_would_miss_a_value_is_refused() -> None:
+    """Twenty values just under the cut: together they could lift one over it, so all dimensions are solved."""
+    values = [1.0] * 3 + [0.9 * CUT] * 27
+    assert polar.by_sketch(with_values(40, 30, values, seed=0), CUT) is None
+    assert_agrees(with_values(40, 30, values, seed=0))
+
+
+def test_completion_by_the_svd_is_the_svd(solvers: list[str]) -> None:
+    cross = with_values(30, 30, [1.0] * 20 + [0.0] * 10, seed=0)
+    solved = procrustes.procrustes(cross, Completion.SVD)
+    assert torch.equal(solved.matrix, by_svd(cross, Completion.SVD, CUT).matrix)
+    assert solvers == ["svd"]
+
+
+def test_the_same_matrix_gives_the_same_map_and_uses_up_no_random_numbers() -> None:
+    cross = with_values(40, 30, [1.0] * 6 + [1e-9] * 30, seed=0)
+    before = torch.get_rng_state()
+    assert torch.equal(procrustes.procrustes(cross).matrix, procrustes.procrustes(cross).matrix)
+    assert torch.equal(torch.get_rng_state(), before)

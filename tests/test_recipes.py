@@ -1,0 +1,248 @@
+"""Recipes: what every file must hold, mistakes in them, and two runs on tiny models."""
+
+import csv
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import yaml
+
+import flows.claims
+import flows.recipes
+import flows.reproduce
+from benchmarks import real_path
+from benchmarks.real_path import Pair
+from bico.data.hub import HUB
+from bico.errors import ConfigError
+from bico.methods import get_method
+from bico.models.loading import resolve
+from bico.procrustes import Completion
+from flows.claims import norms_kept
+from flows.recipes import Recipe, list_recipes, read_recipe
+from flows.reproduce import check, find_figure, reproduce
+from tests.flow_setup import SHORT, Bench
+from tests.test_cli import refused, run
+from tests.tiny import config as tiny_architecture
+
+MAIN = ["table1", "table3", "table4", "table5"]
+WANTED = [*MAIN, *(f"table{letter}" for letter in "ABCDEFGH"), "figure1", "figure2", "figureA", "figureB"]
+SUMMARY = {  # averages of the printed values, by (recipe, method, samples)
+    ("table1", "bico", 100): 76.54, ("table1", "zero-pad", 0): 53.75, ("table3", "gradfix", 5): 70.83,
+    ("table4", "zero-shot", 0): 72.96, ("table5", "gradient-only", 100): 65.55, ("tableA", "bico", 10): 64.07,
+    ("tableC", "few-shot", 2): 66.93, ("tableD", "crop", 0): 44.72, ("tableE", "bico", 50): 72.95,
+    ("tableF", "bico", 20): 82.99, ("tableG", "bico", 100): 79.90, ("tableH", "theseus", 100): 71.96,
+}  # fmt: skip
+
+
+def test_there_is_one_recipe_per_table_and_figure() -> None:
+    assert sorted(list_recipes()) == sorted(WANTED)
+    assert list_recipes()[0] == "table1" and list_recipes()[-1] == "figureB"
+
+
+@pytest.mark.parametrize("name", WANTED)
+def test_a_recipe_is_whole(name: str) -> None:
+    recipe = read_recipe(name)
+    assert recipe.sides == ["real", "mini"] and recipe.title and recipe.claim and recipe.note
+    real, mini = recipe.configs(mini=False), recipe.configs(mini=True)
+    for title in recipe.transfers:
+        ours, theirs = mini[title], real[title]
+        same = ("methods", "samples", "sampling", "seeds", "oracle", "completion", "alpha")
+        assert [getattr(ours, key) for key in same] == [getattr(theirs, key) for key in same]
+        assert all(get_method(method) for method in ours.methods)
+        assert theirs.tasks == [f"hub:{task}" for task in HUB]
+        assert ours.tasks == ["digits", "segments", "lamps"] and ours.test_limit == 500
+        assert ours.export == theirs.export == "none"
+    assert recipe.left_out(True, []) == ["mnist", "fashion_mnist", "gtsrb", "cifar10"]
+    assert (recipe.kind == "figure") == name.startswith("figure") and (not recipe.paper) == name.startswith("figure")
+    assert all({"source", "target"} <= set(side) for side in (recipe.real, recipe.mini))
+    assert all(resolve(recipe.mini[end]).weights.is_file() for end in ("source", "target"))
+
+
+def test_the_papers_rows_are_those_that_we_make() -> None:
+    for name in WANTED:
+        recipe = read_recipe(name)
+        for title, config in recipe.configs(mini=True).items():
+            references = {"zero-shot", "fine-tuned", "expert"}
+            for method, samples in recipe.paper_rows(title):
+                assert method in {*config.methods, *references}, (name, method)
+                # Table F repeats rows of table 3.
+                assert samples in {0, *config.samples} or name == "tableF", (name, method, samples)
+
+
+def test_averages_are_recomputed_and_misprints_known() -> None:
+    rows = {(name, row.method, row.samples): row for name in WANTED for row in read_recipe(name).paper}
+    assert {key: rows[key].recomputed for key in SUMMARY} == SUMMARY
+    wrong = {key for key, row in rows.items() if row.misprinted}
+    assert wrong == {
+        ("table4", "zero-shot", 0),
+        ("tableH", "zero-shot", 0),
+        ("tableH", "theseus", 100),
+        ("table1", "theseus", 50),
+    }
+    assert {key[0] for key, row in rows.items() if row.doubt} == {"table4", "tableG"}
+
+
+def test_real_pairs_are_published_tags() -> None:
+    for name in WANTED:
+        for end in ("source", "target"):
+            architecture, _, tag = read_recipe(name).real[end].removeprefix("open_clip:").partition("/")
+            assert tag in open_clip.list_pretrained_tags_by_model(architecture), (name, end)
+
+
+GOOD = {
+    "title": "a table",
+    "shared": {"methods": ["bico"], "samples": [4]},
+    "transfers": {"one": {"sampling": "random"}, "two": {"sampling": "per-class"}},
+    "mini": {"source": "zoo:mini-a", "target": "zoo:mini-b", "tasks": ["digits", "mnist"]},
+    "paper": [{"method": "bico", "samples": 4, "average": 50.0}],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(flows.recipes, "REPRODUCE", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"titel": "x"}, "recipes/bad.yaml: unknown key 'titel'; did you mean 'title'"),
+        ({"shared": {"sample": [4]}}, "recipe bad, mini, one: unknown key 'sample'; did you mean 'samples'"),
+        ({"transfers": {"one": {"sampling": "randomly"}}}, "one: sampling='randomly'"),
+        ({"paper": [{"method": "bico", "averag": 1}]}, "unknown key 'paper.0.averag'; did you mean 'average'"),
+        ({"paper": [{"method": "bico", "average": 1, "transfer": "three"}]}, "no transfer is called 'three'"),
+        ({"paper": [{"method": "bico", "average": 1, "values": [1]}]}, "paper.0.values"),
+        ({"kind": "figure"}, "`figure: NAME` goes with `kind: figure`"),
+        ({"mini": None}, "needs `real` or `mini`"),
+        ({"transfers": {}}, "transfers"),
+    ],
+)
+def test_a_recipe_with_a_mistake_is_refused(change: dict, message: str, folder: Path) -> None:
+    (folder / "bad.yaml").write_text(yaml.safe_dump(GOOD | change))
+    with pytest.raises(ConfigError) as caught:
+        read_recipe("bad").configs(mini=True)
+    assert message.replace("recipes/", "reproduce/") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_folders_join_in_miniature_and_are_local_copies_on_the_real_side(tmp_path: Path) -> None:
+    recipe = read_recipe("table3")
+    folders = [tmp_path / name for name in ("gtsrb", "mine")]
+    assert recipe.configs(True, folders)["pair"].tasks == ["digits", "segments", "lamps", "gtsrb", "mine"]
+    assert recipe.left_out(True, folders) == ["mnist", "fashion_mnist", "cifar10"]
+    assert recipe.configs(False, folders[:1])["pair"].tasks == [f"hub:{task}" for task in HUB]
+    with pytest.raises(ConfigError, match="mine: table3 has no such task"):
+        recipe.configs(False, folders)
+    with pytest.raises(ConfigError, match="has no real side: add --mini"):
+        Recipe(id="x", **GOOD).configs(mini=False)
+
+
+def test_an_unknown_figure_is_refused_before_any_work(bench: Bench) -> None:
+    with pytest.raises(ConfigError, match="Unknown figure 'figure3': did you mean 'figure"):
+        check(tiny(bench, kind="figure", figure="figure3", paper=[]), True, [], bench.settings)
+    assert all(find_figure(read_recipe(name).figure) for name in WANTED if name.startswith("figure"))
+
+
+def tiny(bench: Bench, **changes: object) -> Recipe:
+    """Two transfers on tiny models; the real side is a benchmark's data set."""
+    pair = {"source": str(bench.releases["a"]), "target": str(bench.releases["b"])}
+    values = {
+        "id": "tiny",
+        "title": "tiny models",
+        "claim": "nothing",
+        "note": "a test",
+        "shared": {"methods": ["bico", "naive"], "samples": [4], "seeds": [0], "finetune": SHORT, "test_limit": 30},
+        "transfers": {"both": {}, "alone": {"oracle": False}},
+        "real": pair | {"tasks": ["hub:eurosat"]},
+        "mini": pair | {"tasks": ["digits", "mnist"]},
+        "paper": [
+            {"method": "zero-shot", "average": 50.0},
+            {"method": "bico", "samples": 4, "average": 61.0, "values": [60.0] * 8, "transfer": "both"},
+            {"method": "theseus", "samples": 4, "average": 55.0, "doubt": "a guess"},
+        ],
+    }
+    return Recipe(**values | changes)
+
+
+def test_a_table_stands_beside_the_papers(bench: Bench, tmp_path: Path) -> None:
+    recipe, out = tiny(bench), tmp_path / "tables"
+    done = reproduce(recipe, True, [], bench.settings, out, "bico reproduce tiny --mini")
+    assert set(done.rows) == {"both", "alone"}
+    # Both transfers share every stage but the oracle's, and the second finds them in the store.
+    assert done.stages["cached"] >= done.stages["computed"] - 4
+    text = (out / "tiny-mini.md").read_text()
+    assert text.rstrip() == done.text.rstrip()
+    assert "# tiny: tiny models (miniature)" in text and "Made by `bico reproduce tiny --mini` on 20" in text
+    assert "Left out, for want of a folder (`--data`): mnist." in text
+    bico = next(row.accuracy for row in done.rows["both"] if row.method == "bico")
+    assert f"| BiCo | 4 | {bico:.1f} | {bico:.1f} |" in text and "| 60.00 † | +10.00 |" in text
+    assert "† The paper prints 61.00 for BiCo at N=4" in text
+    assert "In the paper only: THESEUS at N=4 55.00." in text and "a guess" in text
+    rows = list(csv.DictReader((out / "tiny-mini.csv").read_text().splitlines()))
+    assert [(r["transfer"], r["method"], float(r["accuracy"])) for r in rows] == [
+        (title, row.method, row.accuracy) for title, group in done.rows.items() for row in group
+    ]
+    again = reproduce(recipe, True, [], bench.settings, out, "bico reproduce tiny --mini")
+    assert again.stages["computed"] == 0 and again.rows == done.rows
+    json.dumps(again.to_json())
+
+
+def test_the_real_path_runs_on_local_copies(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `benchmarks/real_path.py` does with published architectures, with a tiny one."""
+    architecture = bench.folder / "tiny-arch.json"
+    architecture.write_text(json.dumps(tiny_architecture(image=16, patch=8) | {"text_cfg": TEXT}))
+    open_clip.add_model_config(architecture)
+    monkeypatch.setattr(real_path, "SHORT", real_path.SHORT | {"methods": ["bico", "naive"]})
+    done, _ = real_path.run(Pair("table3", "tiny-arch", "tiny-arch"), bench.folder, bench.settings)
+    assert [(row.task, row.method, row.samples) for row in done.rows["pair"]] == [
+        ("hub:eurosat", method, 4 if method == "bico" else 0)
+        for method in ("zero-shot", "bico", "naive", "fine-tuned", "expert")
+    ]
+    assert "table3: identical architectures" in (bench.folder / "out" / "table3.md").read_text()
+
+
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+
+
+def test_a_figure_gets_the_transfers_and_a_caption(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+
+    def draw(transfers: dict, settings: object, out: Path) -> dict[str, Path]:
+        asked.update(transfers)
+        out.mkdir(parents=True)
+        (out / "shape.png").write_bytes(b"")
+        return {"png": out / "shape.png"}
+
+    monkeypatch.setattr(flows.reproduce, "find_figure", {"shape": draw}.__getitem__)
+    recipe = tiny(bench, kind="figure", figure="shape", paper=[])
+    done = reproduce(recipe, True, [], bench.settings, tmp_path, "bico reproduce tiny --mini")
+    assert set(asked) == {"a → b, both", "a → b, alone"} and asked["a → b, both"].tasks == ["digits"]
+    assert done.outputs["png"] == tmp_path / "tiny-mini" / "shape.png"
+    assert "![tiny models](tiny-mini/shape.png)" in (tmp_path / "tiny-mini.md").read_text()
+
+
+def test_plain_maps_keep_norms_and_partial_ones_lose_some(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(bench).configs(True, [], bench.folder)["alone"]
+    (kept,) = norms_kept(config, bench.settings, False).values()
+    assert kept == pytest.approx(100, abs=1e-3)
+    monkeypatch.setattr(flows.claims, "PLAIN", Completion.PARTIAL)  # four samples span little
+    (kept,) = norms_kept(config, bench.settings, False).values()
+    assert 1 < kept < 99
+
+
+def test_lists_and_mistakes_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BICO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert run(["reproduce", "--list"], monkeypatch) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == list_recipes()
+    assert all("real, mini" in line for line in listed)
+    assert "did you mean 'table3'" in refused(["reproduce", "tabel3", "--mini"], monkeypatch, capsys)
+    assert "Name a recipe" in refused(["reproduce"], monkeypatch, capsys)
+    line = refused(["reproduce", "table1", "--mini", "--data", str(tmp_path)], monkeypatch, capsys)
+    assert "no train.parquet there" in line
