@@ -86,7 +86,7 @@ def gc(
     """Delete artefacts that all of the options given choose, never one that a running process uses."""
     from storage import upkeep
 
-    age = None if older_than is None else _seconds(older_than)
+    age = None if older_than is None else parse_age(older_than)
     if age is None and run is None and not keep_reachable:
         raise ConfigError("bico cache gc: say what may go: --older-than, --run or --keep-reachable.")
     done = upkeep.collect(_open(home, store), older_than=age, run=run, keep_reachable=keep_reachable, dry_run=dry_run)
@@ -109,7 +109,12 @@ def _open(home: Path | None, store: str | None):
     return ArtefactStore(Settings.from_environment(home=home, store=store).store)
 
 
-def _seconds(text: str) -> float:
+def parse_age(text: str) -> float:
+    """Returns the seconds of an age such as 36h.
+
+    Raises:
+        ConfigError: If it is none.
+    """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
     if not found:
         raise ConfigError(f"--older-than {text}: give a number and a unit, as in 36h, 30d or 4w.")
