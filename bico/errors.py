@@ -16,11 +16,27 @@ Each message is one line: what, where, why, and what to do. The command line pri
 """
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_CREDENTIALS = re.compile(r"(://)[^/@\s'\"]+@")
+
+
+def masked(text: str) -> str:
+    """Returns a text with users and passwords of its addresses hidden.
+
+    Example:
+        >>> masked("http://user:secret@host/x and s3://bucket/y")
+        'http://***@host/x and s3://bucket/y'
+    """
+    return _CREDENTIALS.sub(r"\1***@", text)
 
 
 class BicoError(Exception):
-    """A mistake that the user can mend; the message says how."""
+    """A mistake that the user can mend; the message says how, and shows no password."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(masked(message))
 
 
 class ConfigError(BicoError, ValueError):

@@ -12,16 +12,11 @@ from typing import Annotated
 import typer
 
 from bico.errors import ConfigError
+from flows.options import HomeOption, JsonOption, StoreOption
 
 cache_app = typer.Typer(no_args_is_help=True, help="The artefact store: what is there, is it sound, what may go.")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-HomeOption = Annotated[Path | None, typer.Option("--home", help="Folder of the store [default: .bico, or BICO_HOME].")]
-StoreOption = Annotated[
-    str | None, typer.Option("--store", help="Address: a folder, file:///path or s3://bucket/prefix [BICO_STORE].")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 
 
 @cache_app.command("ls")
@@ -91,7 +86,7 @@ def gc(
     """Delete artefacts that all of the options given choose, never one that a running process uses."""
     from storage import upkeep
 
-    age = None if older_than is None else _seconds(older_than)
+    age = None if older_than is None else parse_age(older_than)
     if age is None and run is None and not keep_reachable:
         raise ConfigError("bico cache gc: say what may go: --older-than, --run or --keep-reachable.")
     done = upkeep.collect(_open(home, store), older_than=age, run=run, keep_reachable=keep_reachable, dry_run=dry_run)
@@ -114,7 +109,12 @@ def _open(home: Path | None, store: str | None):
     return ArtefactStore(Settings.from_environment(home=home, store=store).store)
 
 
-def _seconds(text: str) -> float:
+def parse_age(text: str) -> float:
+    """Returns the seconds of an age such as 36h.
+
+    Raises:
+        ConfigError: If it is none.
+    """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
     if not found:
         raise ConfigError(f"--older-than {text}: give a number and a unit, as in 36h, 30d or 4w.")

@@ -25,6 +25,7 @@ import typer
 
 from bico.errors import BicoError
 from flows.cache_cli import cache_app
+from flows.options import DataOption, DeviceOption, HomeOption, JsonOption, PickleOption
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,17 +36,6 @@ app = typer.Typer(
 zoo_app = typer.Typer(no_args_is_help=True, help="The mini models that ship with the project.")
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(cache_app, name="cache")
-
-HomeOption = Annotated[
-    Path | None, typer.Option("--home", help="Artefact store and MLflow database [default: .bico, or BICO_HOME].")
-]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda [default: auto].")]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
-]
-DataOption = Annotated[
-    list[Path] | None, typer.Option("--data", help="Folder with train.parquet and test.parquet; repeatable.")
-]
 
 
 @app.command()
@@ -92,6 +82,7 @@ def transfer(
     out: Annotated[Path | None, typer.Option(help="Where results go [default: out].")] = None,
     home: HomeOption = None,
     device: DeviceOption = None,
+    allow_pickle: PickleOption = None,
     memory: Annotated[
         float | None,
         typer.Option(help="GB that calibration may take; it makes several passes where that is too little."),
@@ -120,7 +111,7 @@ def transfer(
     }
     given = {key: value for key, value in given.items() if value is not None}
     settled = read_config(config, given) if config else make_config(given, "bico transfer")
-    run_transfer(settled, as_json, home=home, device=device, memory=memory)
+    run_transfer(settled, as_json, home=home, device=device, allow_pickle=allow_pickle, memory=memory)
 
 
 @app.command()
@@ -217,6 +208,7 @@ def finetune(
     seed: Annotated[int | None, typer.Option(help="Order of the samples.")] = None,
     home: HomeOption = None,
     device: DeviceOption = None,
+    allow_pickle: PickleOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a model's image tower on a task: make an expert."""
@@ -228,6 +220,7 @@ def finetune(
         lambda settings: finetune_one(model, task, data or [], changes, out, settings, sys.stderr.isatty()),
         home=home,
         device=device,
+        allow_pickle=allow_pickle,
     )
     _show(result, as_json)
 
@@ -243,6 +236,7 @@ def evaluate(
     test_limit: Annotated[int | None, typer.Option(help="Only the first so many test samples.")] = None,
     home: HomeOption = None,
     device: DeviceOption = None,
+    allow_pickle: PickleOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model's accuracy on tasks."""
@@ -252,6 +246,7 @@ def evaluate(
         lambda settings: evaluate_one(model, _names(task) or [], data or [], expert, test_limit, settings),
         home=home,
         device=device,
+        allow_pickle=allow_pickle,
     )
     _show(result, as_json)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from bico.errors import ConfigError, nearest
+from bico.errors import ConfigError, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.procrustes import Completion
 from bico.sampling import Sampling
@@ -87,6 +87,9 @@ class Settings(BaseModel):
     mlflow_uri: str | None = None
     """MLflow tracking address; without it SQLite under `home`."""
     experiment: str = "bico"
+    """MLflow's experiment."""
+    allow_pickle: bool = False
+    """Read checkpoints that `torch.save` wrote, tensors only; a pickle is refused otherwise."""
 
     @classmethod
     def from_environment(cls, **given: Any) -> "Settings":
@@ -107,6 +110,16 @@ class Settings(BaseModel):
         if "://" in store or store.startswith("file:"):
             return store
         return str(Path(store or info.data["home"] / "store").expanduser().absolute())
+
+    @field_validator("store", "mlflow_uri", "dask_scheduler")
+    @classmethod
+    def _no_password(cls, address: str | None) -> str | None:
+        """Settings are parameters of a flow run, which Prefect keeps and shows."""
+        if address and masked(address) != address:
+            raise ValueError(
+                "keep passwords out of addresses: set MLFLOW_TRACKING_USERNAME and _PASSWORD, or the AWS_* keys"
+            )
+        return address
 
     def resolved_device(self) -> str:
         import torch

@@ -67,12 +67,12 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     tasks = {name: TaskRef(name, folders) for name in config.tasks}
     check_writable(config.out)
     check_writable(settings.home)
-    space = Workspace(settings.store, settings.resolved_device(), settings.memory)
+    space = Workspace(settings.store, settings.resolved_device(), settings.memory, settings.allow_pickle)
     for ref in tasks.values():
         ref.open()
         if any(get_method(text).needs for text in config.methods):
             check_samples(config, ref)
-    source, target = resolve(config.source), resolve(config.target)
+    source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
     match_sites(ours.sites, theirs.sites)
     recipes = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))

@@ -59,9 +59,9 @@ def _open(
     refs = {name: TaskRef(name, folders) for name in tasks}
     for ref in refs.values():
         ref.open()
-    files = resolve(model)
+    files = resolve(model, settings.allow_pickle)
     check_writable(settings.home)
-    space = Workspace(settings.store, settings.resolved_device())
+    space = Workspace(settings.store, settings.resolved_device(), allow_pickle=settings.allow_pickle)
     open_model(files, space.device)
     return space, files, refs
 

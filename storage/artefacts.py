@@ -228,9 +228,5 @@ def _backend(url: str, durable: bool, workshop: Path | None) -> Backend:
             raise StoreError(f"Artefact store {url} names the machine {parts.netloc!r}: write file:///path.")
         return FolderBackend(Path(unquote(parts.path)), durable)
     if "://" in url:
-        raise StoreError(f"Artefact store {_masked(url)}: give a folder, file:///path or s3://bucket/prefix.")
+        raise StoreError(f"Artefact store {url}: give a folder, file:///path or s3://bucket/prefix.")
     return FolderBackend(Path(url), durable)
-
-
-def _masked(url: str) -> str:
-    return url.replace(urlsplit(url).netloc.rpartition("@")[0], "***") if "@" in url else url

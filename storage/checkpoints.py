@@ -14,9 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bico.errors import CheckpointError, OutputError
-
-# What `torch.save` writes: a zip archive since torch 1.6, a bare pickle before.
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+from bico.models.pickles import is_pickle, read_pickle, refuse_pickle
 
 
 def save_state(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -57,14 +55,16 @@ def save_state(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mappin
             unfinished.unlink()
 
 
-def load_state(path: str | Path) -> dict[str, Tensor]:
+def load_state(path: str | Path, allow_pickle: bool = False) -> dict[str, Tensor]:
     """Reads all tensors of a safetensors file, in the dtypes they were stored in, on the CPU.
+
+    Arguments:
+        allow_pickle: Also read what `torch.save` wrote, tensors only (`bico.models.pickles`).
 
     Raises:
         CheckpointError: If the file is missing, damaged or of another format, or a tensor is not finite.
     """
-    with _opened(path) as file:
-        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    tensors = _tensors(path, allow_pickle)
     for name, tensor in tensors.items():
         _check_finite(name, tensor, path)
     return tensors
@@ -76,33 +76,30 @@ def load_metadata(path: str | Path) -> dict[str, str]:
         return file.metadata() or {}
 
 
-def content_digest(path: str | Path) -> str:
+def content_digest(path: str | Path, allow_pickle: bool = False) -> str:
     """Returns the SHA-256 of what a checkpoint holds: names, dtypes, shapes and bytes of its tensors.
 
     Unlike the digest of the file, it is the same when metadata or the order of the tensors differ. Raises like
     `load_state`, but does not ask for finite tensors.
     """
     digest = hashlib.sha256()
-    with _opened(path) as file:
-        for name in sorted(file.keys()):
-            tensor = file.get_tensor(name)
-            digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    for name, tensor in _tensors(path, allow_pickle).items():
+        digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _tensors(path: str | Path, allow_pickle: bool) -> dict[str, Tensor]:
+    """All tensors, by name in order."""
+    if allow_pickle and is_pickle(path):
+        return {name: tensor.contiguous() for name, tensor in sorted(read_pickle(path).items())}
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in sorted(file.keys())}
 
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Any]:
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise CheckpointError(f"Cannot read checkpoint {path} ({error.strerror}): check the path.") from error
-    if start.startswith(_PICKLES):
-        raise CheckpointError(
-            f"Checkpoint {path} is a pickle, which can run code when opened: convert it where you trust it, with "
-            "safetensors.torch.save_file(torch.load(path, weights_only=True), 'model.safetensors')."
-        )
+    refuse_pickle(path, allowed=False)
     try:
         with safe_open(path, framework="pt") as file:
             yield file

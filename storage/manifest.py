@@ -66,6 +66,8 @@ class Manifest:
         """
         try:
             found = json.loads(content)
+            if found["format"] != FORMAT:
+                raise FaultError(f"its manifest is of format {found['format']}, and this version reads {FORMAT}")
             if found["key"] != key:
                 raise FaultError(f"its manifest is that of {found['key']}")
             files = {}

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bico.errors import StoreError
+from bico.errors import StoreError, masked
 
 # Read by MLflow while it is imported: nothing is sent home, and no line per database table.
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -38,7 +38,6 @@ PARAM_CHARS = 500
 
 _TABLES = "mlflow.loggedArtifacts"  # the tag by which the UI knows which files are tables
 _SECRET_NAME = re.compile(r"(^|[_.-])(token|password|passwd|secret|credentials?|api_?key|access_?key)$", re.IGNORECASE)
-_SECRET_IN_URL = re.compile(r"(://)[^/@\s]+@")
 
 
 class Tracker:
@@ -192,7 +191,7 @@ class Tracker:
         except (MlflowException, SQLAlchemyError, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise StoreError(
-                f"MLflow at {_masked(self.uri)} refused ({_masked(reason)}): check the address and that it can be written."
+                f"MLflow at {self.uri} refused ({reason}): check the address and that it can be written."
             ) from error
 
 
@@ -238,12 +237,8 @@ def _short(key: str, value: object) -> str:
     """Returns a value as MLflow may show it: no secrets, and long ones cut but still distinct."""
     if _SECRET_NAME.search(key):
         return "***"
-    text = _masked(str(value))
+    text = masked(str(value))
     if len(text) <= PARAM_CHARS:
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     return f"{text[: PARAM_CHARS - 23]}… (sha256 {digest})"
-
-
-def _masked(text: str) -> str:
-    return _SECRET_IN_URL.sub(r"\1***@", text)

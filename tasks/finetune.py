@@ -43,7 +43,9 @@ def finetune_model(
 @task(name="adopt-expert", cache_policy=NO_CACHE, persist_result=False)
 def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done | State[Done]:
     """Stores an expert's image tower from a checkpoint of this model, whole or image tower only."""
-    key = artefact_key("adopt-expert", ADOPT_VERSION, model=model.digest(), checkpoint=content_digest(checkpoint))
+    key = artefact_key(
+        "adopt-expert", ADOPT_VERSION, model=model.digest(), checkpoint=content_digest(checkpoint, space.allow_pickle)
+    )
 
     def build(out: Path) -> None:
         save_state(out / EXPERT, read_expert(space, model, checkpoint))
@@ -58,6 +60,10 @@ def read_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> dict:
         CheckpointError: If the file is missing, damaged, not finite, or of another architecture.
     """
     state = open_model(model, space.device).state()
-    expert = {name: tensor.float() for name, tensor in load_state(checkpoint).items() if name.startswith("visual.")}
+    expert = {
+        name: tensor.float()
+        for name, tensor in load_state(checkpoint, space.allow_pickle).items()
+        if name.startswith("visual.")
+    }
     check_same_architecture(expert, state, f"--expert {checkpoint}")
     return expert

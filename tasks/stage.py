@@ -32,6 +32,8 @@ class Workspace:
     device: str = "cpu"
     memory: float | None = None
     """Budget of a calibration, GB; without it, one pass serves all blocks."""
+    allow_pickle: bool = False
+    """Whether checkpoints that `torch.save` wrote may be read, tensors only."""
 
     @property
     def artefacts(self) -> ArtefactStore:

@@ -1,8 +1,10 @@
 """What holds for the project as a whole: who imports whom, what lies where, and what no file may contain."""
 
+import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,37 @@ def test_no_file_contains(what: str) -> None:
 def test_exact_versions_and_nothing_else_constrain_an_install() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert all(re.fullmatch(r"#.*|[\w.-]+==[\w.]+( ; .*)?", line) for line in lines)
+
+
+def called(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """Every call in a file, by its dotted name as written."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def test_nothing_that_is_read_can_run_code() -> None:
+    """YAML, checkpoints and models are data: no loader that builds arbitrary objects, no shell, no remote code."""
+    found = []
+    for path in tracked():
+        if path.suffix != ".py" or path.parts[len(ROOT.parts)] == "tests":
+            continue
+        for name, call in called(path):
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            unsafe = (
+                (name.startswith("yaml.") and name not in ("yaml.safe_load", "yaml.safe_dump"))
+                or (name == "torch.load" and given.get("weights_only") != "True")
+                or (
+                    name.endswith(("load_checkpoint", "load_state_dict"))
+                    and name.startswith("factory.")
+                    and given.get("weights_only") != "True"
+                )
+                or name in ("eval", "exec", "os.system", "os.popen")
+                or name.partition(".")[0] in ("pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve")
+                or given.get("shell", "False") != "False"
+                or given.get("trust_remote_code", "False") != "False"
+                or given.get("allow_pickle") == "True"
+            )
+            if unsafe:
+                found.append(f"{path.relative_to(ROOT)}:{call.lineno}: {ast.unparse(call)[:100]}")
+    assert not found, "\n".join(found)

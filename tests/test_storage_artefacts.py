@@ -99,6 +99,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         lambda p: p.change_manifest(KEY, lambda m: m.update(key="other")),
         "its manifest is that of other",
     ),
+    "manifest of another version": (
+        lambda p: p.change_manifest(KEY, lambda m: m.update(format=2)),
+        "its manifest is of format 2, and this version reads 1",
+    ),
     "manifest that leads out": (
         lambda p: p.change_manifest(KEY, lambda m: m["files"].update({"../x": m["files"]["empty"]})),
         "its manifest lists ../x, which lies outside of it",

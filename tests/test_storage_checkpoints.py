@@ -138,7 +138,7 @@ class Bomb:
 @pytest.mark.parametrize("protocol", [0, 2, 3, 4, 5])
 def test_pickles_are_refused_unopened(path: Path, protocol: int) -> None:
     path.write_bytes(pickle.dumps(Bomb(), protocol=protocol))
-    message = "no safetensors" if protocol == 0 else "is a pickle.*convert it.*weights_only=True"
+    message = "no safetensors" if protocol == 0 else "is a pickle.*convert it to safetensors.*--allow-pickle"
     with pytest.raises(CheckpointError, match=message):
         load_state(path)
     assert not Path("/tmp/a-pickle-was-opened").exists()
@@ -147,8 +147,46 @@ def test_pickles_are_refused_unopened(path: Path, protocol: int) -> None:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_torch_checkpoints_are_refused_with_the_cure(path: Path, zipped: bool) -> None:
     torch.save(state(), path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(CheckpointError, match="is a pickle.*convert it.*weights_only=True"):
+    with pytest.raises(CheckpointError, match="is a pickle.*convert it to safetensors.*--allow-pickle"):
         load_state(path)
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}], ids=["bare", "wrapped"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_allowed_pickles_give_their_tensors(path: Path, zipped: bool, wrap: Callable[[dict], dict]) -> None:
+    tensors = state()
+    torch.save(
+        wrap({f"module.{name}": tensor for name, tensor in tensors.items()}),
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
+    loaded = load_state(path, allow_pickle=True)
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+    pickled = content_digest(path, allow_pickle=True)
+    save_file(tensors, path)
+    assert content_digest(path, allow_pickle=True) == pickled == content_digest(path)  # of the content, not of the file
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_allowed_pickles_run_no_code(path: Path, protocol: int) -> None:
+    path.write_bytes(pickle.dumps(Bomb(), protocol=protocol))
+    for read in (load_state, content_digest):
+        with pytest.raises(CheckpointError, match="damaged or holds more than tensors"):
+            read(path, allow_pickle=True)
+    torch.save({"x": torch.ones(1), "bomb": Bomb()}, path)
+    with pytest.raises(CheckpointError, match="damaged or holds more than tensors"):
+        load_state(path, allow_pickle=True)
+    assert not Path("/tmp/a-pickle-was-opened").exists()
+
+
+def test_a_pickle_of_something_else_is_refused(path: Path) -> None:
+    torch.save([torch.ones(1)], path)
+    with pytest.raises(CheckpointError, match="no mapping of names to tensors"):
+        load_state(path, allow_pickle=True)
+    torch.save({"x": torch.tensor(float("nan"))}, path)
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_state(path, allow_pickle=True)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

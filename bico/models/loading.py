@@ -11,7 +11,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ from torch import nn
 from bico import zoo
 from bico.errors import CheckpointError, UnknownModelError, nearest
 from bico.models.clip_vit import ClipViT
+from bico.models.pickles import refuse_pickle
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
+PICKLED = ("*.pt", "*.pth", "*.bin")
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class ModelFiles:
     weights: Path
     files: tuple[Path, ...]
     """Weights, configuration and tokenizer: what the digest covers."""
+    allow_pickle: bool = False
+    """Whether weights that `torch.save` wrote may be read, tensors only."""
 
     def digest(self) -> str:
         """sha256 over the contents of the files and, for a built-in architecture, its name."""
@@ -57,16 +61,25 @@ def _file_digest(path: Path, mtime_ns: int, size: int) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def resolve(ref: str) -> ModelFiles:
+def resolve(ref: str, allow_pickle: bool = False) -> ModelFiles:
     """Finds (or downloads) the files of a model reference.
+
+    Arguments:
+        allow_pickle: Accept weights that `torch.save` wrote; of them too, nothing but tensors is read.
 
     Raises:
         UnknownModelError: If the reference names no model: says which are near.
-        CheckpointError: If the model is known but its files are missing.
+        CheckpointError: If the model is known but its files are missing, or are pickles that are not allowed.
     """
+    files = _find(ref, allow_pickle)
+    refuse_pickle(files.weights, allow_pickle)
+    return replace(files, allow_pickle=allow_pickle)
+
+
+def _find(ref: str, allow_pickle: bool) -> ModelFiles:
     scheme, _, rest = ref.partition(":")
     if scheme == "zoo":
-        return _local_dir(ref, zoo.resolve(rest))
+        return _local_dir(ref, zoo.resolve(rest), allow_pickle=False)
     if scheme == "open_clip":
         return _built_in(ref, *rest.partition("/")[::2])
     path = Path(ref).expanduser()
@@ -75,7 +88,7 @@ def resolve(ref: str) -> ModelFiles:
             f"Unknown model {ref!r}: give zoo:NAME, open_clip:ARCH/TAG or an existing folder; "
             + nearest(ref, [f"zoo:{name}" for name in zoo.list_models()])
         )
-    return _local_dir(ref, path)
+    return _local_dir(ref, path, allow_pickle)
 
 
 def load(files: ModelFiles, device: str | torch.device = "cpu") -> ClipViT:
@@ -88,14 +101,15 @@ def load(files: ModelFiles, device: str | torch.device = "cpu") -> ClipViT:
     try:
         with _quiet():
             model = open_clip.create_model(files.name, load_weights=False)
-        state = factory.load_state_dict(str(files.weights))
+        refuse_pickle(files.weights, files.allow_pickle)  # what it was when it was found may have been replaced
+        state = factory.load_state_dict(str(files.weights), weights_only=True)
     except Exception as error:  # open_clip and safetensors raise a dozen types here; all mean: unreadable
         raise CheckpointError(
             f"{files.ref}: cannot read {files.weights}: {_one_line(error)}. Fetch it again."
         ) from error
     _check_fits(files, model, state)
     try:
-        factory.load_checkpoint(model, str(files.weights))
+        factory.load_checkpoint(model, str(files.weights), weights_only=True)
     except RuntimeError as error:
         raise CheckpointError(f"{files.ref}: the weights do not fit the architecture: {_one_line(error)}.") from error
     config = open_clip.get_model_preprocess_cfg(model)
@@ -126,7 +140,7 @@ def _check_fits(files: ModelFiles, model: nn.Module, state: dict[str, Any]) -> N
             )
 
 
-def _local_dir(ref: str, folder: Path) -> ModelFiles:
+def _local_dir(ref: str, folder: Path, allow_pickle: bool) -> ModelFiles:
     config = folder / CONFIG
     if not config.is_file():
         raise CheckpointError(
@@ -137,8 +151,12 @@ def _local_dir(ref: str, folder: Path) -> ModelFiles:
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{ref}: {config} is not an open_clip configuration: {_one_line(error)}.") from error
     weights = sorted(folder.glob("*.safetensors"))
+    if not weights and allow_pickle:
+        weights = sorted(path for pattern in PICKLED for path in folder.glob(pattern))
     if not weights:
-        raise CheckpointError(f"{ref}: no .safetensors weights in {folder} (pickled checkpoints are not read).")
+        raise CheckpointError(
+            f"{ref}: no .safetensors weights in {folder} (pickles are read only with --allow-pickle)."
+        )
     preferred = folder / WEIGHTS
     # The choice open_clip's own local-dir loader makes when a folder holds several.
     chosen = preferred if preferred in weights else weights[0]

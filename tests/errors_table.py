@@ -1,0 +1,295 @@
+"""Bad inputs and the error that each gets, as docs/errors.md shows them.
+
+python -m tests.errors_table > docs/errors.md
+"""
+
+import json
+import pickle
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import datasets
+import torch
+from safetensors.torch import load_file, save_file
+
+from bico import zoo
+from bico.data.tasks import get_task
+from bico.errors import BicoError
+from bico.methods import get_method
+from bico.models.loading import CONFIG, WEIGHTS, load, resolve
+from flows.cache_cli import parse_age
+from flows.config import Settings, TransferConfig, read_config
+from flows.plan import make_plan
+from storage import upkeep
+from storage.arrays import read_arrays, write_arrays
+from storage.artefacts import ArtefactStore
+from storage.checkpoints import load_state
+from storage.manifest import MANIFEST
+from storage.tracking import Tracker
+from tests.releases import write_release
+
+HEADER = """# Bad inputs
+
+What BiCo says to inputs that cannot work: one line that names what, where, why and what to do. The command line prints
+it after `error:` and exits with code 2, before any work where that can be seen beforehand. A test makes each of these
+mistakes and compares; `python -m tests.errors_table > docs/errors.md` writes the table anew. `…` stands for names that
+go on, PATH for a folder.
+"""
+
+
+class Here:
+    """A folder to make mistakes in."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.home = path / "home"
+
+    def release(self, name: str = "a", **shape: int) -> Path:
+        folder = self.path / name
+        return folder if folder.exists() else write_release(folder, seed=1, **shape)
+
+    def yaml(self, text: str) -> None:
+        (self.path / "run.yaml").write_text(text)
+        read_config(self.path / "run.yaml", {})
+
+    def config(self, **changes: object) -> TransferConfig:
+        values = {"source": str(self.release("a")), "target": str(self.release("a")), "tasks": ["digits"]}
+        return TransferConfig(**values | {"samples": [4], "methods": ["bico"], "out": self.path / "out"} | changes)
+
+    def plan(self, **changes: object) -> None:
+        make_plan(self.config(**changes), Settings(home=self.home, device="cpu"))
+
+    def file(self, name: str, content: bytes | str) -> Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def store(self) -> ArtefactStore:
+        return ArtefactStore(self.path / "store")
+
+    def changed(self, **tensors: torch.Tensor) -> Path:
+        """A release in which some weights are others."""
+        release = self.release("changed")
+        state = load_file(release / WEIGHTS)
+        save_file(state | {name.replace("__", "."): t for name, t in tensors.items()}, release / WEIGHTS)
+        return release
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One bad input."""
+
+    group: str
+    what: str
+    """As the user would put it."""
+    make: Callable[[Here], object]
+
+
+def _code() -> bytes:
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return print, ("code in a pickle was run",)
+
+    return pickle.dumps(Bomb(), protocol=2)
+
+
+def _saved(content: object) -> Callable[[Here], Path]:
+    def save(here: Here) -> Path:
+        torch.save(content, here.path / "x.pt")
+        return here.path / "x.pt"
+
+    return save
+
+
+def _cut(path: Path, size: int) -> Path:
+    path.write_bytes(path.read_bytes()[:size])
+    return path
+
+
+def _table(here: Here, **columns: list) -> Path:
+    folder = here.path / "flowers"
+    folder.mkdir()
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(columns).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def _built(here: Here) -> ArtefactStore:
+    store = here.store()
+    store.get_or_create("maps-1", lambda folder: (folder / "data").write_text("abc"))
+    return store
+
+
+def _damaged(here: Here, name: str, content: str) -> None:
+    _built(here)
+    here.file(f"store/final/maps-1/{name}", content)
+    here.store().folder("maps-1")
+
+
+def _newer(here: Here) -> None:
+    _built(here)
+    path = here.path / "store/final/maps-1" / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    here.store().folder("maps-1")
+
+
+def _configuration(here: Here, **vision: int) -> Path:
+    release = here.release("odd")
+    content = json.loads((release / CONFIG).read_text())
+    content["model_cfg"]["vision_cfg"] |= vision
+    (release / CONFIG).write_text(json.dumps(content))
+    return release
+
+
+def _other_weights(here: Here) -> None:
+    model = here.path / "zoo" / "mini-a"
+    model.mkdir(parents=True)
+    save_file({"x": torch.zeros(1)}, model / WEIGHTS)
+    zoo.verify(model, "0" * 64)
+
+
+def _arrays(here: Here) -> Path:
+    write_arrays(here.path / "arrays", {"a": torch.ones(3)})
+    return here.path / "arrays"
+
+
+TWO = "source: x\ntarget: y\n"
+MISTAKES = [
+    Mistake("Configurations", "a file that is not there", lambda h: read_config(h.path / "none.yaml", {})),
+    Mistake("Configurations", "`source: [`", lambda h: h.yaml("source: [")),
+    Mistake("Configurations", "`- a` (no mapping)", lambda h: h.yaml("- a\n")),
+    Mistake(
+        "Configurations",
+        "`source: !!python/object/apply:os.system [ls]`",
+        lambda h: h.yaml("source: !!python/object/apply:os.system [ls]\n"),
+    ),
+    Mistake("Configurations", "`method: [bico]`", lambda h: h.yaml(TWO + "tasks: [digits]\nmethod: [bico]\n")),
+    Mistake("Configurations", "no `target`", lambda h: h.yaml("source: x\ntasks: [digits]\n")),
+    Mistake("Configurations", "`tasks: []`", lambda h: h.yaml(TWO + "tasks: []\n")),
+    Mistake("Configurations", "`samples: [0]`", lambda h: h.yaml(TWO + "tasks: [digits]\nsamples: [0]\n")),
+    Mistake("Configurations", "`samples: many`", lambda h: h.yaml(TWO + "tasks: [digits]\nsamples: many\n")),
+    Mistake("Configurations", "`sampling: centroid`", lambda h: h.yaml(TWO + "tasks: [digits]\nsampling: centroid\n")),
+    Mistake("Configurations", "`completion: full`", lambda h: h.yaml(TWO + "tasks: [digits]\ncompletion: full\n")),
+    Mistake("Configurations", "`export: some`", lambda h: h.yaml(TWO + "tasks: [digits]\nexport: some\n")),
+    Mistake("Configurations", "`batch_size: 0`", lambda h: h.yaml(TWO + "tasks: [digits]\nbatch_size: 0\n")),
+    Mistake(
+        "Configurations", "`finetune: {step: 3}`", lambda h: h.yaml(TWO + "tasks: [digits]\nfinetune: {step: 3}\n")
+    ),
+    Mistake(
+        "Configurations", "`finetune: {steps: 0}`", lambda h: h.yaml(TWO + "tasks: [digits]\nfinetune: {steps: 0}\n")
+    ),
+    Mistake("Configurations", "`alpha: .nan`", lambda h: h.plan(alpha=float("nan"))),
+    Mistake("Configurations", "method `bicoo`", lambda h: get_method("bicoo")),
+    Mistake("Configurations", "method `bico:complet=svd`", lambda h: get_method("bico:complet=svd")),
+    Mistake("Configurations", "method `gradfix:mask=soft`", lambda h: get_method("gradfix:mask=soft")),
+    Mistake("Configurations", "method `naive` between two shapes", lambda h: h.plan(
+        target=str(h.release("wide", width=24)), methods=["naive"])),
+    Mistake("Configurations", "`BICO_DEVICE=tpu`", lambda h: Settings.from_environment(device="tpu")),
+    Mistake("Configurations", "`BICO_WORKERS=two`", lambda h: Settings.from_environment(workers="two")),
+    Mistake("Configurations", "`--memory -1`", lambda h: Settings.from_environment(memory=-1)),
+    Mistake("Configurations", "`--out` below a file", lambda h: h.plan(out=h.file("file", "") / "below")),
+    Mistake("Configurations", "`bico cache gc --older-than soon`", lambda h: parse_age("soon")),
+    Mistake("Data", "task `digit`", lambda h: get_task("digit")),
+    Mistake("Data", "task `../../etc`", lambda h: get_task("../../etc")),
+    Mistake("Data", "task `hub:mnits`", lambda h: get_task("hub:mnits")),
+    Mistake("Data", "`--data` with an empty folder", lambda h: get_task(h.path.name, [h.path])),
+    Mistake(
+        "Data", "a table without labels", lambda h: get_task("flowers", [_table(h, picture=["a"], name=["b"])])
+    ),
+    Mistake("Data", "5000 samples of a task with 1297", lambda h: h.plan(samples=[5000])),
+    Mistake("Data", "an expert for two tasks", lambda h: h.plan(
+        tasks=["digits", "segments"], expert=h.file("e.safetensors", ""))),
+    Mistake("Models and checkpoints", "`zoo:mini-q`", lambda h: resolve("zoo:mini-q")),
+    Mistake("Models and checkpoints", "`zoo:../../etc`", lambda h: resolve("zoo:../../etc")),
+    Mistake("Models and checkpoints", "`clip`", lambda h: resolve("clip")),
+    Mistake("Models and checkpoints", "a folder that is not there", lambda h: resolve(str(h.path / "none"))),
+    Mistake("Models and checkpoints", "`open_clip:ViT-B-17/openai`", lambda h: resolve("open_clip:ViT-B-17/openai")),
+    Mistake("Models and checkpoints", "`open_clip:ViT-B-16/nowhere`", lambda h: resolve("open_clip:ViT-B-16/nowhere")),
+    Mistake("Models and checkpoints", "a folder without weights", lambda h: (
+        (h.release() / WEIGHTS).unlink(), resolve(str(h.release())))),
+    Mistake("Models and checkpoints", "a configuration that is no JSON", lambda h: (
+        (h.release() / CONFIG).write_text("{"), resolve(str(h.release())))),
+    Mistake("Models and checkpoints", "weights of another image size", lambda h: load(
+        resolve(str(_configuration(h, image_size=20))))),
+    Mistake("Models and checkpoints", "weights of another width", lambda h: load(
+        resolve(str(_configuration(h, width=24, head_width=8))))),
+    Mistake("Models and checkpoints", "weights with a NaN", lambda h: load(
+        resolve(str(h.changed(visual__proj=torch.full((16, 8), torch.nan)))))),
+    Mistake("Models and checkpoints", "weights that are cut", lambda h: (
+        _cut(h.release() / WEIGHTS, 3000), load(resolve(str(h.release()))))),
+    Mistake("Models and checkpoints", "an expert of another width", lambda h: h.plan(
+        expert=h.release("wide", width=24) / WEIGHTS)),
+    Mistake("Models and checkpoints", "an expert that is not there", lambda h: h.plan(expert=Path("none.safetensors"))),
+    Mistake("Models and checkpoints", "a checkpoint that is a folder", lambda h: load_state(h.path)),
+    Mistake("Models and checkpoints", "a pointer of git-lfs", lambda h: load_state(
+        h.file("x.safetensors", "version https://git-lfs.github.com/spec/v1\n"))),
+    Mistake("Models and checkpoints", "`expert.pt`", lambda h: load_state(_saved({"x": torch.ones(1)})(h))),
+    Mistake("Models and checkpoints", "`model.safetensors`, a pickle in truth", lambda h: load_state(
+        h.file("model.safetensors", _code()))),
+    Mistake("Models and checkpoints", "a pickle that holds code, `--allow-pickle`", lambda h: load_state(
+        h.file("x.pt", _code()), allow_pickle=True)),
+    Mistake("Models and checkpoints", "a pickled list, `--allow-pickle`", lambda h: load_state(
+        _saved([torch.ones(1)])(h), allow_pickle=True)),
+    Mistake("Addresses", "store `gs://bucket/x`", lambda h: ArtefactStore("gs://bucket/x")),
+    Mistake("Addresses", "store `s3:///x`", lambda h: ArtefactStore("s3:///x")),
+    Mistake("Addresses", "store `s3://key:secret@bucket/x`", lambda h: ArtefactStore("s3://key:secret@bucket/x")),
+    Mistake("Addresses", "store `file://server/x`", lambda h: ArtefactStore("file://server/x")),
+    Mistake("Addresses", "store below a file", lambda h: ArtefactStore(h.file("file", "") / "store")),
+    Mistake("Addresses", "`MLFLOW_TRACKING_URI=http://me:secret@host`", lambda h: Settings.from_environment(
+        mlflow_uri="http://me:secret@host")),
+    Mistake("Addresses", "MLflow's database is a folder", lambda h: Tracker(f"sqlite:///{h.path}", "bico", h.home)),
+    Mistake("The store", "key `../escape`", lambda h: h.store().ref("../escape")),
+    Mistake("The store", "an artefact without files", lambda h: h.store().get_or_create("maps-1", lambda folder: None)),
+    Mistake("The store", "an artefact with a link", lambda h: h.store().get_or_create(
+        "maps-1", lambda folder: (folder / "x").symlink_to("/etc"))),
+    Mistake("The store", "an artefact that is gone", lambda h: h.store().folder("maps-1")),
+    Mistake("The store", "a cut file", lambda h: _damaged(h, "data", "ab")),
+    Mistake("The store", "a flipped bit", lambda h: _damaged(h, "data", "abb")),
+    Mistake("The store", "a cut manifest", lambda h: _damaged(h, MANIFEST, "{")),
+    Mistake("The store", "an array that is not there", lambda h: read_arrays(_arrays(h), ["b"])),
+    Mistake("The store", "an array of half precision", lambda h: write_arrays(h.path / "y", {"a": torch.ones(1).half()})),
+    Mistake("The store", "`bico cache gc` without a choice", lambda h: upkeep.collect(h.store())),
+    Mistake("The store", "`bico cache gc --run x`", lambda h: upkeep.collect(h.store(), run="x")),
+    Mistake("Versions", "an artefact of a later format", _newer),
+    Mistake("Versions", "zoo weights of another version", _other_weights),
+]  # fmt: skip
+
+
+def error_of(mistake: Mistake, folder: Path) -> BicoError:
+    """Makes a mistake in a folder and returns the error; it must be one of ours, in one line."""
+    try:
+        mistake.make(Here(folder))
+    except BicoError as error:
+        return error
+    raise AssertionError(f"{mistake.what}: nothing was said")
+
+
+def shown(error: BicoError, folder: Path) -> str:
+    text = str(error).replace(str(folder.resolve()), "PATH").replace(str(folder), "PATH").replace(folder.name, "PATH")
+    text = re.sub(r"PATH[\w./-]*/(?=[\w.-]+)", "PATH/", text)
+    text = re.sub(
+        r"(Valid: [^,.]+, [^,.]+),[^.]*\.", r"\1, ….", text
+    )  # lists of names that change as the project grows
+    return text.replace("|", "\\|")
+
+
+def table() -> str:
+    lines, group = [HEADER], ""
+    for mistake in MISTAKES:
+        if mistake.group != group:
+            group = mistake.group
+            lines.append(f"\n## {group}\n\n| input | error | message |\n| --- | --- | --- |")
+        with TemporaryDirectory() as name:
+            folder = Path(name)
+            error = error_of(mistake, folder)
+            lines.append(f"| {mistake.what} | `{type(error).__name__}` | {shown(error, folder)} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table())
