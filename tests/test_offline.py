@@ -67,8 +67,18 @@ def test_a_transfer_without_a_network_completes_and_asks_nobody(releases: dict[s
     (tmp_path / "run.yaml").write_text(json.dumps(config))  # JSON is YAML
     log = tmp_path / "log"
     done = subprocess.run(
-        [*isolation(), sys.executable, "-c", "from flows.cli import main; main()"]
-        + ["transfer", "--config", str(tmp_path / "run.yaml"), "--device", "cpu", "--json"],
+        [
+            *isolation(),
+            sys.executable,
+            "-c",
+            "from flows.cli import main; main()",
+            "transfer",
+            "--config",
+            str(tmp_path / "run.yaml"),
+            "--device",
+            "cpu",
+            "--json",
+        ],
         env=environment(log, BICO_HOME=str(tmp_path / "home"), PREFECT_HOME=str(tmp_path / "prefect")),
         cwd=tmp_path,
         capture_output=True,
