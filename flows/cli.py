@@ -262,7 +262,9 @@ def zoo_list(as_json: JsonOption = False) -> None:
         return
     for name, entry in manifest["models"].items():
         scores = ", ".join(f"{task} {value:.0f}" for task, value in entry["zero_shot"].items())
-        print(f"zoo:{name:14} {entry['image_parameters'] / 1e6:.1f} M  zero-shot %: {scores}")
+        print(
+            f"zoo:{name:14} {entry['image_parameters'] / 1e6:.1f} M  held-out captions {entry['held_out']['mean']:.0f} %  zero-shot %: {scores}"
+        )
 
 
 @zoo_app.command("build")
