@@ -1,0 +1,119 @@
+"""What every timed benchmark shares: medians, peak memory, the machine, and models with random weights."""
+
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bico.models.clip_vit import ClipViT
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+Architecture = str | dict[str, Any]
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1},
+}
+PAIRS: dict[str, tuple[Architecture, Architecture]] = {
+    "vitb16-vitb16": ("ViT-B-16", "ViT-B-16"),
+    "vitb16-vitb16plus": ("ViT-B-16", "ViT-B-16-plus-240"),
+    "vitb16-vitl14": ("ViT-B-16", "ViT-L-14"),
+    "vitl14-vitl14": ("ViT-L-14", "ViT-L-14"),
+    "tiny": (TINY, TINY),
+}
+
+
+def random_model(architecture: Architecture, seed: int, device: str = "cpu") -> ClipViT:
+    """A model of open_clip's own class with random weights: speed does not depend on them."""
+    torch.manual_seed(seed)
+    if isinstance(architecture, str):
+        model = open_clip.create_model(architecture, pretrained=None)
+    else:
+        model = open_clip.model.CLIP(**architecture)
+    return ClipViT(model.to(device), preprocess=None, tokenizer=None, name=f"random-{seed}")
+
+
+def random_pair(name: str, device: str = "cpu") -> tuple[ClipViT, ClipViT]:
+    source, target = PAIRS[name]
+    return random_model(source, 1, device), random_model(target, 2, device)
+
+
+def random_head(model: ClipViT, classes: int = 10) -> Tensor:
+    features = model.sites[-1].shape[0]
+    return F.normalize(torch.randn(classes, features, generator=torch.Generator().manual_seed(0)), dim=1).to(
+        model.device
+    )
+
+
+def random_pictures(model: ClipViT, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(count, 3, *model.model.visual.image_size, generator=generator).to(model.device)
+
+
+def timed(work: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
+    """Seconds that `work` takes, and what it returns."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    result = work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started, result
+
+
+def median_time(work: Callable[[], Any], repeats: int = 3, device: str = "cpu") -> float:
+    return statistics.median(timed(work, device)[0] for _ in range(repeats))
+
+
+def gemm_rate(dtype: torch.dtype = torch.float32, size: int = 2048, device: str = "cpu") -> float:
+    """Operations per second of square matrix products on this machine, now."""
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    a @ b
+    return 2 * size**3 / median_time(lambda: a @ b, 5, device)
+
+
+class PeakMemory:
+    """Peak resident memory of this process since it was made, in bytes; where Linux forbids a reset, since its start."""
+
+    def __init__(self) -> None:
+        try:
+            CLEAR.write_text("5")
+            self.since = "since"
+        except OSError:
+            self.since = ""
+
+    def read(self) -> int:
+        if self.since:
+            line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+            return 1024 * int(line.split()[1])
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def machine(device: str = "cpu") -> str:
+    """One line about hardware and versions."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
+    gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "scipy", "numpy", "open_clip_torch", "zarr"))
+    return (
+        f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}; load {os.getloadavg()[0]:.1f}; "
+        f"Python {platform.python_version()}, {packages}"
+    )
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A markdown table: the first column to the left, the others to the right."""
+    lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows])

@@ -1,0 +1,249 @@
+"""Time and memory of a whole transfer with models of real size and random weights (speed does not depend on them).
+
+    python -m benchmarks.transfer --pair vitb16-vitb16 --samples 10,32 [--reference] [--repeats 3] [--sweep]
+
+Runs BiCo through the product's own functions and prints what collecting, solving, applying and storing take, the peak
+memory, the operations per second (counted by `bico/cost.py`), and the floor: bare forward and backward passes of both
+models, and the products of covariances and of applying at the speed of a matrix product measured in the same run.
+`--reference` runs a literal implementation in the same process, for the ratio: covariances per site and batch in
+float64 on the CPU, nothing shared, one float64 SVD per site and side. `--sweep` compares one pass that serves all sample
+counts with one that serves the largest.
+"""
+
+import argparse
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.measure import (
+    PAIRS,
+    PeakMemory,
+    gemm_rate,
+    machine,
+    random_head,
+    random_pair,
+    random_pictures,
+    table,
+    timed,
+)
+from bico.calibration import Batch, collect_signals, cross_covariances, resample_tokens, split_at
+from bico.cost import transfer_cost
+from bico.methods import Pair
+from bico.methods.bico import BiCo
+from bico.models.clip_vit import ClipViT
+from bico.procrustes import procrustes
+from bico.signals import Signal, signal_key
+from bico.sites import match_sites
+from bico.task_vector import State
+from storage.arrays import read_arrays, write_arrays
+
+SIGNALS = (Signal.INPUT, Signal.OUTPUT_GRAD)
+PHASES = ("collect", "maps", "apply", "store")
+
+
+@dataclass(frozen=True)
+class Work:
+    """A pair of models and the samples they are calibrated with."""
+
+    source: ClipViT
+    target: ClipViT
+    heads: tuple[Tensor, Tensor]
+    pictures: tuple[Tensor, Tensor]
+    labels: Tensor
+    device: str
+    batch_size: int
+
+    @classmethod
+    def of(cls, pair: str, samples: int, device: str, batch_size: int) -> "Work":
+        models = random_pair(pair, device)
+        heads = tuple(random_head(model) for model in models)
+        pictures = tuple(random_pictures(model, samples) for model in models)
+        return cls(*models, heads, pictures, torch.arange(samples, device=device) % 10, device, batch_size)
+
+    def batches(self, samples: int, snapshots: list[int]) -> list[Batch]:
+        slices = split_at(samples, self.batch_size, snapshots)
+        return [Batch(self.pictures[0][s], self.pictures[1][s], self.labels[s]) for s in slices]
+
+    def task_vector(self) -> State:
+        generator = torch.Generator().manual_seed(4)
+        state = self.source.state()
+        return {k: 1e-3 * torch.randn(v.shape, generator=generator).to(self.device) for k, v in state.items()}
+
+    def collect(self, snapshots: list[int]) -> dict:
+        """The covariances of the largest snapshot."""
+        covariances = {}
+        batches = self.batches(snapshots[-1], snapshots)
+        for _, covariances in cross_covariances(  # noqa: B007 - the last one is wanted
+            self.source, self.target, batches, self.heads, SIGNALS, snapshots
+        ):
+            pass
+        return covariances
+
+    def bare_passes(self, samples: int) -> None:
+        """Forward and backward of both models without hooks; gradients reach the first block, not the weights."""
+        for model, head, side in zip((self.source, self.target), self.heads, ("source", "target"), strict=True):
+            start = model.model.visual.class_embedding.requires_grad_()
+            for batch in self.batches(samples, [samples]):
+                model.loss(getattr(batch, side), batch.labels, head).backward()
+            start.requires_grad_(False)
+            start.grad = None
+
+
+def fast(work: Work, samples: int) -> dict[str, float]:
+    """Seconds per phase, by the product's own functions, and the peak of memory."""
+    pair = Pair(work.source.sites, work.target.sites, work.source.state(), work.target.state())
+    tau, memory, took = work.task_vector(), PeakMemory(), {}
+    took["collect"], covariances = timed(lambda: work.collect([samples]), work.device)
+    took["maps"], maps = timed(lambda: {key: procrustes(cross) for key, cross in covariances.items()}, work.device)
+    took["apply"], _ = timed(lambda: BiCo().transport(tau, pair, lambda key: maps[key].matrix), work.device)
+    took["peak"] = memory.read()
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        arrays = {f"{tensor}/{signal}": value for (tensor, signal), value in covariances.items()}
+        solved = {f"{tensor}/{signal}": found.matrix for (tensor, signal), found in maps.items()}
+
+        def store() -> None:
+            write_arrays(Path(folder) / "covariances", arrays)
+            read_arrays(Path(folder) / "covariances")
+            write_arrays(Path(folder) / "maps", solved)
+            read_arrays(Path(folder) / "maps")
+
+        took["store"], _ = timed(store)
+    return took
+
+
+def reference(work: Work, samples: int) -> dict[str, float]:
+    """The same by the letter of the paper: float64 on the CPU, a covariance and an SVD per site and side."""
+    matched = match_sites(work.source.sites, work.target.sites)
+    tau, memory, took = work.task_vector(), PeakMemory(), {}
+
+    def collect() -> dict[tuple[str, Signal], Tensor]:
+        sums: dict[tuple[str, Signal], Tensor] = {}
+        models = (work.source, work.target)
+        for batch in work.batches(samples, [samples]):
+            ours, theirs = (
+                {
+                    key: value.cpu()
+                    for key, value in collect_signals(m, x, batch.labels, h, list(m.sites), SIGNALS).items()
+                }
+                for m, x, h in zip(models, (batch.source, batch.target), work.heads, strict=True)
+            )
+            for site in work.target.sites:
+                for signal in SIGNALS:
+                    rows = ours[signal_key(matched[site.name], signal)].double()
+                    if rows.ndim == 3:
+                        rows = resample_tokens(rows, work.source.grid, work.target.grid)
+                    product = rows.flatten(0, -2).T @ theirs[signal_key(site, signal)].double().flatten(0, -2)
+                    sums[site.name, signal] = sums.get((site.name, signal), 0) + product
+        return sums
+
+    def solve() -> dict[tuple[str, Signal], Tensor]:
+        maps = {}
+        for key, cross in covariances.items():
+            u, _, vh = torch.linalg.svd(cross, full_matrices=False)
+            maps[key] = u @ vh
+        return maps
+
+    def apply() -> list[Tensor]:
+        return [
+            maps[site.name, Signal.OUTPUT_GRAD].T
+            @ matched[site.name].weight.read(tau).cpu().double()
+            @ maps[site.name, Signal.INPUT]
+            for site in work.target.sites
+        ]
+
+    took["collect"], covariances = timed(collect, work.device)
+    took["maps"], maps = timed(solve)
+    took["apply"], _ = timed(apply)
+    took["peak"] = memory.read()
+    return took
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+
+
+def report(work: Work, samples: int, repeats: int, with_reference: bool) -> list[str]:
+    """Runs of ours, of the bare passes and of the reference in turn, and what came out."""
+    runs, bare, literal = [], [], []
+    for _ in range(repeats):
+        bare.append(timed(lambda: work.bare_passes(samples), work.device)[0])
+        runs.append(fast(work, samples))
+        if with_reference:
+            literal.append(reference(work, samples))
+    ours, passes, rate = medians(runs), statistics.median(bare), gemm_rate(device=work.device)
+    cost = transfer_cost(work.source, work.target, SIGNALS, samples)
+    operations = {
+        "collect": cost.forward + cost.backward + cost.covariances,
+        "maps": cost.decompositions,
+        "apply": 2 * cost.applying,
+    }
+    products = (cost.covariances + 2 * cost.applying) / rate
+    whole = sum(ours[phase] for phase in PHASES[:3])
+    other = medians(literal) if literal else {}
+    rows = []
+    for phase in PHASES:
+        speed = f"{operations[phase] / ours[phase] / 1e9:.0f}" if phase in operations else ""
+        rows.append([phase, f"{ours[phase]:.2f}", speed, *_beside(ours, other, phase)])
+    rows.append(["collect + maps + apply", f"{whole:.2f}", "", *_beside(ours, other, *PHASES[:3])])
+    rows.append(["peak memory, GB", f"{ours['peak'] / 1e9:.2f}", "", *_beside(ours, other, "peak", scale=1e-9)])
+    header = ["", "ours, s", "GFLOP/s", *(["reference, s", "ratio"] if other else [])]
+    return [
+        f"## N = {samples}",
+        "",
+        table(header, rows),
+        "",
+        f"Floor: bare passes {passes:.2f} s ({(cost.forward + cost.backward) / passes / 1e9:.0f} GFLOP/s), products "
+        f"{products:.2f} s at {rate / 1e9:.0f} GFLOP/s. Collecting takes {ours['collect'] / passes:.2f} of the bare "
+        f"passes, {ours['collect'] / (passes + cost.covariances / rate):.2f} of these and its products; the whole "
+        f"{whole / passes:.2f} of the bare passes, {whole / (passes + products):.2f} of the floor.",
+        "",
+    ]
+
+
+def _beside(ours: dict, other: dict, *names: str, scale: float = 1.0) -> list[str]:
+    if not other:
+        return []
+    if names[0] not in other:
+        return ["", ""]
+    there, here = (sum(values[name] for name in names) for values in (other, ours))
+    return [f"{scale * there:.2f}", f"{there / here:.2f}"]
+
+
+def sweep(work: Work, counts: list[int], repeats: int) -> str:
+    """One pass that serves all sample counts against one that serves the largest."""
+    runs = [
+        [timed(lambda chosen=chosen: work.collect(chosen), work.device)[0] for chosen in (counts[-1:], counts)]
+        for _ in range(repeats)
+    ]
+    one, many = (statistics.median(run[i] for run in runs) for i in range(2))
+    listed = ", ".join(map(str, counts))
+    return (
+        f"One pass for N = {listed}: {many:.2f} s, {many / one:.2f} of the pass for {counts[-1]} alone ({one:.2f} s)."
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", choices=list(PAIRS), default="vitb16-vitb16")
+    parser.add_argument("--samples", default="10,32")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--reference", action="store_true")
+    parser.add_argument("--sweep", action="store_true")
+    given = parser.parse_args()
+    counts = sorted(int(n) for n in given.samples.split(","))
+    work = Work.of(given.pair, counts[-1], given.device, given.batch_size)
+    print(f"# {given.pair}\n\n{machine(given.device)}. Medians of {given.repeats} runs.\n")
+    for samples in counts:
+        print("\n".join(report(work, samples, given.repeats, given.reference)), flush=True)
+    if given.sweep:
+        print(sweep(work, counts, given.repeats))
+
+
+if __name__ == "__main__":
+    main()
