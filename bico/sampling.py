@@ -131,7 +131,7 @@ def centroid_distances(
 def _check(count: int, available: int, where: str) -> None:
     if not 0 < count <= available:
         raise NotEnoughSamplesError(
-            f"{count} calibration samples asked for, but {where} holds {available}: choose --samples in 1..{available}."
+            f"{count} calibration samples asked for, but {where} holds {available}: lower --samples to between 1 and {available}."
         )
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bico.errors import StoreError
+from storage.artefacts import ArtefactStore
 from storage.keys import Ref, artefact_key, checked_key, file_digest
 
 
@@ -139,8 +140,11 @@ def test_a_key_never_leads_out_of_the_store(bad: str) -> None:
         _ = Ref(bad, "/store").path
 
 
-def test_reference_points_into_the_store() -> None:
-    assert Ref("maps-1", "/store").path == Path("/store/final/maps-1")
+def test_reference_points_into_the_store(tmp_path: Path) -> None:
+    ref, _ = ArtefactStore(tmp_path / "store").get_or_create("maps-1", lambda out: (out / "a").write_text("a") and None)
+    assert ref.path == tmp_path / "store/final/maps-1"
+    with pytest.raises(StoreError, match="Artefact maps-2 .* cannot be used"):
+        _ = Ref("maps-2", ref.root).path
 
 
 def test_file_digest(tmp_path: Path) -> None:

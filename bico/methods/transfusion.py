@@ -1,6 +1,6 @@
 """TransFusion: permute the source's features into the target's order; needs no data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -75,7 +75,7 @@ class TransFusion:
 def match(
     source: Mapping[str, Tensor],
     target: Mapping[str, Tensor],
-    groups: tuple[PermutationGroup, ...],
+    groups: Sequence[PermutationGroup],
     sweeps: int = 100,
     intra_head: bool = True,
     seed: int = 89,
