@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint setup constraints clean
+.PHONY: help demo test faults lint setup constraints clean
 
 help:
 	@echo "make demo         set up, then transfer experts between the embedded models (bico demo)"
 	@echo "make test         set up, then run the test suite"
+	@echo "make faults       set up, then inject hundreds of faults and write benchmarks/results/faults.md (an hour)"
 	@echo "make lint         set up, then check style and layers"
 	@echo "make setup        install into $(VENV), if pyproject.toml or constraints.txt changed"
 	@echo "make constraints  resolve the dependencies anew and write constraints.txt"
@@ -20,6 +21,9 @@ demo: setup
 
 test: setup
 	@$(BIN)/python -m pytest
+
+faults: setup
+	@$(BIN)/python -m tests.faults.session --out benchmarks/results/faults.md
 
 lint: setup
 	@$(BIN)/ruff check

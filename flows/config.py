@@ -164,7 +164,7 @@ def validated(model: type[Any], values: dict[str, Any], origin: str) -> Any:
         if first["type"] == "missing":
             raise ConfigError(f"{origin}: {key!r} is missing.") from None
         where = f"{key}={first['input']!r}: " if key else ""
-        raise ConfigError(f"{origin}: {where}{first['msg'].removeprefix('Value error, ')}.") from None
+        raise ConfigError(f"{origin}: {where}{first['msg'].removeprefix('Value error, ').rstrip('.')}.") from None
 
 
 def _keys_at(model: type[Any], place: Iterable[str | int]) -> Iterable[str]:
@@ -173,7 +173,8 @@ def _keys_at(model: type[Any], place: Iterable[str | int]) -> Iterable[str]:
         if isinstance(part, str) and part in getattr(model, "model_fields", {}):
             held = _classes(model.model_fields[part].annotation)
             model = next((c for c in held if hasattr(c, "model_fields") or is_dataclass(c)), model)
-    return model.model_fields if hasattr(model, "model_fields") else model.__dataclass_fields__
+    fields = model.model_fields if hasattr(model, "model_fields") else model.__dataclass_fields__
+    return [name for name in fields if not name.startswith("_")]  # pydantic adds one of its own to dataclasses
 
 
 def _classes(annotation: Any) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, runtime
 
 from bico.analysis import Measurement
 from bico.analysis.panels import draw_figure
@@ -34,6 +34,7 @@ from tasks.analyse import (
     trace_finetuning,
     write_figure,
 )
+from tasks.stage import noted
 
 PROBES = 100
 """Test samples on which outputs and drifts are measured: some thousand rows (tokens) per layer."""
@@ -60,8 +61,10 @@ def draw(name: str, transfers: dict[str, TransferConfig], settings: Settings, ou
     """
     check_writable(out)
     ledger, records = Ledger(), []
-    for title, config in transfers.items():
-        found = GATHER[name](make_plan(config, settings), settings, ledger)
+    for number, (title, config) in enumerate(transfers.items()):
+        plan = make_plan(config, settings)
+        with noted(plan.space, f"{runtime.flow_run.id}-{number}"):
+            found = GATHER[name](plan, settings, ledger)
         models = f"{short_name(config.source)} → {short_name(config.target)}"
         pair = models + ("" if title == "pair" else f", {title}")
         records += [replace(record, pair=pair) for record in found]

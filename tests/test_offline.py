@@ -14,6 +14,7 @@ from tests.places import SOURCES
 
 HOOK = Path(__file__).parent / "offline"
 LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "None", ""}
+BICO = [sys.executable, "-c", "from flows.cli import main; main()"]
 # Alone in a network of its own, in which only the loopback device works.
 ISOLATED = ["unshare", "--net", "--", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
 
@@ -67,18 +68,7 @@ def test_a_transfer_without_a_network_completes_and_asks_nobody(releases: dict[s
     (tmp_path / "run.yaml").write_text(json.dumps(config))  # JSON is YAML
     log = tmp_path / "log"
     done = subprocess.run(
-        [
-            *isolation(),
-            sys.executable,
-            "-c",
-            "from flows.cli import main; main()",
-            "transfer",
-            "--config",
-            str(tmp_path / "run.yaml"),
-            "--device",
-            "cpu",
-            "--json",
-        ],
+        [*isolation(), *BICO, "transfer", "--config", str(tmp_path / "run.yaml"), "--device", "cpu", "--json"],
         env=environment(log, BICO_HOME=str(tmp_path / "home"), PREFECT_HOME=str(tmp_path / "prefect")),
         cwd=tmp_path,
         capture_output=True,

@@ -133,7 +133,9 @@ def _check_fits(files: ModelFiles, model: nn.Module, state: dict[str, Any]) -> N
     expected = model.state_dict()
     for name in ("visual.positional_embedding", "visual.conv1.weight", "visual.proj"):
         if name in state and name in expected and state[name].shape != expected[name].shape:
-            hint = "another image size" if name.endswith("positional_embedding") else "another architecture"
+            same_width = state[name].shape[-1] == expected[name].shape[-1]
+            grid = name.endswith("positional_embedding") and same_width
+            hint = "another image size" if grid else "another architecture"
             raise CheckpointError(
                 f"{files.ref}: {name} is {tuple(state[name].shape)} in {files.weights.name} and "
                 f"{tuple(expected[name].shape)} in the configuration: the checkpoint is of {hint}."

@@ -87,13 +87,12 @@ class Injector:
     def __call__(self, boundary: Boundary, key: str) -> None:
         self._passed[boundary] += 1
         if boundary is self._fault.boundary and self._passed[boundary] == self._fault.nth:
-            strike(self._fault.action)
+            self.strike(self._fault.action)
 
-
-def strike(action: str) -> None:
-    if action == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    raise ERRORS[action]
+    def strike(self, action: str) -> None:
+        if action == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ERRORS[action]
 
 
 def start(
