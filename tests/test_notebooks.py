@@ -1,6 +1,5 @@
 """Every notebook runs from top to bottom at toy size; its last cell asserts what it claims."""
 
-import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +32,8 @@ def test_a_notebook_runs_at_toy_size(path: Path, kernel: KernelManager) -> None:
     # Forget the neighbour's names: each notebook must stand alone.
     book.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
     client = NotebookClient(book, km=kernel, timeout=120)
-    asyncio.run(client.async_execute(cleanup_kc=True, reset_kc=True))
+    client.execute(cleanup_kc=False, reset_kc=True)  # the kernel is the next notebook's, too
+    client.kc.stop_channels()
     printed = "".join(o.get("text", "") for cell in book.cells for o in cell.get("outputs", []))
     pictures = [o for cell in book.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
     assert printed and pictures
