@@ -18,9 +18,10 @@ from bico.errors import ConfigError
 from bico.methods import get_method
 from bico.models.loading import resolve
 from bico.procrustes import Completion
+from bico.report import Row
 from flows.claims import norms_kept
 from flows.recipes import Recipe, list_recipes, read_recipe
-from flows.reproduce import check, find_figure, reproduce
+from flows.reproduce import check, find_figure, heading, reproduce, section
 from tests.flow_setup import SHORT, Bench
 from tests.test_cli import refused, run
 from tests.tiny import config as tiny_architecture
@@ -142,6 +143,23 @@ def test_an_unknown_figure_is_refused_before_any_work(bench: Bench) -> None:
     with pytest.raises(ConfigError, match="Unknown figure 'figure3': did you mean 'figure"):
         check(tiny(bench, kind="figure", figure="figure3", paper=[]), True, [], bench.settings)
     assert all(find_figure(read_recipe(name).figure) for name in WANTED if name.startswith("figure"))
+
+
+def test_a_section_sets_rows_beside_the_papers() -> None:
+    """Table H on the rows of nobody: the paper's columns, its misprints, and what was not run."""
+    recipe = read_recipe("tableH")
+    found = [("zero-shot", 0, None, 30.0), ("bico", 100, 0, 50.0), ("bico", 100, 1, 54.0), ("expert", 0, None, 90.0)]
+    text = section(recipe, "pair", recipe.configs(True)["pair"], [Row("digits", *row) for row in found])
+    assert text.startswith("## mini-b → mini-l\n")
+    assert "| zero-shot | – | 30.0 | 30.0 |  | 72.96 † |  |" in text
+    assert "| BiCo | 100 | 52.0 ± 2.8 | 52.0 ± 2.8 | +22.0 | 83.45 | +10.49 |" in text
+    assert "- N=100: BiCo − zero-shot = +22.0 ± 2.8 points" in text
+    assert "† The paper prints 70.29 for zero-shot; this is the average of its values." in text
+    assert "In the paper only: fine-tuned 94.74; zero-pad 72.97; THESEUS at N=100 71.96." in text
+    heads = heading(recipe, True, recipe.configs(True))
+    assert "# tableH: deeper and wider" in heads and "at most 500 test pictures" in heads and "seeds 0, 1, 2" in heads
+    assert "per class" not in heads
+    assert "samples per class (K)" in heading(read_recipe("table3"), True, read_recipe("table3").configs(True))
 
 
 def tiny(bench: Bench, **changes: object) -> Recipe:
