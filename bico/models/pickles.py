@@ -49,7 +49,8 @@ def read_pickle(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: If it holds anything but tensors and plain containers, or no tensors by name.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as file:  # given a path, torch would go by the name's ending
+            found = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
         # PyTorch's own message explains how to open it all the same.
         raise CheckpointError(
