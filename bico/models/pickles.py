@@ -5,6 +5,7 @@ containers, and fails on anything else.
 """
 
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -49,7 +50,10 @@ def read_pickle(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: If it holds anything but tensors and plain containers, or no tensors by name.
     """
     try:
-        with open(path, "rb") as file:  # given a path, torch would go by the name's ending
+        # Given a path, torch would go by the name's ending.
+        with open(path, "rb") as file, warnings.catch_warnings():
+            # What a newer protocol holds beyond this reader ends in an error, which says more than a warning.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
             found = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
         # PyTorch's own message explains how to open it all the same.
