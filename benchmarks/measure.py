@@ -5,7 +5,7 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bico.methods import Gathered
 from bico.models.clip_vit import ClipViT
+from bico.procrustes import AlignmentMap, Completion
+from bico.signals import SignalKey
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -59,6 +62,17 @@ def random_head(model: ClipViT, classes: int = 10) -> Tensor:
 def random_pictures(model: ClipViT, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(3)
     return torch.randn(count, 3, *model.model.visual.image_size, generator=generator).to(model.device)
+
+
+class Solved(Gathered):
+    """Evidence whose maps are solved already."""
+
+    def __init__(self, samples: int, maps: Mapping[SignalKey, AlignmentMap]) -> None:
+        super().__init__(samples)
+        self.maps = maps
+
+    def map(self, key: SignalKey, completion: Completion) -> Tensor:
+        return self.maps[key].matrix
 
 
 def timed(work: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:

@@ -33,6 +33,12 @@ def computed(result: Result) -> dict[str, int]:
     return {stage: counts["computed"] for stage, counts in result.stages.items() if counts["computed"]}
 
 
+def chunk_bytes(bench: Bench, stage: str) -> int:
+    """What the arrays of a stage take on the disk, without headers."""
+    chunks = (bench.folder / "home/store/final").glob(f"{stage}-*/*/*/c/**/*")
+    return sum(path.stat().st_size for path in chunks if path.is_file())
+
+
 def test_a_run_computes_everything_once_and_then_nothing(bench: Bench) -> None:
     first = bench.run()
     assert computed(first) == {
@@ -44,6 +50,11 @@ def test_a_run_computes_everything_once_and_then_nothing(bench: Bench) -> None:
         "evaluate": 6,  # zero-shot, these three, the fine-tuned target, the expert
     }
     assert all(counts["cached"] == 0 for counts in first.stages.values())
+    # Two blocks of width 16 and MLP 64, embedding 8; float32, two sample counts. Inputs: 9,984 numbers a count (q, k and v
+    # share theirs), outputs as well as their gradients: 10,816. Maps come with float64 spectra, 240 and 296 numbers.
+    assert chunk_bytes(bench, "collect-activations") == 4 * 2 * (9984 + 10816)
+    assert chunk_bytes(bench, "collect-gradients") == 4 * 2 * 10816
+    assert chunk_bytes(bench, "procrustes") == 2 * (4 * (9984 + 10816) + 8 * (240 + 296))
     again = bench.run()
     assert computed(again) == {}
     assert sum(counts["cached"] for counts in again.stages.values()) == 16
