@@ -1,12 +1,10 @@
 """What every timed benchmark shares: medians, peak memory, the machine, and models with random weights."""
 
 import os
-import platform
 import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bico import provenance
 from bico.methods import Gathered
 from bico.models.clip_vit import ClipViT
 from bico.procrustes import AlignmentMap, Completion
@@ -115,16 +114,10 @@ class PeakMemory:
 
 
 def machine(device: str = "cpu") -> str:
-    """One line about hardware and versions."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
-    gpu = f", {torch.cuda.get_device_name()}" if device == "cuda" else ""
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "scipy", "numpy", "open_clip_torch", "zarr"))
-    return (
-        f"{cpu}, {os.cpu_count()} cores, {torch.get_num_threads()} threads{gpu}; load {os.getloadavg()[0]:.1f}; "
-        f"Python {platform.python_version()}, {packages}"
-    )
+    """One line about hardware, versions, and what else the machine was doing."""
+    gpu = f"; {torch.cuda.get_device_name()}" if device == "cuda" else ""
+    about = provenance.machine(("torch", "scipy", "numpy", "open_clip_torch", "zarr"))
+    return f"{about}; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}{gpu}"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -9,13 +10,13 @@ from pathlib import Path
 PACKAGES = ("torch", "open_clip_torch", "prefect", "dask", "zarr")
 
 
-def machine() -> str:
+def machine(packages: Sequence[str] = PACKAGES) -> str:
     """Returns processor, cores and versions in one line."""
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text().splitlines() if facts.is_file() else []
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())
-    packages = ", ".join(f"{package} {version(package)}" for package in PACKAGES)
-    return f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, {packages}"
+    versions = ", ".join(f"{package} {version(package)}" for package in packages)
+    return f"{cpu}, {os.cpu_count()} cores; Python {platform.python_version()}, {versions}"
 
 
 def made_by(command: str, seconds: float, stages: dict[str, int]) -> list[str]:
