@@ -116,11 +116,24 @@ def test_a_value_too_close_to_the_cut_is_left_to_the_svd(solvers: list[str]) -> 
     assert solvers.count("svd") == 2
 
 
-def test_a_sketch_that_would_miss_a_value_is_refused() -> None:
-    """Twenty values just under the cut: together they could lift one over it, so all dimensions are solved."""
-    values = [1.0] * 3 + [0.9 * CUT] * 27
-    assert polar.by_sketch(with_values(40, 30, values, seed=0), CUT) is None
-    assert_agrees(with_values(40, 30, values, seed=0))
+def test_a_sketch_whose_remainder_could_lift_a_value_over_the_cut_is_refused() -> None:
+    """The value under the cut and the noise outside the sketch: their squares add up to more than the cut's, or less."""
+    noise = [0.03 * CUT] * 26
+    assert polar.by_sketch(with_values(40, 30, [1.0] * 3 + [0.99 * CUT] + noise, seed=0), CUT) is None
+    assert polar.by_sketch(with_values(40, 30, [1.0] * 3 + [0.9 * CUT] + noise, seed=0), CUT) is not None
+
+
+def test_a_sketch_whose_directions_noise_has_turned_is_refused() -> None:
+    """A value just over the cut beside noise at a tenth of it, and at a thousandth."""
+    values = [1.0] * 3 + [1.2 * CUT]
+    assert polar.by_sketch(with_values(40, 30, values + [0.1 * CUT] * 26, seed=0), CUT) is None
+    assert polar.by_sketch(with_values(40, 30, values + [1e-3 * CUT] * 26, seed=0), CUT) is not None
+
+
+def test_the_second_level_is_orthogonal_to_the_first() -> None:
+    """Values at the foot of the first level beside values at the cut: the worst case for what the levels share."""
+    left = polar.by_gram(with_values(60, 60, [1.0] + [2.2e-5] * 20 + [1.05e-6] * 39, seed=0), CUT).left
+    assert_close(left.T @ left, torch.eye(60, dtype=torch.float64), atol=1e-9, rtol=0)
 
 
 def test_completion_by_the_svd_is_the_svd(solvers: list[str]) -> None:
