@@ -19,7 +19,7 @@ from storage.keys import Ref, artefact_key
 from tasks.collect import array_name
 from tasks.stage import Done, Workspace, as_state
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
