@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,34 @@ def split_at(count: int, batch_size: int, snapshots: Iterable[int]) -> Iterator[
         for begin in range(start, end, batch_size):
             yield slice(begin, min(begin + batch_size, end))
         start = end
+
+
+B = TypeVar("B")
+
+
+def until_snapshots(
+    batches: Iterable[B], size: Callable[[B], int], snapshots: Iterable[int]
+) -> Iterator[tuple[B, int, bool]]:
+    """Yields each batch up to the last snapshot, with how many samples have come with it and whether a snapshot is due.
+
+    Raises:
+        CalibrationError: If a batch steps over a snapshot, or the batches end before the last one.
+    """
+    waiting, seen = sorted(set(snapshots)), 0
+    for batch in batches:
+        seen += size(batch)
+        if waiting and seen > waiting[0]:
+            raise CalibrationError(
+                f"A batch ended at sample {seen}, past the snapshot at {waiting[0]}: cut batches with split_at."
+            )
+        due = seen in waiting
+        yield batch, seen, due
+        if due and not (waiting := waiting[1:]):
+            return
+    if waiting:
+        raise CalibrationError(
+            f"The calibration batches ended after {seen} samples, before the snapshot at {waiting[0]}."
+        )
 
 
 @dataclass(frozen=True)
@@ -112,26 +141,13 @@ def cross_covariances(
         else:
             sums[key] = ours.T @ theirs
 
-    waiting, seen = sorted(set(snapshots)), 0
-    for batch in batches:
+    for batch, seen, due in until_snapshots(batches, lambda batch: len(batch.labels), snapshots):
         pair_rows(source, target, batch, heads, signals, multiply, sites)
-        seen += len(batch.labels)
         on_batch(seen)
-        if waiting and seen >= waiting[0]:
-            if seen > waiting[0]:
-                raise CalibrationError(
-                    f"A batch ended at sample {seen}, past the snapshot at {waiting[0]}: cut batches with split_at."
-                )
+        if due:
             _check_finite(sums)
-            if waiting[1:]:
-                yield waiting.pop(0), {key: value.clone() for key, value in sums.items()}
-            else:
-                yield waiting.pop(), sums
-                return
-    if waiting:
-        raise CalibrationError(
-            f"The calibration batches ended after {seen} samples, before the snapshot at {waiting[0]}."
-        )
+            last = seen == max(snapshots)
+            yield seen, sums if last else {key: value.clone() for key, value in sums.items()}
 
 
 def pair_rows(

@@ -1,12 +1,13 @@
 """Gradients of the task loss with respect to a model's own parameters, summed or as votes of single samples."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from bico.calibration import until_snapshots
 from bico.errors import CalibrationError
 from bico.models.base import Model
 from bico.task_vector import State
@@ -31,7 +32,6 @@ def parameter_gradients(
     head: Tensor,
     kinds: Iterable[ParameterGradient],
     snapshots: Sequence[int],
-    on_batch: Callable[[int], None] = lambda seen: None,
 ) -> Iterator[tuple[int, Gradients]]:
     """Streams statistics of the loss gradients of all trainable parameters, at the model's present weights.
 
@@ -44,7 +44,6 @@ def parameter_gradients(
         head: Classification head (classes, features), in which the task loss is taken; frozen.
         kinds: Which statistics to collect.
         snapshots: Sample counts at which the statistics so far are yielded.
-        on_batch: Called with the number of samples seen, for progress.
 
     Yields:
         Pairs of a sample count and the statistics up to there. The tensors are the caller's own.
@@ -55,8 +54,7 @@ def parameter_gradients(
     """
     kinds = sorted(set(kinds))
     sums = {kind: {name: torch.zeros_like(tensor) for name, tensor in model.state().items()} for kind in kinds}
-    waiting, seen = sorted(set(snapshots)), 0
-    for inputs, labels in batches:
+    for (inputs, labels), seen, due in until_snapshots(batches, lambda batch: len(batch[1]), snapshots):
         step = 1 if ParameterGradient.VOTES in kinds else len(labels)
         for start in range(0, len(labels), step):
             part = slice(start, start + step)
@@ -64,21 +62,8 @@ def parameter_gradients(
                 for kind in kinds:
                     # VOTES is of the descent direction, hence minus.
                     sums[kind][name] += -gradient.sign() if kind is ParameterGradient.VOTES else gradient
-        seen += len(labels)
-        on_batch(seen)
-        if waiting and seen >= waiting[0]:
-            if seen > waiting[0]:
-                raise CalibrationError(
-                    f"A batch ended at sample {seen}, past the snapshot at {waiting[0]}: cut batches with split_at."
-                )
-            yield (
-                waiting.pop(0),
-                {kind: {name: tensor.clone() for name, tensor in state.items()} for kind, state in sums.items()},
-            )
-    if waiting:
-        raise CalibrationError(
-            f"The calibration batches ended after {seen} samples, before the snapshot at {waiting[0]}."
-        )
+        if due:
+            yield seen, {kind: {name: tensor.clone() for name, tensor in state.items()} for kind, state in sums.items()}
 
 
 def loss_gradients(model: Model, inputs: Tensor, labels: Int[Tensor, " batch"], head: Tensor) -> State:

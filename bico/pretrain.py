@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ MEAN, STD = 0.5, 0.27
 """Of pixel values in 0..1, the same for all channels."""
 
 
+Optimiser = Literal["adamw", "muon"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Everything that determines a model of the zoo."""
@@ -46,7 +49,7 @@ class Recipe:
     warm_up: int = 150
     """Steps until the learning rate is at its peak; it falls as a cosine from there."""
     weight_decay: float = 0.05
-    optimiser: Literal["adamw", "muon"] = "adamw"
+    optimiser: Optimiser = "adamw"
     """`muon` steps by the polar factor of the momentum in the matrices of the transformer blocks (Muon: An optimizer
     for hidden layers, Jordan et al., 2024; scaled to AdamW's step size as by Liu et al., 2025) and by AdamW elsewhere."""
     patch_dropout: float = 0.0
@@ -63,8 +66,8 @@ class Recipe:
     text_layers: int = 3
 
     def __post_init__(self) -> None:
-        if self.optimiser not in ("adamw", "muon"):
-            raise ConfigError(f"optimiser={self.optimiser!r}: {nearest(self.optimiser, ['adamw', 'muon'])}")
+        if self.optimiser not in get_args(Optimiser):
+            raise ConfigError(f"optimiser={self.optimiser!r}: {nearest(self.optimiser, get_args(Optimiser))}")
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":
@@ -168,14 +171,15 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 def _optimisers(model: CLIP, recipe: Recipe) -> list[torch.optim.Optimizer]:
     named = dict(model.named_parameters())
-    hidden = [p for name, p in named.items() if recipe.optimiser == "muon" and "resblocks" in name and p.ndim == 2]
-    others = [p for p in named.values() if not any(p is other for other in hidden)]
+    muon = recipe.optimiser == "muon"
+    hidden = {name: p for name, p in named.items() if muon and "resblocks" in name and p.ndim == 2}
+    others = [p for name, p in named.items() if name not in hidden]
     decayed = [p for p in others if p.ndim >= 2]
     groups = [{"params": decayed}, {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}]
     optimisers = [torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)]
-    if hidden:
-        muon = torch.optim.Muon(hidden, lr=0.0, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
-        optimisers.append(muon)
+    if muon:
+        settings = {"weight_decay": recipe.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+        optimisers.append(torch.optim.Muon(list(hidden.values()), lr=0.0, **settings))
     return optimisers
 
 

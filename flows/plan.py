@@ -61,8 +61,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     """
     if not math.isfinite(config.alpha):
         raise ConfigError(f"alpha={config.alpha} must be a finite number.")
-    for text in config.methods:
-        get_method(text)  # a misspelt name shows before a model is fetched
+    spelt = [get_method(text) for text in config.methods]  # a misspelt one shows before a model is fetched
     folders = tuple(str(folder.expanduser().resolve()) for folder in config.data)
     tasks = {name: TaskRef(name, folders) for name in config.tasks}
     check_writable(config.out)
@@ -70,7 +69,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     space = Workspace(settings.store, settings.resolved_device(), settings.memory, settings.allow_pickle)
     for ref in tasks.values():
         ref.open()
-        if any(get_method(text).needs for text in config.methods):
+        if any(method.needs for method in spelt):
             check_samples(config, ref)
     source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
     ours, theirs = open_model(source, space.device), open_model(target, space.device)

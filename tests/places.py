@@ -5,6 +5,7 @@ import logging
 import os
 import urllib.request
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,23 @@ from storage.artefacts import ArtefactStore
 from storage.manifest import MANIFEST
 
 BUCKET = "experts"
+KEY = "maps-0123456789abcdef"
 SOURCES = os.pathsep.join(path for path in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")) if path)
 """PYTHONPATH for processes that import what this one does."""
+
+
+class Builder:
+    """Writes two files and counts how often it was asked to."""
+
+    def __init__(self, content: bytes = b"bytes") -> None:
+        self.calls = 0
+        self.content = content
+
+    def __call__(self, folder: Path) -> None:
+        self.calls += 1
+        (folder / "deep").mkdir()
+        (folder / "deep" / "data").write_bytes(self.content)
+        (folder / "empty").write_bytes(b"")
 
 
 @contextmanager
@@ -49,7 +65,7 @@ def s3() -> Iterator[None]:
         yield
 
 
-class Place:
+class Place(ABC):
     """An address for a store, and a way around the store to its bytes."""
 
     def __init__(self, url: str, workshop: Path | None) -> None:
@@ -74,18 +90,18 @@ class Place:
         change(content)
         self.write(key, MANIFEST, json.dumps(content).encode())
 
-    def read(self, key: str, name: str) -> bytes:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, key: str, name: str) -> bytes: ...
 
-    def write(self, key: str, name: str, content: bytes) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def write(self, key: str, name: str, content: bytes) -> None: ...
 
-    def delete(self, key: str, name: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def delete(self, key: str, name: str) -> None: ...
 
+    @abstractmethod
     def is_empty(self, key: str) -> bool:
         """Whether nothing of the key is where readers look."""
-        raise NotImplementedError
 
 
 class FolderPlace(Place):
@@ -138,6 +154,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         return FolderPlace(str(tmp_path / "store"), None)
     request.getfixturevalue("s3")
     return new_bucket_place(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def store(place: Place) -> ArtefactStore:
+    return place.open()
 
 
 def new_bucket_place(folder: Path, patch: pytest.MonkeyPatch) -> BucketPlace:

@@ -1,0 +1,117 @@
+"""Processes and machines that build one artefact at once, and builders that die."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from storage.artefacts import ArtefactStore
+from tests.places import KEY, SOURCES, Builder, Place, new_bucket_place
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from storage.artefacts import ArtefactStore
+
+url, log, seconds, key, workshop = *sys.argv[1:3], float(sys.argv[3]), *sys.argv[4:]
+
+def build(folder):
+    (folder / "data").write_bytes(b"x" * 1000)
+    with open(log, "a") as file:
+        file.write("built\\n")
+    time.sleep(seconds)
+
+store = ArtefactStore(url, workshop=Path(workshop) if workshop else None)
+print(store.get_or_create(key, build)[1])
+"""
+
+
+def child(place: Place, log: Path, seconds: float, workshop: Path | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, place.url, str(log), str(seconds), KEY, str(workshop or place.workshop or "")],
+        env={**os.environ, "PYTHONPATH": SOURCES},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not (log.exists() and log.read_text()):
+        assert time.monotonic() < deadline, "the child never began to build"
+        time.sleep(0.01)
+
+
+def test_concurrent_processes_build_once(place: Place, store: ArtefactStore, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    children = [child(place, log, 0.3) for _ in range(3)]
+    hits = sorted(process.communicate(timeout=60)[0].strip() for process in children)
+    assert hits == ["False", "True", "True"]
+    assert log.read_text() == "built\n"
+    assert store.fault(KEY, again=True) is None
+
+
+def test_machines_that_race_for_a_bucket_leave_one_artefact(
+    s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workshops that share no lock, as on two machines: both build, one wins, and nothing else stays."""
+    place = new_bucket_place(tmp_path, monkeypatch)
+    stores = [ArtefactStore(place.url, workshop=tmp_path / f"machine-{n}") for n in range(3)]
+    meeting = threading.Barrier(3)
+
+    def build(folder: Path) -> None:
+        (folder / "data").write_bytes(b"x")
+        meeting.wait(30)  # so that all three build
+
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda store: store.get_or_create(KEY, build), stores))
+    assert [hit for _, hit in results] == [False] * 3
+    assert place.objects("data/") == [f"data/{KEY}/{place.manifest(KEY)['attempt']}/data"]
+    assert all((store.folder(KEY) / "data").read_bytes() == b"x" for store in stores)
+
+
+def test_machines_that_race_to_replace_a_damaged_artefact(
+    s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = new_bucket_place(tmp_path, monkeypatch)
+    place.open().get_or_create(KEY, Builder())
+    place.write(KEY, "deep/data", b"cytes")
+    stores = [ArtefactStore(place.url, workshop=tmp_path / f"machine-{n}") for n in range(3)]
+    meeting = threading.Barrier(3)
+
+    def build(folder: Path) -> None:
+        Builder()(folder)
+        meeting.wait(30)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda store: store.get_or_create(KEY, build), stores))
+    assert all((store.folder(KEY) / "deep" / "data").read_bytes() == b"bytes" for store in stores)
+    assert len(place.objects("data/")) == 2
+
+
+def test_killed_builder_leaves_nothing_finished_and_no_lock(place: Place, store: ArtefactStore, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    process = child(place, log, 60)
+    wait_for(log)
+    (corpse,) = place.leftovers()
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert place.is_empty(KEY)
+
+    started = time.monotonic()
+    assert store.get_or_create(KEY, Builder())[1] is False
+    assert time.monotonic() - started < 5
+    assert store.fault(KEY, again=True) is None
+
+    assert corpse.exists()
+    place.open()
+    assert corpse.exists()  # young: its builder may be about to be looked at
+    os.utime(corpse, (0, 0))
+    place.open()
+    assert not corpse.exists()
