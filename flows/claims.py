@@ -17,7 +17,7 @@ from bico.task_vector import norm
 from flows.catalogue import Catalogue
 from flows.config import Settings, TransferConfig
 from flows.recipes import read_recipe
-from flows.reproduce import check, missing, run_transfers, scratch
+from flows.reproduce import check, missing, read_transfers, run_transfers, scratch
 from flows.transfer import transfer
 from storage.checkpoints import load_state
 from tasks.reports import write_report
@@ -57,19 +57,28 @@ def claims(
     out: Path,
     command: str,
     progress: bool = False,
+    results: Path | None = None,
 ) -> Evaluated:
     """Runs the recipes that the claims name, tests each claim, and writes the verdicts.
 
     Arguments:
         out: Folder for `claims.md` and `claims.csv` (`claims-mini` in miniature).
         command: How to ask for this again; it is written into the report.
+        results: Folder with tables that `reproduce` has written; a recipe's rows are taken from there if it has them.
     """
     started, stages = time.perf_counter(), {"computed": 0, "cached": 0}
     recipes = {name: read_recipe(name) for name in catalogue.recipes}
     rows: dict[str, dict[str, list[Row]]] = {}
+    tables: list[str] = []
     for name, recipe in recipes.items():
-        rows[name], counted = run_transfers(recipe.configs(mini, data, scratch(settings)), settings, progress)
-        stages = {word: stages[word] + counted[word] for word in stages}
+        configs = recipe.configs(mini, data, scratch(settings))
+        read = None if results is None else read_transfers(recipe, mini, configs, results)
+        if read is None:
+            rows[name], counted = run_transfers(configs, settings, progress)
+            stages = {word: stages[word] + counted[word] for word in stages}
+        else:
+            rows[name] = read
+            tables.append(f"`{recipe.label(mini)}.csv`")
     outcomes = {
         c.id: evaluate(differences(c.left.of(rows), c.right.of(rows)), c.kind, c.margin) for c in catalogue.claims
     }
@@ -78,6 +87,7 @@ def claims(
         found = {task: {seed: share - 100} for (task, seed), share in norms_kept(config, settings, progress).items()}
         outcomes[claim.id] = evaluate(found, Kind.ALIKE, claim.margin)
     about = made_by(command, time.perf_counter() - started, stages)
+    about += [f"Rows of earlier runs, read from {', '.join(tables)}."] if tables else []
     left_out = missing(next(iter(recipes.values())), mini, data)
     text = render(catalogue, outcomes, about + left_out)
     records = [{"claim": name} | asdict(o) | {"verdict": o.verdict.value} for name, o in outcomes.items()]

@@ -169,6 +169,10 @@ def reproduce(
 def claims(
     mini: Annotated[bool, typer.Option("--mini", help="In miniature, on the embedded zoo.")] = False,
     data: DataOption = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Folder with tables of `bico reproduce`: their rows are taken, other recipes run."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the verdicts go.")] = Path("out/reproduce"),
     home: HomeOption = None,
     device: DeviceOption = None,
@@ -180,8 +184,9 @@ def claims(
     from flows.claims import claims as claims_flow
 
     catalogue, folders, command = read_catalogue(), data or [], _spelled("bico claims", mini, data)
+    command += "" if results is None else " --results RESULTS"
     result = _run(
-        lambda settings: claims_flow(catalogue, mini, folders, settings, out, command, sys.stderr.isatty()),
+        lambda settings: claims_flow(catalogue, mini, folders, settings, out, command, sys.stderr.isatty(), results),
         check=lambda settings: check_all(catalogue, mini, folders, settings),
         home=home,
         device=device,

@@ -10,7 +10,7 @@ Stages are those of a transfer, so a figure takes from a table of the same pair 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from bico.report import short_name
 from bico.signals import Signal
 from flows.config import Settings, TransferConfig
 from flows.plan import Plan, check_writable, make_plan
-from flows.transfer import Ledger, collect_all, fine_tune_all, solve_all, transfer_all
+from flows.transfer import Ledger, collect_all, fine_tune_all, solve_all, totals, transfer_all
 from tasks.analyse import (
     compare_inputs,
     compare_outputs,
@@ -44,17 +44,24 @@ TRAJECTORY = (0.1, 0.25, 0.5, 0.75, 1.0)
 Gather = Callable[[Plan, Settings, Ledger], list[Measurement]]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that was made."""
+
+    files: dict[str, Path]
+    """By kind: "png" and "csv"."""
+    stages: dict[str, int]
+    """How many were computed and how many were cached."""
+
+
 @flow(name="figure", flow_run_name="{name}", validate_parameters=False)
-def draw(name: str, transfers: dict[str, TransferConfig], settings: Settings, out: Path) -> dict[str, Path]:
+def draw(name: str, transfers: dict[str, TransferConfig], settings: Settings, out: Path) -> Drawn:
     """Makes one figure.
 
     Arguments:
         name: One of `FIGURES`.
         transfers: The pairs to show, by title; a title other than "pair" is shown beside the names of the models.
         out: Folder for the files.
-
-    Returns:
-        The files written, by kind: "png" and "csv".
 
     Raises:
         ConfigError: If a transfer does not make what the figure shows.
@@ -68,7 +75,7 @@ def draw(name: str, transfers: dict[str, TransferConfig], settings: Settings, ou
         models = f"{short_name(config.source)} → {short_name(config.target)}"
         pair = models + ("" if title == "pair" else f", {title}")
         records += [replace(record, pair=pair) for record in found]
-    return write_figure(out, name, records, draw_figure(name, records))
+    return Drawn(write_figure(out, name, records, draw_figure(name, records)), totals(ledger.counts))
 
 
 def alignment(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
@@ -154,7 +161,7 @@ GATHER: dict[str, Gather] = {
     "spectra": spectra,
 }
 
-FIGURES: dict[str, Callable[[dict[str, TransferConfig], Settings, Path], dict[str, Path]]] = {
+FIGURES: dict[str, Callable[[dict[str, TransferConfig], Settings, Path], Drawn]] = {
     name: partial(draw, name) for name in GATHER
 }
-"""Each makes one figure of some transfers and returns the files it wrote."""
+"""Each makes one figure of some transfers."""

@@ -1,5 +1,6 @@
 """Run a recipe and set what comes out beside the paper's numbers."""
 
+import csv
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from bico.provenance import made_by
 from bico.report import Row, headlines, markdown_table, method_label, short_name
 from bico.sampling import Sampling
 from flows.config import Settings, TransferConfig
-from flows.figures import FIGURES
+from flows.figures import FIGURES, Drawn
 from flows.plan import make_plan
 from flows.recipes import Recipe
 from flows.transfer import totals, transfer
@@ -73,12 +74,12 @@ def reproduce(
     started = time.perf_counter()
     configs = recipe.configs(mini, data, scratch(settings))
     label, rows, outputs = recipe.label(mini), {}, {}
-    stages = {"computed": 0, "cached": 0}
     if recipe.figure is not None:
         named = {models(title, config): config for title, config in configs.items()}
-        files = find_figure(recipe.figure)(named, settings, out / label)
-        outputs |= files
-        parts = [f"![{recipe.title}]({label}/{path.name})" for path in files.values() if path.suffix == ".png"]
+        drawn = find_figure(recipe.figure)(named, settings, out / label)
+        outputs |= drawn.files
+        stages = drawn.stages
+        parts = [f"![{recipe.title}]({label}/{path.name})" for path in drawn.files.values() if path.suffix == ".png"]
     else:
         rows, stages = run_transfers(configs, settings, progress)
         parts = [section(recipe, title, configs[title], group) for title, group in rows.items()]
@@ -86,6 +87,42 @@ def reproduce(
     text = "\n\n".join([heading(recipe, mini, configs), "\n".join(about), *missing(recipe, mini, data), *parts])
     records = [{"transfer": title} | asdict(row) for title, group in rows.items() for row in group]
     return Reproduced(recipe.id, rows, outputs | write_report(out, label, text, records), stages, text)
+
+
+def read_transfers(
+    recipe: Recipe, mini: bool, configs: Mapping[str, TransferConfig], folder: Path
+) -> dict[str, list[Row]] | None:
+    """Rows by transfer from the table that an earlier `reproduce` left in a folder; None if it left none.
+
+    Raises:
+        ConfigError: If the table is damaged, or was made of other transfers, tasks, budgets or seeds.
+    """
+    path = folder / f"{recipe.label(mini)}.csv"
+    if not path.is_file():
+        return None
+    rows: dict[str, list[Row]] = {}
+    try:
+        with path.open(newline="") as stream:
+            for r in csv.DictReader(stream):
+                seed, samples, accuracy = int(r["seed"]) if r["seed"] else None, int(r["samples"]), float(r["accuracy"])
+                rows.setdefault(r["transfer"], []).append(Row(r["task"], r["method"], samples, seed, accuracy))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: not a table that `bico reproduce` wrote ({error!r}).") from error
+    for title, config in configs.items():
+        found = rows.get(title, [])
+        for what, wanted, got in (
+            ("tasks", set(config.tasks), {row.task for row in found}),
+            ("methods", {*config.methods, "zero-shot"}, {row.method for row in found} - {"fine-tuned", "expert"}),
+            ("budgets", {0, *config.samples}, {0} | {row.samples for row in found}),
+            ("seeds", {None, *config.seeds}, {None} | {row.seed for row in found}),
+        ):
+            if wanted != got:
+                odd = ", ".join(sorted(map(str, wanted ^ got)))
+                raise ConfigError(
+                    f"{path}: {title} was made with other {what} than the recipe asks for now ({odd}): run `bico "
+                    f"reproduce {recipe.id}` again, or give the same --data."
+                )
+    return rows
 
 
 def run_transfers(
@@ -105,7 +142,7 @@ def scratch(settings: Settings) -> Path:
     return settings.home / "reproduce"
 
 
-def find_figure(name: str) -> Callable[[dict[str, TransferConfig], Settings, Path], dict[str, Path]]:
+def find_figure(name: str) -> Callable[[dict[str, TransferConfig], Settings, Path], Drawn]:
     """Returns the function that makes a figure.
 
     Raises:

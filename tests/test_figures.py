@@ -33,7 +33,7 @@ def stages(bench: Bench) -> set[str]:
 
 def make(bench: Bench, name: str, **changes: object) -> dict[str, Path]:
     config = bench.config(**{"samples": [8], "methods": ["bico"]} | changes)
-    return FIGURES[name]({"pair": config}, bench.settings, bench.folder / "figures")
+    return FIGURES[name]({"pair": config}, bench.settings, bench.folder / "figures").files
 
 
 def test_every_figure_has_its_plots() -> None:
@@ -128,8 +128,8 @@ def test_several_pairs_get_a_row_of_panels_each(bench: Bench) -> None:
         title: bench.config(methods=["bico"], samples=[4], target=str(bench.releases[name]))
         for title, name in targets.items()
     }
-    both = FIGURES["figure1"](configs, bench.settings, bench.folder / "both")
-    one = FIGURES["figure1"]({"pair": configs["same"]}, bench.settings, bench.folder / "one")
+    both = FIGURES["figure1"](configs, bench.settings, bench.folder / "both").files
+    one = FIGURES["figure1"]({"pair": configs["same"]}, bench.settings, bench.folder / "one").files
     assert {row["pair"] for row in rows(both)} == {"a → b, same", "a → wide, wider"}
     assert [row | {"pair": "a → b"} for row in rows(both) if "same" in row["pair"]] == rows(one)
     assert Image.open(both["png"]).size[1] == 2 * Image.open(one["png"]).size[1]

@@ -20,8 +20,9 @@ from bico.models.loading import resolve
 from bico.procrustes import Completion
 from bico.report import Row
 from flows.claims import norms_kept
+from flows.figures import Drawn
 from flows.recipes import Recipe, list_recipes, read_recipe
-from flows.reproduce import check, find_figure, heading, reproduce, section
+from flows.reproduce import check, find_figure, heading, read_transfers, reproduce, section
 from tests.flow_setup import SHORT, Bench
 from tests.test_cli import refused, run
 from tests.tiny import config as tiny_architecture
@@ -228,18 +229,33 @@ def test_a_figure_gets_the_transfers_and_a_caption(
 ) -> None:
     asked = {}
 
-    def draw(transfers: dict, settings: object, out: Path) -> dict[str, Path]:
+    def draw(transfers: dict, settings: object, out: Path) -> Drawn:
         asked.update(transfers)
         out.mkdir(parents=True)
         (out / "shape.png").write_bytes(b"")
-        return {"png": out / "shape.png"}
+        return Drawn({"png": out / "shape.png"}, {"computed": 3, "cached": 2})
 
     monkeypatch.setattr(flows.reproduce, "find_figure", {"shape": draw}.__getitem__)
     recipe = tiny(bench, kind="figure", figure="shape", paper=[])
     done = reproduce(recipe, True, [], bench.settings, tmp_path, "bico reproduce tiny --mini")
     assert set(asked) == {"a → b, both", "a → b, alone"} and asked["a → b, both"].tasks == ["digits"]
     assert done.outputs["png"] == tmp_path / "tiny-mini" / "shape.png"
-    assert "![tiny models](tiny-mini/shape.png)" in (tmp_path / "tiny-mini.md").read_text()
+    text = (tmp_path / "tiny-mini.md").read_text()
+    assert "![tiny models](tiny-mini/shape.png)" in text and "3 stages computed and 2 found in the store" in text
+
+
+def test_rows_are_read_back_from_the_table_that_was_written(bench: Bench, tmp_path: Path) -> None:
+    recipe = tiny(bench)
+    configs = recipe.configs(True, [], bench.folder)
+    assert read_transfers(recipe, True, configs, tmp_path) is None
+    done = reproduce(recipe, True, [], bench.settings, tmp_path, "bico reproduce tiny --mini")
+    assert read_transfers(recipe, True, configs, tmp_path) == done.rows
+    fewer = {title: config.model_copy(update={"tasks": []}) for title, config in configs.items()}
+    with pytest.raises(ConfigError, match="made with other tasks than the recipe asks for now .digits"):
+        read_transfers(recipe, True, fewer, tmp_path)
+    (tmp_path / "tiny-mini.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError, match="not a table that `bico reproduce` wrote"):
+        read_transfers(recipe, True, configs, tmp_path)
 
 
 def test_plain_maps_keep_norms_and_partial_ones_lose_some(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
