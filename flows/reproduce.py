@@ -75,8 +75,7 @@ def reproduce(
     configs = recipe.configs(mini, data, scratch(settings))
     label, rows, outputs = recipe.label(mini), {}, {}
     if recipe.figure is not None:
-        named = {models(title, config): config for title, config in configs.items()}
-        drawn = find_figure(recipe.figure)(named, settings, out / label)
+        drawn = find_figure(recipe.figure)(configs, settings, out / label)
         outputs |= drawn.files
         stages = drawn.stages
         parts = [f"![{recipe.title}]({label}/{path.name})" for path in drawn.files.values() if path.suffix == ".png"]

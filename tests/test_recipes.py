@@ -238,7 +238,7 @@ def test_a_figure_gets_the_transfers_and_a_caption(
     monkeypatch.setattr(flows.reproduce, "find_figure", {"shape": draw}.__getitem__)
     recipe = tiny(bench, kind="figure", figure="shape", paper=[])
     done = reproduce(recipe, True, [], bench.settings, tmp_path, "bico reproduce tiny --mini")
-    assert set(asked) == {"a → b, both", "a → b, alone"} and asked["a → b, both"].tasks == ["digits"]
+    assert set(asked) == {"both", "alone"} and asked["both"].tasks == ["digits"]
     assert done.outputs["png"] == tmp_path / "tiny-mini" / "shape.png"
     text = (tmp_path / "tiny-mini.md").read_text()
     assert "![tiny models](tiny-mini/shape.png)" in text and "3 stages computed and 2 found in the store" in text

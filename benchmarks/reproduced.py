@@ -1,0 +1,77 @@
+"""One page over the tables that `bico reproduce` has left in benchmarks/results: a line per transfer, at its largest N.
+
+    python -m benchmarks.reproduced DATA/mnist DATA/fashion_mnist DATA/gtsrb DATA/cifar10 > benchmarks/results/README.md
+
+The folders are those that the tables were made with; their pictures are not read.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bico.report import Row, Summary, method_label, summarise
+from flows.recipes import list_recipes, read_recipe
+from flows.reproduce import models, read_transfers
+
+RESULTS = Path(__file__).parent / "results"
+OWN_COLUMN = ("zero-shot", "bico", "theseus", "fine-tuned", "expert")
+
+
+def line(name: str, pair: str, rows: Sequence[Row]) -> str:
+    """One transfer in one line of Markdown."""
+    found = {(s.method, s.samples): s for s in summarise(rows)}
+    most = max(samples for _, samples in found)
+    zero, tuned = found["zero-shot", 0].average[0], found.get(("fine-tuned", 0))
+    others = [
+        f"{method_label(s.method)} {number(s)}"
+        for (method, samples), s in found.items()
+        if method not in OWN_COLUMN and samples in (0, most)
+    ]
+    bico, theseus = found["bico", most], found.get(("theseus", most))
+    share = "" if tuned is None else f"{100 * (bico.average[0] - zero) / (tuned.average[0] - zero):.0f} %"
+    cells = [
+        f"[{name}]({name}.md)",
+        pair,
+        str(most),
+        f"{zero:.1f}",
+        number(bico),
+        "" if theseus is None else number(theseus),
+        "; ".join(others),
+        "" if tuned is None else number(tuned),
+        share,
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def number(summary: Summary) -> str:
+    mean, sd = summary.average
+    return f"{mean:.1f} ± {sd:.1f}" if summary.seeds > 1 else f"{mean:.1f}"
+
+
+def main(data: Sequence[Path]) -> None:
+    lines, tasks = [], []
+    for name in list_recipes():
+        recipe = read_recipe(name)
+        if recipe.kind != "table" or recipe.mini is None:
+            continue
+        configs = recipe.configs(True, data)
+        for title, rows in (read_transfers(recipe, True, configs, RESULTS) or {}).items():
+            lines.append(line(recipe.label(True), models(title, configs[title]), rows))
+            tasks = configs[title].tasks
+    print("# The paper's tables in miniature")
+    print(
+        f"\nAverage accuracy in % over {', '.join(tasks)}: mean ± sd over calibration seeds, at the largest N (or K) of"
+    )
+    print(
+        "each table. The last column is how much of the way from zero-shot to the fine-tuned target BiCo goes. Commands,"
+    )
+    print(
+        "dates, machine and versions stand in each table's own file; what the paper claims of them, in claims-mini.md.\n"
+    )
+    print("| table | pair | N, K | zero-shot | BiCo | THESEUS | others | fine-tuned | of the gap |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main([Path(folder) for folder in sys.argv[1:]])
