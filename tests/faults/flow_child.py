@@ -1,73 +1,114 @@
-"""A short transfer in a process of its own, with a fault in it, in a Dask worker, or in the Prefect server.
+"""What runs in processes that may die: a short transfer, a Dask worker, a Prefect server.
 
-    python -m tests.faults.flow_child CONFIG HOME ANSWER
-
-This module is also what Dask's workers load before they work (`distributed.worker.preload`).
+They are forked from a process that has imported everything already (`multiprocessing`'s fork server): starting one
+costs milliseconds in place of the seconds that PyTorch, Prefect and MLflow take to load.
 """
 
+import asyncio
 import json
 import os
-import sys
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
+import uvicorn
+from distributed import Worker
+from prefect.server.api.server import create_app
+from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from storage.boundaries import Boundary, intercepted
-from tests.faults.work import Fault, Injector
+import storage.bucket
+import storage.tracking  # noqa: F401 - the same
+from flows.config import Settings, TransferConfig
+from flows.transfer import transfer
+from storage.boundaries import intercepted
+from tests.faults import disks, mutations
+from tests.faults.work import Fault, Injector, skewed
 
-FAULT = "BICO_TEST_FAULT"
-_HELD = ExitStack()  # a worker's interceptor stays for as long as the worker
+
+@dataclass(frozen=True)
+class Setting:
+    """What a process is told besides its work."""
+
+    environment: dict[str, str]
+    log: Path
+    fault: Fault | None = None
+    token: Path | None = None
+    """Touched by the process that the fault strikes first: no other is struck."""
+    store: Path | None = None
+    """The folder of the store, if the fault is to its disk."""
+    disk: int | None = None
+    """The size of that disk, bytes."""
+    skew: float = 0.0
+    """Seconds by which its clock is ahead."""
 
 
 class Once(Injector):
     """Strikes once for all processes: a task that is run again in another worker gets through."""
 
-    def __init__(self, fault: Fault, token: Path) -> None:
-        super().__init__(fault)
-        self._token = token
+    def __init__(self, setting: Setting) -> None:
+        assert setting.fault is not None and setting.token is not None
+        super().__init__(setting.fault)
+        self._token, self._store = setting.token, setting.store
 
     def strike(self, action: str) -> None:
         try:
             self._token.touch(exist_ok=False)
         except FileExistsError:
             return
-        if action == "kill the server":
-            for child in psutil.Process().children(recursive=True):
-                if any("prefect.server.api.server" in word for word in child.cmdline()):
-                    child.kill()
+        if action == "disk turns read-only":
+            assert self._store is not None
+            disks.turn_read_only(self._store)
+        elif action == "call":  # the harness does something to a server or a wire
+            done = self._token.with_suffix(".done")
+            while not done.exists():
+                time.sleep(0.01)
         else:
             super().strike(action)
 
 
-def injector(role: str) -> Once | None:
-    """The interceptor that the environment asks for in a role, if any."""
-    asked = json.loads(os.environ.get(FAULT, "{}"))
-    if asked.get("role") != role:
-        return None
-    return Once(Fault(Boundary(asked["boundary"]), asked["nth"], asked["action"]), Path(asked["token"]))
+@contextmanager
+def living_by(setting: Setting) -> Iterator[None]:
+    os.environ.clear()
+    os.environ.update(setting.environment)
+    log = os.open(setting.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    mutations.apply()
+    with ExitStack() as held:
+        if setting.fault and setting.fault.action == "disk turns read-only":
+            assert setting.store is not None
+            disks.on_a_mount_of_its_own(setting.store)
+        if setting.disk:
+            assert setting.store is not None
+            held.enter_context(disks.small(setting.store, setting.disk))
+        if setting.skew:
+            skewed(setting.skew)
+        if setting.fault:
+            held.enter_context(intercepted(Once(setting)))
+        yield
 
 
-def dask_setup(worker: Any) -> None:
-    """Called by Dask in each new worker."""
-    if found := injector("worker"):
-        _HELD.enter_context(intercepted(found))
+def run_flow(setting: Setting, api: str, config: dict[str, Any], settings: dict[str, Any], answer: Path) -> None:
+    with living_by(setting), temporary_settings({PREFECT_API_URL: api, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        result = transfer(TransferConfig(**config), Settings(**settings))
+        unfinished = answer.with_suffix(".new")
+        unfinished.write_text(json.dumps(result.to_json()))
+        unfinished.rename(answer)
 
 
-def main(config: str, home: str, answer: str) -> None:
-    from flows.config import Settings, TransferConfig
-    from flows.server import prefect_api
-    from flows.transfer import transfer
+def run_worker(setting: Setting, scheduler: str, folder: Path) -> None:
+    async def work() -> None:
+        async with Worker(scheduler, nthreads=1, dashboard=False, local_directory=str(folder)) as worker:
+            await worker.finished()
 
-    settings = Settings.from_environment(home=Path(home), device="cpu")
-    with ExitStack() as stack:
-        stack.enter_context(prefect_api())
-        if found := injector("flow"):
-            stack.enter_context(intercepted(found))
-        result = transfer(TransferConfig(**json.loads(Path(config).read_text())), settings)
-        Path(answer).write_text(json.dumps(result.to_json()))
+    with living_by(setting):
+        asyncio.run(work())
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def run_prefect(setting: Setting, port: int) -> None:
+    with living_by(setting):
+        app = create_app(ephemeral=True, webserver_only=True)  # no page for people, and no schedules
+        uvicorn.run(app, port=port, log_level="error", lifespan="on")
