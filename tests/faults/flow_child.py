@@ -5,27 +5,73 @@ costs milliseconds in place of the seconds that PyTorch, Prefect and MLflow take
 """
 
 import asyncio
+import io
 import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
+import certifi
 import uvicorn
 from distributed import Worker
 from prefect.server.api.server import create_app
-from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.settings import (
+    PREFECT_API_SSL_CERT_FILE,
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    temporary_settings,
+)
 
 import storage.bucket
 import storage.tracking  # noqa: F401 - the same
+from bico.report import Row, plot_accuracy
 from flows.config import Settings, TransferConfig
+from flows.plan import make_plan
 from flows.transfer import transfer
 from storage.boundaries import intercepted
+from tasks.stage import open_head, open_split
 from tests.faults import disks, mutations
 from tests.faults.work import Fault, Injector, skewed
+from tests.releases import write_release
+
+
+def short_transfer(folder: Path) -> dict[str, Any]:
+    """The run that faults are put into."""
+    return {
+        "source": str(folder / "a"), "target": str(folder / "b"), "tasks": ["digits"], "methods": ["bico"],
+        "samples": [6], "seeds": [0], "test_limit": 20, "oracle": False, "export": "none",
+        "finetune": {"steps": 2, "batch_size": 8, "lr": 1e-3, "warmup": 1},
+    }  # fmt: skip
+
+
+@cache
+def one_certificate() -> Path:
+    """A file with one certificate. Each task makes two clients that read all certificates: half of a task's time."""
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    text = Path(certifi.where()).read_text()
+    path = Path(gettempdir()) / "bico-faults-one-certificate.pem"
+    path.write_text(text[text.index(begin) : text.index(end)] + end + "\n")
+    return path
+
+
+def warm_up(folder: Path) -> None:
+    """Writes the models and opens them: what is forked from this process then has them open."""
+    for seed, name in enumerate("ab", 1):
+        write_release(folder / name, seed, layers=1)
+    config = TransferConfig(**short_transfer(folder), out=folder / "out")
+    plan = make_plan(config, Settings(home=folder / "home", device="cpu"))
+    (task,) = plan.tasks.values()
+    for files in (plan.source, plan.target):
+        open_head(files, "cpu", task)
+        for split in ("train", "test"):
+            open_split(files, "cpu", task, split)
+    plot_accuracy([Row("digits", "bico", 6, 0, 50.0)]).figure.savefig(io.BytesIO(), format="png")  # finds its fonts
 
 
 @dataclass(frozen=True)
@@ -92,7 +138,12 @@ def living_by(setting: Setting) -> Iterator[None]:
 
 
 def run_flow(setting: Setting, api: str, config: dict[str, Any], settings: dict[str, Any], answer: Path) -> None:
-    with living_by(setting), temporary_settings({PREFECT_API_URL: api, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+    prefect = {
+        PREFECT_API_URL: api,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # a run would wait a second for its thread at the end
+        PREFECT_API_SSL_CERT_FILE: str(one_certificate()),
+    }
+    with living_by(setting), temporary_settings(prefect):
         result = transfer(TransferConfig(**config), Settings(**settings))
         unfinished = answer.with_suffix(".new")
         unfinished.write_text(json.dumps(result.to_json()))

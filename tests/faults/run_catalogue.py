@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from storage.boundaries import Boundary
 from tests.faults import disks, trials
@@ -86,9 +85,9 @@ def one_of_each_first(found: list[RunCase]) -> list[RunCase]:
     return [case for group in zip_longest(*kinds.values()) for case in group if case is not None]
 
 
-def run_injections(held: ExitStack) -> Iterator[tuple[str, RunCase, Callable[[], Outcome]]]:
+def run_injections(folder: Path, held: ExitStack) -> Iterator[tuple[str, RunCase, Callable[[], Outcome]]]:
     """The faults of whole runs; their servers end with `held`."""
-    bench = Bench(Path(held.enter_context(TemporaryDirectory())))
+    bench = Bench(folder)
     held.callback(bench.close)
     for number, case in enumerate(one_of_each_first(list(run_cases())), 1):
         if case.possible():

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from bico.errors import StoreError
 from storage.manifest import MANIFEST
 from tests.faults import work
-from tests.faults.flow_child import Setting, run_flow
+from tests.faults.flow_child import Setting, run_flow, short_transfer
 from tests.faults.residue import stale
 from tests.faults.servers import Dask, MLflow, Prefect
 from tests.faults.trials import Outcome
@@ -25,7 +25,6 @@ from tests.faults.warm import WarmProcess
 from tests.faults.wire import Wire
 from tests.faults.work import Boundary, Fault
 from tests.places import FolderPlace, Place, new_bucket_place
-from tests.releases import write_release
 
 PATIENCE = 400
 """Seconds after which a run counts as hanging; one takes a few where nothing else runs."""
@@ -44,16 +43,15 @@ class RunCase:
 
 
 class Bench:
-    """The servers, the models and the undisturbed run that all trials share."""
+    """The servers and the undisturbed run that all trials share.
+
+    Arguments:
+        folder: Where the models are already.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        releases = [str(write_release(folder / name, seed, layers=1)) for seed, name in enumerate("ab", 1)]
-        self.config = {
-            "source": releases[0], "target": releases[1], "tasks": ["digits"], "methods": ["bico"],
-            "samples": [6], "seeds": [0], "test_limit": 20, "oracle": False, "export": "none",
-            "finetune": {"steps": 2, "batch_size": 8, "lr": 1e-3, "warmup": 1},
-        }  # fmt: skip
+        self.config = short_transfer(folder)
         self._mlflow: MLflow | None = None
         self.prefect = Prefect(os.environ, folder / "prefect.log")
         self.dask = Dask(os.environ, folder)

@@ -42,9 +42,10 @@ class Injection:
 
 
 def store_injections(repeats: int) -> Iterator[Injection]:
-    for number, case in enumerate(cases(repeats)):
-        if case.possible():
-            for kind in case.places:
+    """In a folder first: a bucket's server takes several times as long."""
+    for kind in ("folder", "bucket"):
+        for number, case in enumerate(cases(repeats)):
+            if kind in case.places and case.possible():
                 yield Injection(case.name, case.group, f"store, {kind}", partial(store_fault, case, kind, number))
 
 
@@ -81,7 +82,7 @@ def mutant(mutation: str, case: Case, kind: str) -> Outcome:
             return Outcome(case.name, [], [f"{type(error).__name__}: {error}"], [], struck=True)
 
 
-def injections(asked: argparse.Namespace, held: ExitStack) -> Iterator[Injection]:
+def injections(asked: argparse.Namespace, folder: Path, held: ExitStack) -> Iterator[Injection]:
     if asked.only in (None, "mutations"):
         yield from mutants()
     if asked.only in (None, "store"):
@@ -89,7 +90,7 @@ def injections(asked: argparse.Namespace, held: ExitStack) -> Iterator[Injection
     if asked.only in (None, "runs"):
         from tests.faults.run_catalogue import run_injections
 
-        for where, case, run in run_injections(held):
+        for where, case, run in run_injections(folder, held):
             yield Injection(case.name, case.group, where, run)
 
 
@@ -110,7 +111,7 @@ def main() -> int:
         done = {entry.number for entry in journal.entries()}
         seen: dict[str, int] = {}
         failed = 0
-        for injection in islice(injections(asked, held), asked.limit):
+        for injection in islice(injections(asked, folder, held), asked.limit):
             name = f"{injection.mutation or 'whole'}: {injection.where}: {injection.name}"
             seen[name] = seen.get(name, 0) + 1
             number = f"{name} #{seen[name]}"

@@ -42,7 +42,7 @@ def loaded(folder: Path, runs: bool) -> Iterator[None]:
     """Loads what trials need, and has their processes forked from what is loaded.
 
     Arguments:
-        folder: Where Prefect's files go: it asks while it is loaded.
+        folder: Where the runs' models and Prefect's files go; Prefect asks while it is loaded.
         runs: Whether there will be whole runs, which need more.
     """
     with pytest.MonkeyPatch.context() as patch:
@@ -53,7 +53,9 @@ def loaded(folder: Path, runs: bool) -> Iterator[None]:
         import storage.bucket  # noqa: F401 - only now
 
         if runs:
-            import tests.faults.run_catalogue  # noqa: F401
+            from tests.faults import flow_child, run_catalogue  # noqa: F401
+
+            flow_child.warm_up(folder)
         patch.setattr(work, "PROCESSES", WarmProcesses())
         yield
 
