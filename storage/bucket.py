@@ -249,6 +249,8 @@ class BucketBackend:
             try:
                 there = obstore.get(self._store, name)
                 tag, content = there.meta["e_tag"], bytes(there.bytes())
+                if content == manifest.to_bytes():
+                    return True  # our own: the answer to an earlier put was lost on the way, and it was sent again
                 self.look(key)
             except FileNotFoundError:
                 continue  # gone meanwhile

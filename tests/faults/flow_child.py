@@ -36,7 +36,7 @@ from flows.plan import make_plan
 from flows.transfer import transfer
 from storage.boundaries import intercepted
 from tasks.stage import open_head, open_split
-from tests.faults import disks, mutations
+from tests.faults import mutations
 from tests.faults.work import Fault, Injector, skewed
 from tests.releases import write_release
 
@@ -83,10 +83,6 @@ class Setting:
     fault: Fault | None = None
     token: Path | None = None
     """Touched by the process that the fault strikes first: no other is struck."""
-    store: Path | None = None
-    """The folder of the store, if the fault is to its disk."""
-    disk: int | None = None
-    """The size of that disk, bytes."""
     skew: float = 0.0
     """Seconds by which its clock is ahead."""
 
@@ -97,17 +93,14 @@ class Once(Injector):
     def __init__(self, setting: Setting) -> None:
         assert setting.fault is not None and setting.token is not None
         super().__init__(setting.fault)
-        self._token, self._store = setting.token, setting.store
+        self._token = setting.token
 
     def strike(self, action: str) -> None:
         try:
             self._token.touch(exist_ok=False)
         except FileExistsError:
             return
-        if action == "disk turns read-only":
-            assert self._store is not None
-            disks.turn_read_only(self._store)
-        elif action == "call":  # the harness does something to a server or a wire
+        if action == "call":  # the harness does something to a server or a wire
             done = self._token.with_suffix(".done")
             while not done.exists():
                 time.sleep(0.01)
@@ -124,12 +117,6 @@ def living_by(setting: Setting) -> Iterator[None]:
     os.dup2(log, 2)
     mutations.apply()
     with ExitStack() as held:
-        if setting.fault and setting.fault.action == "disk turns read-only":
-            assert setting.store is not None
-            disks.on_a_mount_of_its_own(setting.store)
-        if setting.disk:
-            assert setting.store is not None
-            held.enter_context(disks.small(setting.store, setting.disk))
         if setting.skew:
             skewed(setting.skew)
         if setting.fault:
@@ -163,3 +150,16 @@ def run_prefect(setting: Setting, port: int) -> None:
     with living_by(setting):
         app = create_app(ephemeral=True, webserver_only=True)  # no page for people, and no schedules
         uvicorn.run(app, port=port, log_level="error", lifespan="on")
+
+
+def run_mlflow(setting: Setting, port: int, folder: Path) -> None:
+    with living_by(setting):
+        # What `mlflow server` tells its workers.
+        os.environ["_MLFLOW_SERVER_FILE_STORE"] = f"sqlite:///{folder / 'mlflow.db'}"
+        os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = "mlflow-artifacts:/"
+        os.environ["_MLFLOW_SERVER_ARTIFACT_DESTINATION"] = str(folder / "served")
+        os.environ["_MLFLOW_SERVER_SERVE_ARTIFACTS"] = "true"
+        os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+        from mlflow.server.fastapi_app import app  # reads them
+
+        uvicorn.run(app, port=port, log_level="error")

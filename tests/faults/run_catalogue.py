@@ -44,17 +44,15 @@ def run_cases() -> Iterator[RunCase]:
             inject = r.in_the_flow(Boundary.COMMITTED, 3, skew=days * DAY)
             yield RunCase(f"clock {days:+} days, then killed", "clock skew and a killed flow", inject, place)
 
-    for share in (0.1, 0.5, 0.8):
+    for share in (0.2, 0.5, 0.8):
         name = f"disk of {share:.0%} of what is needed"
         yield RunCase(name, "full disk", r.on_a_small_disk(share), possible=disks.possible)
     yield RunCase("flow: files stop growing", "full disk", r.in_the_flow(Boundary.PREPARED, 2, "files stop growing"))
     yield RunCase("worker: files stop growing", "full disk", r.in_a_worker(Boundary.PREPARED, 1, "files stop growing"))
     yield RunCase("flow: full at uploaded", "full disk", r.in_the_flow(Boundary.UPLOADED, 5, "full"), "bucket")
-    for where, inject, nth in (("flow", r.in_the_flow, 3), ("worker", r.in_a_worker, 1)):
-        action = "disk turns read-only"
-        yield RunCase(
-            f"{where}: {action}", "read-only store", inject(Boundary.BUILT, nth, action), possible=disks.possible
-        )
+    for where, nth in (("flow", 3), ("worker", 1)):
+        inject = r.read_only_from(Boundary.BUILT, nth, where)
+        yield RunCase(f"{where}: disk turns read-only", "read-only store", inject, possible=disks.possible)
     yield RunCase(
         "flow: read-only at uploaded", "read-only store", r.in_the_flow(Boundary.UPLOADED, 7, "read-only"), "bucket"
     )

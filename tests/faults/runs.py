@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 
 from bico.errors import StoreError
 from storage.manifest import MANIFEST
-from tests.faults import work
+from tests.faults import disks, work
 from tests.faults.flow_child import Setting, run_flow, short_transfer
 from tests.faults.residue import stale
 from tests.faults.servers import Dask, MLflow, Prefect
@@ -26,7 +26,7 @@ from tests.faults.wire import Wire
 from tests.faults.work import Boundary, Fault
 from tests.places import FolderPlace, Place, new_bucket_place
 
-PATIENCE = 400
+PATIENCE = 900
 """Seconds after which a run counts as hanging; one takes a few where nothing else runs."""
 
 
@@ -53,8 +53,8 @@ class Bench:
         self.folder = folder
         self.config = short_transfer(folder)
         self._mlflow: MLflow | None = None
-        self.prefect = Prefect(os.environ, folder / "prefect.log")
-        self.dask = Dask(os.environ, folder)
+        self.prefect = Prefect(folder / "prefect.log")
+        self.dask = Dask(folder)
         with self.trial(RunCase("undisturbed", "", lambda trial: None), 0) as trial:
             started = time.perf_counter()
             self.expected = trial.run()
@@ -62,7 +62,7 @@ class Bench:
             if "rows" not in self.expected:
                 raise AssertionError(f"the undisturbed run ended with {self.expected}: {trial.log.read_text()[-2000:]}")
             self.files = trial.contents()
-            self.store = trial.place.url
+            self.store = Path(trial.place.url)
 
     @contextmanager
     def trial(self, case: RunCase, seed: int) -> Iterator["RunTrial"]:
@@ -84,7 +84,7 @@ class Bench:
     def mlflow(self) -> MLflow:
         """The MLflow server, started when it is first asked for."""
         if self._mlflow is None:
-            self._mlflow = MLflow(os.environ, self.folder)
+            self._mlflow = MLflow(self.folder)
         return self._mlflow
 
     def close(self) -> None:
@@ -111,7 +111,8 @@ class RunTrial:
     random: random.Random
     struck: bool = False
     api: str = ""
-    mlflow: str = ""
+    mlflow: dict[str, str] = field(default_factory=dict)
+    """Settings, where the run records elsewhere than the others."""
     held: ExitStack = field(default_factory=ExitStack)
     over: bool = False
     _number: int = 0
@@ -131,8 +132,8 @@ class RunTrial:
         settings = {
             "home": str(self.home), "store": self.place.url, "device": "cpu",
             "dask_scheduler": self.bench.dask.address,
-            "mlflow_uri": self.mlflow or f"sqlite:///{self.bench.folder / 'mlflow.db'}",
-        }  # fmt: skip
+            "mlflow_uri": f"sqlite:///{self.bench.folder / 'mlflow.db'}",
+        } | self.mlflow  # fmt: skip
         told = Setting(dict(os.environ), self.log, token=self.token, **setting)
         api = self.api or self.bench.prefect.api
         process = work.PROCESSES.Process(target=run_flow, args=(told, api, config, settings, answer))
@@ -241,7 +242,7 @@ def _last_error(log: Path) -> str:
 
 def in_the_flow(boundary: Boundary, nth: int, action: str = "kill", skew: float = 0.0) -> Callable[[RunTrial], None]:
     def inject(trial: RunTrial) -> None:
-        trial.run(fault=Fault(boundary, nth, action), skew=skew, store=_disk(trial, action))
+        trial.run(fault=Fault(boundary, nth, action), skew=skew)
         trial.struck = trial.token.exists()
 
     return inject
@@ -249,20 +250,14 @@ def in_the_flow(boundary: Boundary, nth: int, action: str = "kill", skew: float 
 
 def in_a_worker(boundary: Boundary, nth: int, action: str = "kill") -> Callable[[RunTrial], None]:
     def inject(trial: RunTrial) -> None:
-        trial.workers(2, fault=Fault(boundary, nth, action), store=_disk(trial, action))
+        trial.workers(2, fault=Fault(boundary, nth, action))
         answer = trial.run()
         trial.struck = trial.token.exists()
         if action == "kill":
             _expect(answer, trial)  # the other worker takes over
+        trial.bench.dask.kill_workers()
 
     return inject
-
-
-def _disk(trial: RunTrial, action: str) -> Path | None:
-    if action != "disk turns read-only":
-        return None
-    trial.place.open()  # so that there is a folder to mount
-    return trial.place.bench
 
 
 def _expect(answer: dict[str, Any], trial: RunTrial) -> None:
@@ -283,8 +278,29 @@ def on_a_small_disk(share: float) -> Callable[[RunTrial], None]:
 
     def inject(trial: RunTrial) -> None:
         trial.place.open()
-        size = sum(file.stat().st_size for file in Path(trial.bench.store).rglob("*") if file.is_file())
-        answer = trial.run(store=trial.place.bench, disk=int(share * size))
+        blocks = sum(-(-file.stat().st_size // 4096) for file in trial.bench.store.rglob("*") if file.is_file())
+        with disks.small(trial.place.bench, int(share * blocks) * 4096):
+            answer = trial.run()
+            trial.bench.dask.kill_workers()
+        trial.struck = "rows" not in answer
+
+    return inject
+
+
+def read_only_from(boundary: Boundary, nth: int, where: str) -> Callable[[RunTrial], None]:
+    """The disk is remounted for reading only while a flow or a worker is at work."""
+
+    def inject(trial: RunTrial) -> None:
+        trial.place.open()
+        fault = Fault(boundary, nth, "call")
+        with ExitStack() as held:
+            trial.when_struck(lambda: held.enter_context(disks.read_only(trial.place.bench)))
+            if where == "worker":
+                trial.workers(fault=fault)
+                answer = trial.run()
+            else:
+                answer = trial.run(fault=fault)
+            trial.bench.dask.kill_workers()
         trial.struck = "rows" not in answer
 
     return inject
@@ -349,7 +365,8 @@ def mlflow_lost(sendings: int) -> Callable[[RunTrial], None]:
         server = trial.bench.mlflow()
         wire = Wire(server.port)
         trial.held.callback(wire.close)
-        trial.mlflow = f"http://127.0.0.1:{wire.port}"
+        # An experiment of its own: where files go is settled by whoever creates it.
+        trial.mlflow = {"mlflow_uri": f"http://127.0.0.1:{wire.port}", "experiment": "served"}
         wire.cut_after(sendings)
         trial.run()
         trial.struck = wire.was_cut
@@ -364,8 +381,7 @@ def damaged(how: Callable[[bytes, random.Random], bytes | None], manifest: bool 
     def inject(trial: RunTrial) -> None:
         trial.run()
         key = trial.random.choice(sorted(trial.bench.files))
-        names = [name for name in sorted(trial.bench.files[key]) if trial.place.read(key, name)]
-        name = MANIFEST if manifest else trial.random.choice(names)
+        name = MANIFEST if manifest else trial.random.choice(sorted(trial.bench.files[key]))
         before = trial.place.read(key, name)
         after = how(before, trial.random)
         if after is None:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults import work
+from tests.faults import disks, work
 
 _LIMIT = 1 << 20
 _DIE_WITH_PARENT = 1
@@ -56,6 +56,8 @@ def loaded(folder: Path, runs: bool) -> Iterator[None]:
             from tests.faults import flow_child, run_catalogue  # noqa: F401
 
             flow_child.warm_up(folder)
+        if disks.possible():
+            disks.alone()
         patch.setattr(work, "PROCESSES", WarmProcesses())
         yield
 

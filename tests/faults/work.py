@@ -154,6 +154,7 @@ def _main(
         if disk:
             bench = workshop or Path(url)
             bench.mkdir(parents=True, exist_ok=True)
+            disks.alone()
             held.enter_context(disks.small(bench, disk))
         if fault:
             held.enter_context(intercepted(Injector(fault)))
