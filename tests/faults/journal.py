@@ -62,8 +62,7 @@ def report(entries: Iterable[Entry], command: str) -> str:
         "(a process died, a run failed, a file changed); a kill at a random moment may come too late. *Taken for\n"
         "finished*: before the second run, a reader took an artefact for complete that was not. *Stale state*: a run that\n"
         "hung, a lock that is still held, something unsound or, after `gc`, anything at all that is left.",
-        "*store* is a small pipeline on the store alone; *run* is a short transfer with a Prefect server, a Dask\n"
-        "scheduler and two workers. Buckets are on a loopback S3 server (moto).",
+        " ".join(text for place, text in _PLACES.items() if any(place in entry.where for entry in entries)),
         _table(faults),
     ]
     if bad := [entry for entry in faults if not entry.outcome.good]:
@@ -73,6 +72,11 @@ def report(entries: Iterable[Entry], command: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+_PLACES = {
+    "store": "*store* is a small pipeline on the store alone.",
+    "run": "*run* is a short transfer with a Prefect server, a Dask scheduler and workers.",
+    "bucket": "Buckets are on a loopback S3 server (moto).",
+}
 _MUTANTS = (
     "Stores that are wrong on purpose, each with one safeguard taken out (`tests/faults/mutations.py`), under the faults\n"
     "named here."

@@ -1,6 +1,7 @@
 """The long session, `make faults`: every kind of fault, many times, and a table of what came of it.
 
-    python -m tests.faults.session [--only store|runs|mutations] [--repeats N] [--limit N] [--journal FILE] [--out FILE]
+    python -m tests.faults.session [--only store|runs|mutations] [--match WORD] [--repeats N] [--limit N]
+        [--journal FILE] [--out FILE]
 
 What is done is in the journal at once, so that a session that was cut off goes on where it was.
 """
@@ -98,6 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=["store", "runs", "mutations"], help="a part of it")
     parser.add_argument("--repeats", type=int, default=6, help="of the faults with a random part")
+    parser.add_argument("--match", default="", help="only faults with this in their line, such as 'folder: file'")
     parser.add_argument("--limit", type=int, help="stop after so many")
     parser.add_argument("--journal", type=Path, help="where each outcome is noted; a session goes on from there")
     parser.add_argument("--out", type=Path, help="where the tables go, after each fault")
@@ -115,7 +117,7 @@ def main() -> int:
             name = f"{injection.mutation or 'whole'}: {injection.where}: {injection.name}"
             seen[name] = seen.get(name, 0) + 1
             number = f"{name} #{seen[name]}"
-            if number in done:
+            if number in done or asked.match not in f"{injection.where}: {injection.name}":
                 continue
             started = time.perf_counter()
             outcome = injection.run()
