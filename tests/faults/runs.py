@@ -15,6 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from bico.errors import StoreError
+from storage.bucket import _default_workshop
 from storage.manifest import MANIFEST
 from tests.faults import disks, work
 from tests.faults.flow_child import Setting, run_flow, short_transfer
@@ -73,8 +74,7 @@ class Bench:
                 place: Place = FolderPlace(str(home / "store"), None)
             else:
                 place = new_bucket_place(home, patch)
-                patch.setenv("BICO_CACHE", str(home / "cache"))
-                place.workshop = home / "cache" / _workshop_name(place.url)
+                place.workshop = _default_workshop(place.url)  # of the flow, which opens the address by itself
             trial = RunTrial(self, case, home, place, random.Random(seed))
             try:
                 yield trial
@@ -92,12 +92,6 @@ class Bench:
         self.prefect.kill()
         if self._mlflow is not None:
             self._mlflow.kill()
-
-
-def _workshop_name(url: str) -> str:
-    from storage.bucket import _default_workshop
-
-    return _default_workshop(url).name
 
 
 @dataclass
