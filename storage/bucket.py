@@ -16,6 +16,7 @@ shows. Reading goes through a copy on this machine, whose digests are compared.
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -189,23 +190,31 @@ class BucketBackend:
         sweep(self.workshop)
 
     def sweep_lost(self) -> None:
+        """Also this machine's copies of what others have deleted or replaced."""
+        named: dict[str, str | None] = {}
+
+        def is_named(key: str, attempt: str) -> bool:
+            if key not in named:
+                try:
+                    named[key] = self._manifest(key).attempt
+                except FaultError:
+                    named[key] = None
+            return attempt == named[key]
 
         with self._talking():
             now, doomed = self._now(), []
-            named: dict[str, str | None] = {}
             for item in self._list("data/"):
                 _, key, attempt, *_ = item["path"].split("/")
-                if (now - item["last_modified"]).total_seconds() < STALE_SECONDS:
-                    continue
-                if key not in named:
-                    try:
-                        named[key] = self._manifest(key).attempt
-                    except FaultError:
-                        named[key] = None
-                if attempt != named[key]:
+                if (now - item["last_modified"]).total_seconds() >= STALE_SECONDS and not is_named(key, attempt):
                     doomed.append(item["path"])
             if doomed:
                 obstore.delete(self._store, doomed)
+            used = self.marked()
+            for copy in (self.workshop / "copies").iterdir():
+                key, _, attempt = copy.name.rpartition(".")
+                old = time.time() - copy.stat().st_mtime >= STALE_SECONDS
+                if old and key not in used and not is_named(key, attempt):
+                    shutil.rmtree(copy, ignore_errors=True)
 
     def _manifest(self, key: str) -> Manifest:
         try:
@@ -240,6 +249,8 @@ class BucketBackend:
             try:
                 there = obstore.get(self._store, name)
                 tag, content = there.meta["e_tag"], bytes(there.bytes())
+                if content == manifest.to_bytes():
+                    return True  # our own: the answer to an earlier put was lost on the way, and it was sent again
                 self.look(key)
             except FileNotFoundError:
                 continue  # gone meanwhile

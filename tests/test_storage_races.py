@@ -8,9 +8,13 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import obstore
 import pytest
+from obstore.exceptions import AlreadyExistsError, PreconditionError
 
+from storage import bucket as bucket_module
 from storage.artefacts import ArtefactStore
 from tests.places import KEY, SOURCES, Builder, Place, new_bucket_place
 
@@ -93,6 +97,32 @@ def test_machines_that_race_to_replace_a_damaged_artefact(
         list(pool.map(lambda store: store.get_or_create(KEY, build), stores))
     assert all((store.folder(KEY) / "deep" / "data").read_bytes() == b"bytes" for store in stores)
     assert len(place.objects("data/")) == 2
+
+
+@pytest.mark.parametrize("damaged", [False, True], ids=["where there is none", "in place of a damaged one"])
+def test_a_put_whose_answer_is_lost_is_still_ours(
+    s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    """The client sends it again and is told that there is a manifest: its own, which is not to be dropped."""
+    place = new_bucket_place(tmp_path, monkeypatch)
+    if damaged:
+        place.open().get_or_create(KEY, Builder())
+        place.write(KEY, "deep/data", b"cytes")
+    put, lost = obstore.put, []
+
+    def forgetful(store: object, name: str, *content: object, **how: Any) -> object:
+        answer = put(store, name, *content, **how)
+        if name.startswith("manifests/") and not lost:
+            lost.append(name)
+            raise PreconditionError("sent again") if damaged else AlreadyExistsError("sent again")
+        return answer
+
+    monkeypatch.setattr(bucket_module.obstore, "put", forgetful)
+    store = place.open()
+    assert store.get_or_create(KEY, Builder())[1] is False
+    assert lost
+    assert store.fault(KEY, again=True) is None
+    assert (ArtefactStore(place.url, workshop=tmp_path / "other").folder(KEY) / "deep/data").read_bytes() == b"bytes"
 
 
 def test_killed_builder_leaves_nothing_finished_and_no_lock(place: Place, store: ArtefactStore, tmp_path: Path) -> None:

@@ -198,3 +198,24 @@ def test_files_that_no_manifest_names_are_swept_from_a_bucket_after_a_day(
     store.backend.sweep_lost()
     assert len(place.objects("data/")) == 1
     assert store.fault("a-1", again=True) is None
+
+
+def test_copies_of_what_another_machine_has_deleted_are_swept(
+    s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = new_bucket_place(tmp_path, monkeypatch)
+    store = fill(place, "a-1", "b-1", "c-1")
+    other = ArtefactStore(place.url, workshop=tmp_path / "other machine")
+    other.discard("a-1")
+    other.discard("b-1")
+    monkeypatch.setattr(bucket_module, "STALE_SECONDS", -1)
+
+    def copies() -> set[str]:
+        store.backend.sweep_lost()
+        return {path.name.rpartition(".")[0] for path in (store.backend.workshop / "copies").iterdir()}
+
+    monkeypatch.setattr(store.backend, "marked", lambda: {"b-1"})  # somebody may be reading it
+    assert copies() == {"b-1", "c-1"}
+    monkeypatch.setattr(store.backend, "marked", set)
+    assert copies() == {"c-1"}
+    assert store.fault("c-1", again=True) is None

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from storage.boundaries import Boundary
-from tests.faults import trials
+from tests.faults import disks, trials
 from tests.faults.work import Fault
 
 BUILDING = [b for b in Boundary if b not in (Boundary.RETIRED, Boundary.CONDEMNED)]
@@ -23,6 +23,8 @@ class Case:
     places: tuple[str, ...] = ("folder", "bucket")
     certain: bool = True
     """Whether it must strike; a kill at a random moment may come too late."""
+    possible: Callable[[], bool] = lambda: True
+    """Whether this machine lets us do it."""
 
 
 def cases(repeats: int = 1) -> Iterator[Case]:
@@ -42,8 +44,16 @@ def cases(repeats: int = 1) -> Iterator[Case]:
             yield Case(f"{action} at {boundary}", group, trials.at_a_border(Fault(boundary, 2, action)))
         places = ("bucket",)
         yield Case(f"{action} at uploaded", group, trials.at_a_border(Fault(Boundary.UPLOADED, 5, action)), places)
+    for nth in (1, 3, 4):
+        inject = trials.at_a_border(Fault(Boundary.PREPARED, nth, "files stop growing"))
+        yield Case(f"files stop growing at prepared {nth}", "full disk", inject)
     for days in (-400, -2, 2, 400):
         yield Case(f"clock {days:+} days", "clock skew", trials.with_skew(days * 86400.0))
+        beside = trials.beside_a_clock(days * 86400.0)
+        yield Case(f"clock {days:+} days beside a builder", "clock skew", beside)
+    for kilobytes in (8, 24, 48, 80):
+        inject = trials.on_a_small_disk(kilobytes * 1024)
+        yield Case(f"disk of {kilobytes} kB", "full disk", inject, possible=disks.possible)
     for _ in range(repeats):
         yield Case("killed at random", "SIGKILL at a random moment", trials.at_a_random_moment, certain=False)
         for how in (trials.truncated, trials.flipped, trials.zeroed, trials.deleted):
@@ -65,13 +75,11 @@ SHORT = {
         "killed at marked 1", "killed at locked 2", "killed at prepared 2", "killed at built 1", "killed at sealed 2",
         "killed at committed 1", "killed at committed 4", "killed at retired while replacing", "killed at random",
         "full at sealed", "read-only at prepared", "lost at built", "clock -400 days", "clock +400 days",
-        "file truncated", "file flipped", "file zeroed", "file deleted", "manifest truncated", "manifest flipped",
-        "3 writers", "2 of 4 writers killed", "beside gc",
+        "clock +400 days beside a builder", "disk of 24 kB", "file truncated", "file flipped", "file zeroed",
+        "file deleted", "manifest truncated", "manifest flipped", "3 writers", "2 of 4 writers killed", "beside gc",
     },
     "bucket": {
-        "killed at sealed 2", "killed at uploaded 4", "killed at committed 1", "killed at retired while replacing",
-        "full at uploaded", "lost at uploaded", "file flipped", "file deleted", "manifest flipped", "3 machines",
-        "beside gc",
+        "killed at uploaded 4", "killed at retired while replacing", "lost at uploaded", "file flipped", "3 machines",
     },
 }  # fmt: skip
 """What every run of the test suite tries."""

@@ -1,138 +1,138 @@
 """The long session, `make faults`: every kind of fault, many times, and a table of what came of it.
 
-python -m tests.faults.session [--repeats N] [--limit N] [--no-runs] [--out FILE]
+    python -m tests.faults.session [--only store|runs|mutations] [--match WORD] [--repeats N] [--limit N]
+        [--journal FILE] [--out FILE]
+
+What is done is in the journal at once, so that a session that was cut off goes on where it was.
 """
 
 import argparse
-import platform
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import pytest
 
-from tests.faults.catalogue import cases
+from tests.faults import trials
+from tests.faults.catalogue import Case, cases
+from tests.faults.journal import Entry, Journal, report
+from tests.faults.mutations import EXPOSED_BY, mutated
 from tests.faults.trials import Outcome, Trial
+from tests.faults.warm import loaded
 from tests.places import FolderPlace, new_bucket_place, serving_s3
 
-
-@dataclass
-class Line:
-    """A line of the summary."""
-
-    injected: int = 0
-    struck: int = 0
-    taken_for_finished: int = 0
-    wrong: int = 0
-    stale: int = 0
-    seconds: float = 0.0
-    failures: list[str] = field(default_factory=list)
-
-    def add(self, outcome: Outcome, seconds: float) -> None:
-        self.injected += 1
-        self.struck += outcome.struck
-        self.taken_for_finished += bool(outcome.taken_for_finished)
-        self.wrong += bool(outcome.wrong)
-        self.stale += bool(outcome.left)
-        self.seconds += seconds
-        if not outcome.good:
-            self.failures.append(str(outcome))
+COMMAND = "python -m tests.faults.session"
 
 
-def store_faults(repeats: int) -> Iterator[tuple[str, str, Outcome]]:
-    """Injects the store's faults, one after the other."""
-    with serving_s3():
+@dataclass(frozen=True)
+class Injection:
+    """One fault to come."""
+
+    name: str
+    group: str
+    where: str
+    run: Callable[[], Outcome]
+    mutation: str = ""
+
+
+def store_injections(repeats: int) -> Iterator[Injection]:
+    """In a folder first: a bucket's server takes several times as long."""
+    for kind in ("folder", "bucket"):
         for number, case in enumerate(cases(repeats)):
-            for kind in case.places:
-                with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-                    folder = Path(name)
-                    place = (
-                        FolderPlace(str(folder / "store"), None)
-                        if kind == "folder"
-                        else new_bucket_place(folder, patch)
-                    )
-                    trial = Trial(place, folder, seed=number)
-                    try:
-                        case.inject(trial)
-                        outcome = trial.finish(case.name)
-                    except AssertionError as error:
-                        outcome = Outcome(case.name, [], [str(error)], [], True)
-                    if case.certain and not outcome.struck:
-                        outcome = Outcome(case.name, [], ["the fault did not happen"], [], False)
-                    yield case.group, kind, outcome
+            if kind in case.places and case.possible():
+                yield Injection(case.name, case.group, f"store, {kind}", partial(store_fault, case, kind, number))
 
 
-def table(lines: dict[tuple[str, str], Line]) -> str:
-    rows = [
-        "| fault | where | injected | struck | taken for finished | wrong results | stale state | s |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    total = Line()
-    for (group, kind), line in lines.items():
-        rows.append(_row(group, kind, line))
-        for name in ("injected", "struck", "taken_for_finished", "wrong", "stale", "seconds"):
-            setattr(total, name, getattr(total, name) + getattr(line, name))
-    return "\n".join([*rows, _row("**all**", "", total)])
+def store_fault(case: Case, kind: str, seed: int) -> Outcome:
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as monkeypatch:
+        folder = Path(name)
+        if kind == "folder":
+            trial = Trial(FolderPlace(str(folder / "store"), None), folder, seed)
+        else:
+            trial = Trial(new_bucket_place(folder, monkeypatch), folder, seed)
+        try:
+            case.inject(trial)
+        except AssertionError as error:
+            return Outcome(case.name, [], [str(error)], [], struck=True)
+        outcome = trial.finish(case.name)
+        return outcome.certain() if case.certain else outcome
 
 
-def _row(group: str, kind: str, line: Line) -> str:
-    return (
-        f"| {group} | {kind} | {line.injected} | {line.struck} | {line.taken_for_finished} | {line.wrong} "
-        f"| {line.stale} | {line.seconds:.0f} |"
-    )
+def mutants() -> Iterator[Injection]:
+    named = {case.name: case for case in cases()}
+    for mutation, (kind, names) in EXPOSED_BY.items():
+        for name in names:
+            if named[name].possible():
+                run = partial(mutant, mutation, named[name], kind)
+                yield Injection(name, "mutation", f"store, {kind}", run, mutation)
 
 
-def report(lines: dict[tuple[str, str], Line], command: str) -> str:
-    about = f"{datetime.now(UTC):%Y-%m-%d}, Python {platform.python_version()}, " + ", ".join(
-        f"{name} {version(name)}" for name in ("torch", "zarr", "obstore", "prefect", "distributed", "mlflow")
-    )
-    return (
-        f"# Injected faults\n\n`{command}` ({about}).\n\n"
-        "After each fault the work was run again and had to complete with the bits of an undisturbed run. *Struck*: the\n"
-        "fault did something (a process died, a run failed, a file changed); a kill at a random moment may come too late.\n"
-        "*Taken for finished*: a reader took an artefact for complete that was not. *Stale state*: a run that hung, or\n"
-        "something unsound that was still there at the end. Buckets are on a loopback S3 server (moto).\n\n"
-        f"{table(lines)}\n"
-    )
+def mutant(mutation: str, case: Case, kind: str) -> Outcome:
+    trials.undisturbed()  # by the store as it should be
+    with mutated(mutation), patch.object(trials, "PATIENCE", 30):
+        try:
+            return store_fault(case, kind, 0)
+        except Exception as error:
+            return Outcome(case.name, [], [f"{type(error).__name__}: {error}"], [], struck=True)
+
+
+def injections(asked: argparse.Namespace, folder: Path, held: ExitStack) -> Iterator[Injection]:
+    if asked.only in (None, "mutations"):
+        yield from mutants()
+    if asked.only in (None, "store"):
+        yield from store_injections(asked.repeats)
+    if asked.only in (None, "runs"):
+        from tests.faults.run_catalogue import run_injections
+
+        for where, case, run in run_injections(folder, held):
+            yield Injection(case.name, case.group, where, run)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=8, help="of the faults with a random part")
+    parser.add_argument("--only", choices=["store", "runs", "mutations"], help="a part of it")
+    parser.add_argument("--repeats", type=int, default=6, help="of the faults with a random part")
+    parser.add_argument("--match", default="", help="only faults with this in their line, such as 'folder: file'")
     parser.add_argument("--limit", type=int, help="stop after so many")
-    parser.add_argument("--no-runs", action="store_true", help="only the store's faults, not those of whole runs")
-    parser.add_argument("--out", type=Path, help="write the table there")
+    parser.add_argument("--journal", type=Path, help="where each outcome is noted; a session goes on from there")
+    parser.add_argument("--out", type=Path, help="where the tables go, after each fault")
     asked = parser.parse_args()
 
-    lines: dict[tuple[str, str], Line] = defaultdict(Line)
-    started = time.perf_counter()
-    faults = islice(all_faults(asked.repeats, not asked.no_runs), asked.limit)
-    for count, (group, kind, outcome) in enumerate(faults, 1):
-        seconds, started = time.perf_counter() - started, time.perf_counter()
-        lines[group, kind].add(outcome, seconds)
-        verdict = "ok" if outcome.good else f"FAILED {outcome}"
-        print(f"{count:4} {kind:7} {outcome.fault:40} {seconds:6.1f} s  {verdict}", flush=True)
-    print(table(lines))
-    if asked.out:
-        asked.out.write_text(report(lines, " ".join(["python -m tests.faults.session", *sys.argv[1:]])))
-    failures = [failure for line in lines.values() for failure in line.failures]
-    print(*failures, sep="\n")
-    return 1 if failures else 0
-
-
-def all_faults(repeats: int, runs: bool) -> Iterator[tuple[str, str, Outcome]]:
-    if runs:
-        from tests.faults.runs import run_faults  # the flow and all it needs
-
-        yield from run_faults()
-    yield from store_faults(repeats)
+    with ExitStack() as held:
+        folder = Path(held.enter_context(TemporaryDirectory()))
+        held.enter_context(loaded(folder, runs=asked.only in (None, "runs")))
+        held.enter_context(serving_s3())
+        journal = Journal(asked.journal or folder / "journal")
+        done = {entry.number for entry in journal.entries()}
+        seen: dict[str, int] = {}
+        failed = 0
+        for injection in islice(injections(asked, folder, held), asked.limit):
+            name = f"{injection.mutation or 'whole'}: {injection.where}: {injection.name}"
+            seen[name] = seen.get(name, 0) + 1
+            number = f"{name} #{seen[name]}"
+            if number in done or asked.match not in f"{injection.where}: {injection.name}":
+                continue
+            started = time.perf_counter()
+            outcome = injection.run()
+            seconds = time.perf_counter() - started
+            journal.add(Entry(number, injection.group, injection.where, seconds, outcome, injection.mutation))
+            # A mutant that goes unnoticed is what fails.
+            passed = outcome.good != bool(injection.mutation)
+            failed += not passed
+            print(f"{time.strftime('%X')} {seconds:6.1f} s  {'ok' if passed else 'FAILED'}  {number}", flush=True)
+            if not outcome.good:
+                print(f"    {outcome}", flush=True)
+            if asked.out:
+                asked.out.write_text(report(journal.entries(), COMMAND))
+        print(report(journal.entries(), COMMAND))
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import pytest
 
 from storage.boundaries import Boundary
 from tests.faults.catalogue import SHORT, Case, cases
+from tests.faults.mutations import EXPOSED_BY, MUTATIONS
+from tests.faults.session import mutant
 from tests.faults.trials import Trial
 from tests.places import FolderPlace, new_bucket_place
 
@@ -31,8 +33,24 @@ def test_after_a_fault_a_rerun_completes_with_the_same_bits(
     else:
         request.getfixturevalue("s3")
         place = new_bucket_place(tmp_path, monkeypatch)
+    if not case.possible():
+        pytest.skip("needs the right to mount a disk")
     trial = Trial(place, tmp_path, seed=0)
     case.inject(trial)
     outcome = trial.finish(case.name)
     assert outcome.good, outcome
     assert outcome.struck or not case.certain, "the fault did not happen"
+
+
+@pytest.mark.parametrize("mutation", ["no manifest needed", "digests not compared", "damaged files sealed"])
+def test_a_store_that_is_wrong_is_noticed(mutation: str) -> None:
+    """The session tries all mutations; these are the quick ones."""
+    kind, names = EXPOSED_BY[mutation]
+    outcome = mutant(mutation, next(case for case in cases() if case.name == names[0]), kind)
+    assert not outcome.good
+
+
+def test_every_mutation_has_a_fault_that_must_notice_it() -> None:
+    assert EXPOSED_BY.keys() == MUTATIONS.keys()
+    there = {(case.name, kind) for case in cases() for kind in case.places}
+    assert {(name, kind) for kind, names in EXPOSED_BY.values() for name in names} <= there

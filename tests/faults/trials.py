@@ -5,16 +5,18 @@ import random
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing import Process
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bico.errors import StoreError
 from storage import upkeep
 from storage.artefacts import ArtefactStore
 from storage.manifest import MANIFEST
 from tests.faults import work
+from tests.faults.residue import stale
 from tests.places import Place
 
 PATIENCE = 120
@@ -38,6 +40,10 @@ class Outcome:
     @property
     def good(self) -> bool:
         return not (self.taken_for_finished or self.wrong or self.left)
+
+    def certain(self) -> "Outcome":
+        """The same, but a fault that did nothing is a failure of the harness."""
+        return self if self.struck else replace(self, wrong=[*self.wrong, "the fault did not happen"])
 
 
 @cache
@@ -87,13 +93,16 @@ class Trial:
         if "error" in again:
             wrong.append(again["error"])
         left = ["the second run hung"] if "hung" in again else []
-        # What damage or a race has left, and the second run did not need, still has to be seen for what it is.
-        left += [f"{key}: {fault}" for key, fault in upkeep.verify(self.place.open())[1].items()]
+        del reader  # what it has marked is not the fault's
+        left += stale(self.place, self.folder.glob("machine-*"))
         return Outcome(fault, early, wrong, left, self.struck)
 
 
 def _differs(reader: ArtefactStore, key: str, expected: dict[str, str]) -> bool:
-    return work.digest(reader, key) != expected[key]
+    try:
+        return work.digest(reader, key) != expected[key]
+    except (StoreError, OSError):  # it was taken for complete and cannot even be read
+        return True
 
 
 # The faults
@@ -186,6 +195,37 @@ def with_skew(seconds: float) -> Callable[[Trial], None]:
         upkeep.collect(trial.place.open(), older_than=0)
         if there and not user.is_complete(first):
             raise AssertionError("gc deleted what a living process had marked")
+
+    return inject
+
+
+def beside_a_clock(seconds: float) -> Callable[[Trial], None]:
+    """A process whose clock is off works, and so sweeps, while another builds."""
+
+    def inject(trial: Trial) -> None:
+        slow, answer = trial.start(pause=0.1)
+        deadline = time.monotonic() + PATIENCE
+        while slow.is_alive() and not _building(trial) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        answers = [trial.wait(*trial.start(skew=seconds)), trial.wait(slow, answer)]
+        for result in answers:
+            if result.get("digests") != undisturbed():
+                raise AssertionError(f"beside a clock that is off, a run ended with {result}")
+        trial.struck = True
+
+    return inject
+
+
+def _building(trial: Trial) -> bool:
+    tmp = trial.place.bench / "tmp"
+    return tmp.exists() and any(tmp.iterdir())
+
+
+def on_a_small_disk(size: int) -> Callable[[Trial], None]:
+    """A real disk on which not everything has room; the kernel says when it is full."""
+
+    def inject(trial: Trial) -> None:
+        trial.run(disk=size)
 
     return inject
 

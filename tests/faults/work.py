@@ -5,24 +5,28 @@ import hashlib
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bico.errors import StoreError
 from storage.artefacts import ArtefactStore
 from storage.boundaries import Boundary, intercepted
 from storage.keys import artefact_key
+from tests.faults import disks, mutations
 
 STEPS = 3
 """The chain: each step reads the one before. Its first step leaves two artefacts of one pass."""
 FILES = ("chunks/c0", "chunks/c1", "index.json")
 
-_SPAWN = multiprocessing.get_context("forkserver")
-_SPAWN.set_forkserver_preload(["tests.faults.work", "storage.bucket"])
+PROCESSES: Any = multiprocessing.get_context("forkserver")
+"""Makes processes; the long session puts another maker here."""
+PROCESSES.set_forkserver_preload(["tests.faults.work", "storage.bucket"])
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,11 @@ class Fault:
     boundary: Boundary
     nth: int
     action: str
-    """kill, full (no space left), read-only, or lost (no connection)."""
+    """kill, full (no space left), read-only, or lost (no connection); or "files stop growing", which the kernel sees to."""
 
+
+FILE_BYTES = 1000
+"""What a file may grow to when files cannot grow any more: a manifest is written, and a chunk is cut short."""
 
 ERRORS = {
     "full": OSError(errno.ENOSPC, "No space left on device"),
@@ -92,7 +99,16 @@ class Injector:
     def strike(self, action: str) -> None:
         if action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        raise ERRORS[action]
+        if action == "files stop growing":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, resource.RLIM_INFINITY))
+        else:
+            raise ERRORS[action]
+
+
+def skewed(seconds: float) -> None:
+    """From now on this process's clock is ahead."""
+    now = time.time
+    time.time = lambda: now() + seconds
 
 
 def start(
@@ -103,6 +119,7 @@ def start(
     fault: Fault | None = None,
     pause: float = 0.0,
     skew: float = 0.0,
+    disk: int | None = None,
 ) -> multiprocessing.Process:
     """Runs the pipeline in a process of its own.
 
@@ -110,23 +127,39 @@ def start(
         answer: Where the digests are written, or the store's error.
         pause: Seconds that each file takes to write.
         skew: Seconds by which the process's clock is ahead.
+        disk: The size of the disk on which the process builds, bytes.
     """
-    process = _SPAWN.Process(target=_main, args=(url, workshop, answer, fault, pause, skew, dict(os.environ)))
+    told = url, workshop, answer, fault, pause, skew, disk, dict(os.environ)
+    process = PROCESSES.Process(target=_main, args=told)
     process.start()
     return process
 
 
 def _main(
-    url: str, workshop: Path | None, answer: Path, fault: Fault | None, pause: float, skew: float, environment: dict
+    url: str,
+    workshop: Path | None,
+    answer: Path,
+    fault: Fault | None,
+    pause: float,
+    skew: float,
+    disk: int | None,
+    environment: dict,
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)  # the fork server's is of the time when it started
+    mutations.apply()
     if skew:
-        now = time.time
-        time.time = lambda: now() + skew
-    with intercepted(Injector(fault)) if fault else nullcontext():
+        skewed(skew)
+    with ExitStack() as held:
+        if disk:
+            bench = workshop or Path(url)
+            bench.mkdir(parents=True, exist_ok=True)
+            disks.alone()
+            held.enter_context(disks.small(bench, disk))
+        if fault:
+            held.enter_context(intercepted(Injector(fault)))
         try:
             result = {"digests": pipeline(ArtefactStore(url, workshop=workshop), pause)}
-        except StoreError as error:
-            result = {"error": str(error)}
+        except (StoreError, OSError) as error:
+            result = {"error": f"{type(error).__name__}: {error}"}
     answer.write_text(json.dumps(result))
