@@ -9,11 +9,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bico.report import Row, Summary, method_label, summarise
+from bico.report import Row, cell, method_label, summarise
 from flows.recipes import list_recipes, read_recipe
 from flows.reproduce import models, read_transfers
 
 RESULTS = Path(__file__).parent / "results"
+HEADING = """# The paper's tables in miniature
+
+Average accuracy in % over {tasks}: mean ± sd over calibration seeds, at the largest N (or K) of each
+table. The last column is how much of the way from zero-shot to the fine-tuned target BiCo goes. Commands, dates, machine
+and versions stand in each table's own file.
+"""
 OWN_COLUMN = ("zero-shot", "bico", "theseus", "fine-tuned", "expert")
 
 
@@ -23,7 +29,7 @@ def line(name: str, pair: str, rows: Sequence[Row]) -> str:
     most = max(samples for _, samples in found)
     zero, tuned = found["zero-shot", 0].average[0], found.get(("fine-tuned", 0))
     others = [
-        f"{method_label(s.method)} {number(s)}"
+        f"{method_label(s.method)} {cell(s.average, s.seeds)}"
         for (method, samples), s in found.items()
         if method not in OWN_COLUMN and samples in (0, most)
     ]
@@ -34,18 +40,13 @@ def line(name: str, pair: str, rows: Sequence[Row]) -> str:
         pair,
         str(most),
         f"{zero:.1f}",
-        number(bico),
-        "" if theseus is None else number(theseus),
+        cell(bico.average, bico.seeds),
+        "" if theseus is None else cell(theseus.average, theseus.seeds),
         "; ".join(others),
-        "" if tuned is None else number(tuned),
+        "" if tuned is None else cell(tuned.average, tuned.seeds),
         share,
     ]
     return f"| {' | '.join(cells)} |"
-
-
-def number(summary: Summary) -> str:
-    mean, sd = summary.average
-    return f"{mean:.1f} ± {sd:.1f}" if summary.seeds > 1 else f"{mean:.1f}"
 
 
 def main(data: Sequence[Path]) -> None:
@@ -58,16 +59,7 @@ def main(data: Sequence[Path]) -> None:
         for title, rows in (read_transfers(recipe, True, configs, RESULTS) or {}).items():
             lines.append(line(recipe.label(True), models(title, configs[title]), rows))
             tasks = configs[title].tasks
-    print("# The paper's tables in miniature")
-    print(
-        f"\nAverage accuracy in % over {', '.join(tasks)}: mean ± sd over calibration seeds, at the largest N (or K) of"
-    )
-    print(
-        "each table. The last column is how much of the way from zero-shot to the fine-tuned target BiCo goes. Commands,"
-    )
-    print(
-        "dates, machine and versions stand in each table's own file; what the paper claims of them, in claims-mini.md.\n"
-    )
+    print(HEADING.format(tasks=", ".join(tasks)))
     print("| table | pair | N, K | zero-shot | BiCo | THESEUS | others | fine-tuned | of the gap |")
     print("| --- | --- | ---: | ---: | ---: | ---: | --- | ---: | ---: |")
     print("\n".join(lines))

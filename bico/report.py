@@ -129,10 +129,10 @@ def markdown_table(rows: Sequence[Row], beside: Mapping[str, Mapping[tuple[str, 
     base = next((s.average[0] for s in summaries if s.method == "zero-shot"), None)
     for s in summaries:
         gain = "" if base is None or s.method == "zero-shot" else f"{s.average[0] - base:+.1f}"
-        cells = [_cell(s.per_task[task], s.seeds) if task in s.per_task else "–" for task in tasks]
+        cells = [cell(s.per_task[task], s.seeds) if task in s.per_task else "–" for task in tasks]
         number = str(s.samples) if s.samples else "–"
         more = [column.get((s.method, s.samples), "") for column in beside.values()]
-        cells = [method_label(s.method), number, *cells, _cell(s.average, s.seeds), gain, *more]
+        cells = [method_label(s.method), number, *cells, cell(s.average, s.seeds), gain, *more]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -206,5 +206,6 @@ def _mean_sd(values: Sequence[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def _cell(value: tuple[float, float], seeds: int) -> str:
+def cell(value: tuple[float, float], seeds: int) -> str:
+    """Writes a mean with its standard deviation, which a single seed does not have."""
     return f"{value[0]:.1f} ± {value[1]:.1f}" if seeds > 1 else f"{value[0]:.1f}"

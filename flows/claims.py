@@ -69,21 +69,19 @@ def claims(
     started, stages = time.perf_counter(), {"computed": 0, "cached": 0}
     recipes = {name: read_recipe(name) for name in catalogue.recipes}
     rows: dict[str, dict[str, list[Row]]] = {}
-    tables: list[str] = []
-    for name, recipe in recipes.items():
-        configs = recipe.configs(mini, data, scratch(settings))
-        read = None if results is None else read_transfers(recipe, mini, configs, results)
-        if read is None:
-            rows[name], counted = run_transfers(configs, settings, progress)
-            stages = {word: stages[word] + counted[word] for word in stages}
-        else:
-            rows[name] = read
-            tables.append(f"`{recipe.label(mini)}.csv`")
+    configs = {name: recipe.configs(mini, data, scratch(settings)) for name, recipe in recipes.items()}
+    if results is not None:  # all before any work: one may have been made of something else
+        read = {name: read_transfers(recipe, mini, configs[name], results) for name, recipe in recipes.items()}
+        rows = {name: found for name, found in read.items() if found is not None}
+    tables = [f"`{recipes[name].label(mini)}.csv`" for name in rows]
+    for name in [name for name in recipes if name not in rows]:
+        rows[name], counted = run_transfers(configs[name], settings, progress)
+        stages = {word: stages[word] + counted[word] for word in stages}
     outcomes = {
         c.id: evaluate(differences(c.left.of(rows), c.right.of(rows)), c.kind, c.margin) for c in catalogue.claims
     }
     for claim in catalogue.norms:
-        config = next(iter(recipes[claim.recipe].configs(mini, data, scratch(settings)).values()))
+        config = next(iter(configs[claim.recipe].values()))
         found = {task: {seed: share - 100} for (task, seed), share in norms_kept(config, settings, progress).items()}
         outcomes[claim.id] = evaluate(found, Kind.ALIKE, claim.margin)
     about = made_by(command, time.perf_counter() - started, stages)

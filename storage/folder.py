@@ -1,10 +1,10 @@
 """Artefacts in a folder of this machine, or of a file system that machines share.
 
-    root/final/<key>/   committed artefacts, each with its MANIFEST.json
-    root/tmp/           artefacts being built, or being deleted
-    root/locks/<key>    one lock per key
-    root/marks/         what living processes use
-    root/notes/         records of runs
+    final/<key>/   committed artefacts, each with its MANIFEST.json
+    tmp/           artefacts being built, or being deleted
+    locks/<key>    one lock per key
+    marks/         what living processes use
+    notes/         records of runs
 
 The commit is one rename of a folder that is complete, manifest included. A killed builder leaves its folder under tmp/,
 never under final/.

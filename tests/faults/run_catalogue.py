@@ -8,7 +8,7 @@ from pathlib import Path
 
 from storage.boundaries import Boundary
 from tests.faults import disks, trials
-from tests.faults import runs as r
+from tests.faults import run_faults as r
 from tests.faults.runs import Bench, RunCase
 from tests.faults.trials import Outcome
 

@@ -23,6 +23,10 @@ PATIENCE = 120
 """Seconds after which a process counts as hanging: a lock that outlived its holder, a race that nobody wins."""
 
 
+How = Callable[[bytes, random.Random], bytes | None]
+"""From a file's content to what a fault makes of it; None if it deletes the file."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a fault came to. Every wrong list must be empty."""
@@ -133,20 +137,25 @@ def at_a_random_moment(trial: Trial) -> None:
     trial.wait(process, answer)
 
 
-def damage(how: Callable[[bytes, random.Random], bytes | None], manifest: bool = False) -> Callable[[Trial], None]:
+def damage(how: How, manifest: bool = False) -> Callable[[Trial], None]:
     def inject(trial: Trial) -> None:
         trial.run()
         key = trial.random.choice(work.artefacts())
         name = MANIFEST if manifest else trial.random.choice(work.FILES)
-        before = trial.place.read(key, name)
-        after = how(before, trial.random)
-        if after is None:
-            trial.place.delete(key, name)
-        else:
-            trial.place.write(key, name, after)
-        trial.struck = after != before
+        trial.struck = damage_file(trial.place, key, name, how, trial.random)
 
     return inject
+
+
+def damage_file(place: Place, key: str, name: str, how: How, chance: random.Random) -> bool:
+    """Changes a file of an artefact behind the store's back, and tells whether that changed anything."""
+    before = place.read(key, name)
+    after = how(before, chance)
+    if after is None:
+        place.delete(key, name)
+    else:
+        place.write(key, name, after)
+    return after != before
 
 
 def truncated(content: bytes, random: random.Random) -> bytes:
