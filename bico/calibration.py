@@ -91,7 +91,8 @@ class Batch:
 
     source: Tensor
     target: Tensor
-    labels: Int[Tensor, " batch"]
+    labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+    """Targets of the loss: classes, or their probabilities."""
 
 
 def cross_covariances(

@@ -125,9 +125,14 @@ class ClipViT:
     def logits(self, images: Tensor, head: Tensor) -> Float[Tensor, "batch classes"]:
         return self.model.logit_scale.exp() * F.normalize(self.features(images), dim=-1) @ head.T
 
-    def loss(self, images: Tensor, labels: Int[Tensor, " batch"], head: Tensor) -> Float[Tensor, ""]:
+    def loss(
+        self, images: Tensor, labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"], head: Tensor
+    ) -> Float[Tensor, ""]:
         """Cross-entropy against the head, summed over the batch: gradients and covariances then add up over batches
         and do not depend on the batch size.
+
+        Arguments:
+            labels: Class indices, or a probability for every class.
         """
         return F.cross_entropy(self.logits(images, head), labels.to(self.device), reduction="sum")
 
