@@ -84,7 +84,9 @@ def test_scores_are_log_likelihoods_whose_labels_make_the_loss() -> None:
     inputs, labels, head = model.prepare(texts(6)), labels_of(6), model.head(CLASS_NAMES)
     scores = model.logits(inputs, head)
     assert scores.shape == (6, 3) and (scores < 0).all()
-    assert_close(-scores[torch.arange(6), labels].sum(), model.loss(inputs, labels, head))
+    loss = model.loss(inputs, labels, head)
+    assert_close(-scores[torch.arange(6), labels].sum(), loss)
+    assert_close(model.loss(inputs, F.one_hot(labels, 3).double(), head), loss)
 
 
 def test_probe_scores_and_loss() -> None:

@@ -131,12 +131,20 @@ class T5Encoder:
         scores = [self._likelihood(hidden, mask, words.expand(len(inputs), -1)) for words in head]
         return torch.stack(scores, dim=1)
 
-    def loss(self, inputs: Tensor, labels: Int[Tensor, " batch"], head: Tensor) -> Float[Tensor, ""]:
-        """Cross-entropy, summed over the batch (and over the tokens of the class's words)."""
-        hidden, mask, labels = self._encode(inputs), self.mask(inputs), labels.to(self.device)
+    def loss(
+        self, inputs: Tensor, labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"], head: Tensor
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy, summed over the batch (and over the tokens of the class's words).
+
+        Arguments:
+            labels: Class indices, or a probability for every class.
+        """
+        labels = labels.to(self.device)
         if head.is_floating_point():
-            return F.cross_entropy(_probe(self._pool(hidden, mask), head), labels, reduction="sum")
-        return -self._likelihood(hidden, mask, head[labels]).sum()
+            return F.cross_entropy(self.logits(inputs, head), labels, reduction="sum")
+        if labels.is_floating_point():
+            return -(labels * self.logits(inputs, head)).sum()
+        return -self._likelihood(self._encode(inputs), self.mask(inputs), head[labels]).sum()
 
     @contextmanager
     def instrument(self) -> Iterator[dict[str, nn.Module]]:
