@@ -19,7 +19,7 @@ def fit_probe(features: Float[Tensor, "samples features"], labels: Int[Tensor, "
     """
     wide = features.double()
     mean, scale = wide.mean(0), wide.std(0, correction=0)
-    varies = scale > 1e-9 * scale.max()  # a constant feature says nothing, and has no scale
+    varies = ~(scale <= 1e-9 * scale.max())  # a constant feature says nothing, and has no scale
     fitted = logistic(((wide - mean) / scale)[:, varies], labels, classes)
     weight = wide.new_zeros(wide.shape[1], classes)
     weight[varies] = fitted.weight / scale[varies, None]
