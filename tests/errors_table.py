@@ -20,7 +20,7 @@ from bico import zoo
 from bico.compare import compare
 from bico.data.tasks import get_task
 from bico.errors import BicoError
-from bico.methods import get_method
+from bico.methods import Pair, get_method
 from bico.models.loading import CONFIG, WEIGHTS, load, resolve
 from bico.models.releases import Release, releases_at
 from bico.report import Row
@@ -38,6 +38,7 @@ from storage.runs import register_models
 from storage.tracking import Tracker
 from tasks.releases import records
 from tests.releases import write_release
+from tests.tiny_t5 import WORDS, write_t5
 
 HEADER = """# Bad inputs
 
@@ -58,6 +59,10 @@ class Here:
     def release(self, name: str = "a", **shape: int) -> Path:
         folder = self.path / name
         return folder if folder.exists() else write_release(folder, seed=1, **shape)
+
+    def text(self, name: str = "t5", words: list[str] = WORDS) -> Path:
+        folder = self.path / name
+        return folder if folder.exists() else write_t5(folder, seed=1, words=words)
 
     def yaml(self, text: str) -> None:
         (self.path / "run.yaml").write_text(text)
@@ -220,6 +225,13 @@ MISTAKES = [
     Mistake("Models and checkpoints", "a folder that is not there", lambda h: resolve(str(h.path / "none"))),
     Mistake("Models and checkpoints", "`open_clip:ViT-B-17/openai`", lambda h: resolve("open_clip:ViT-B-17/openai")),
     Mistake("Models and checkpoints", "`open_clip:ViT-B-16/nowhere`", lambda h: resolve("open_clip:ViT-B-16/nowhere")),
+    Mistake("Models and checkpoints", "`hf:t5-large`", lambda h: resolve("hf:t5-large")),
+    Mistake("Models and checkpoints", "a folder of another model of transformers", lambda h: (
+        h.file("config.json", '{"model_type": "bert"}'), resolve(str(h.path)))),
+    Mistake("Models and checkpoints", "a T5 without its tokenizer", lambda h: (
+        (h.text() / "tokenizer.json").unlink(), resolve(str(h.text())))),
+    Mistake("Models and checkpoints", "a pair with two tokenizers", lambda h: Pair.of(
+        *(load(resolve(str(h.text(f"t5-{n}", WORDS[n:])))) for n in range(2)))),
     Mistake("Models and checkpoints", "a folder without weights", lambda h: (
         (h.release() / WEIGHTS).unlink(), resolve(str(h.release())))),
     Mistake("Models and checkpoints", "a configuration that is no JSON", lambda h: (
