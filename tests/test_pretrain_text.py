@@ -22,8 +22,10 @@ from bico.data.text_corpus import (
     windows,
 )
 from bico.errors import ConfigError, DataError
+from bico.models.loading import load, resolve
+from bico.models.t5 import T5Encoder
 from bico.pretrain_text import TextRecipe, build, learning_rate, run, save, train
-from bico.zoo_measure_text import entry, held_out_loss, load_plain, probe
+from bico.zoo_measure_text import entry, held_out_loss, probes, read_texts, sentence_features
 
 TINY = TextRecipe(
     corpus="tales", seed=5, steps=30, warm_up=3, batch_size=8, length=24, density=0.25, span=2.0,
@@ -86,7 +88,7 @@ def test_a_recipe_and_a_corpus_make_a_model_that_transformers_loads(folder, tmp_
 def test_what_is_saved_computes_the_same(tokenizer, tmp_path):
     model = build(dataclasses.replace(TINY, gated=True), len(tokenizer)).eval()
     save(model, tokenizer, TINY, tmp_path)
-    loaded, _ = load_plain(tmp_path)
+    loaded = load(resolve(str(tmp_path))).model
     ids = torch.tensor([[5, 6, 7, 1]])
     torch.testing.assert_close(loaded.encoder(ids)[0], model.encoder(ids)[0], atol=1e-2, rtol=0)
     torch.testing.assert_close(loaded(ids, labels=ids).logits, model(ids, labels=ids).logits, atol=1e-2, rtol=0)
@@ -100,7 +102,7 @@ def test_the_tokenizer_puts_special_tokens_where_t5_has_them(tokenizer):
     assert tokenizer("the fox <extra_id_0> a ring").input_ids.count(last) == 1
     ids = tokenizer(["The Fox hid a ring .", "the fox hid a ring."]).input_ids
     assert ids[0] == ids[1] and ids[0][-1] == 1
-    assert tokenizer.decode(ids[0], skip_special_tokens=True) == "the fox hid a ring."
+    assert tokenizer.decode(ids[0], skip_special_tokens=True) == "the fox hid a ring ."
 
 
 def test_the_tokenizer_repeats(folder, tokenizer):
@@ -141,13 +143,35 @@ def test_the_learning_rate_rises_and_falls_to_zero():
     assert shares[3:] == sorted(shares[3:], reverse=True)
 
 
-def test_a_probe_reads_what_is_there_and_nothing_else():
-    generator = torch.Generator().manual_seed(0)
-    x, labels = torch.randn(400, 8, generator=generator).numpy(), torch.arange(400).numpy() % 2
-    told = x.copy()
-    told[:, 3] += 3 * labels
-    assert probe(told[:200], labels[:200], told[200:], labels[200:]) > 85
-    assert 35 < probe(x[:200], labels[:200], x[200:], labels[200:]) < 65
+@pytest.fixture
+def questions(tmp_path):
+    """A task that the first word decides."""
+    for split, count in (("train", 60), ("test", 30)):
+        rows = {"text": [f"{WHO[i % 3]} {DID[i % 2]} it" for i in range(count)], "label": [i % 3 for i in range(count)]}
+        pq.write_table(pa.table(rows), tmp_path / f"{split}.parquet")
+    return tmp_path
+
+
+def test_features_are_means_over_real_tokens(tokenizer):
+    model = T5Encoder(build(TINY, len(tokenizer)), tokenizer)
+    texts = ["the fox", "our king lost his crown. a ring"]
+    bags, states = sentence_features(model, texts)
+    for text, bag, state in zip(texts, bags, states, strict=True):
+        ids = torch.tensor([tokenizer(text).input_ids])
+        torch.testing.assert_close(bag, model.model.shared(ids)[0].mean(0), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(state, model.model.encoder(ids)[0][0].mean(0), atol=1e-4, rtol=1e-4)
+
+
+def test_probes_tell_what_the_features_hold(tokenizer, questions):
+    model = T5Encoder(build(TINY, len(tokenizer)), tokenizer)
+    bag, states = probes(model, questions)
+    assert bag == 100 and states > 90
+    with torch.no_grad():
+        model.model.shared.weight.zero_()
+    assert probes(model, questions)[0] < 40  # all words alike: nothing to read
+    pq.write_table(pa.table({"text": ["a"]}), questions / "test.parquet")
+    with pytest.raises(DataError, match="columns `text` and `label`, this file has text"):
+        read_texts(questions, "test")
 
 
 def test_a_missing_corpus_is_named(folder, tmp_path):

@@ -122,14 +122,14 @@ def sentinel_ids(tokenizer: PreTrainedTokenizerFast) -> Int[Tensor, " sentinels"
     return torch.tensor(tokenizer.convert_tokens_to_ids([f"<extra_id_{i}>" for i in range(SENTINELS)]))
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, passages: Sequence[Passage]) -> list[Int[Tensor, " tokens"]]:
+def encode(tokenizer: PreTrainedTokenizerFast, passages: Sequence[Passage]) -> list[Int[Tensor, " _"]]:
     """Returns each passage's ids, its end token included."""
-    rows = tokenizer([passage.text for passage in passages]).input_ids
+    rows = tokenizer([passage.text for passage in passages], verbose=False).input_ids
     return [torch.tensor(row, dtype=torch.int64) for row in rows]
 
 
 def windows(
-    passages: Sequence[Int[Tensor, " tokens"]], length: int, generator: torch.Generator
+    passages: Sequence[Int[Tensor, " _"]], length: int, generator: torch.Generator
 ) -> Int[Tensor, "windows length"]:
     """Joins the passages in a random order and cuts them into windows, without padding; a rest is left out."""
     order = torch.randperm(len(passages), generator=generator).tolist()
@@ -141,8 +141,8 @@ def windows(
 
 
 def batches(
-    passages: Sequence[Int[Tensor, " tokens"]], length: int, size: int, generator: torch.Generator
-) -> Iterator[Int[Tensor, "size length"]]:
-    """Yields batches of windows without end; every round over the passages has an order of its own."""
+    passages: Sequence[Int[Tensor, " _"]], length: int, size: int, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Yields batches (size, length) of windows without end; every round over the passages has an order of its own."""
     while True:
         yield from (batch for batch in windows(passages, length, generator).split(size) if len(batch) == size)
