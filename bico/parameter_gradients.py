@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from bico.calibration import until_snapshots
@@ -28,7 +27,7 @@ Gradients = dict[ParameterGradient, State]
 
 def parameter_gradients(
     model: Model,
-    batches: Iterable[tuple[Tensor, Int[Tensor, " batch"]]],
+    batches: Iterable[tuple[Tensor, Tensor]],
     head: Tensor,
     kinds: Iterable[ParameterGradient],
     snapshots: Sequence[int],
@@ -40,7 +39,8 @@ def parameter_gradients(
     rule for PyTorch's fused attention, and holds a batch's worth of gradients of the whole model at once.)
 
     Arguments:
-        batches: Prepared inputs and labels in the order of the calibration set, cut at the snapshots (`split_at`).
+        batches: Prepared inputs and targets of the loss (labels, or probabilities) in the order of the calibration set,
+            cut at the snapshots (`split_at`).
         head: Classification head (classes, features), in which the task loss is taken; frozen.
         kinds: Which statistics to collect.
         snapshots: Sample counts at which the statistics so far are yielded.
@@ -66,7 +66,7 @@ def parameter_gradients(
             yield seen, {kind: {name: tensor.clone() for name, tensor in state.items()} for kind, state in sums.items()}
 
 
-def loss_gradients(model: Model, inputs: Tensor, labels: Int[Tensor, " batch"], head: Tensor) -> State:
+def loss_gradients(model: Model, inputs: Tensor, labels: Tensor, head: Tensor) -> State:
     """Returns the gradient of the summed loss of one batch for every trainable parameter; the model is left frozen.
 
     Raises:

@@ -1,5 +1,6 @@
 """Results as tables and plots: means and spreads over calibration seeds."""
 
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,11 @@ LABELS = {
     "transfusion": "TransFusion",
     "few-shot": "few-shot (one step)",
     "expert": "expert (on its own model)",
+    "none": "no transport",
+    "head:targets=labels": "head of labels",
+    "head:targets=labels:fit=logistic": "logistic head of labels",
+    "head:fit=logistic": "logistic head",
+    "tune:steps=30": "30 steps",
 }
 COLOURS = {
     "bico": "#c2410c",
@@ -43,8 +49,16 @@ def method_label(method: str) -> str:
     Example:
         >>> method_label("gradfix:mask=force:vote=mean")
         'GradFix, mask force, vote mean'
+        >>> method_label("bico+head:targets=labels")
+        'BiCo + head of labels'
     """
-    name, *settings = method.split(":")
+    return " + ".join(_part_label(part) for part in re.split(r"\+(?=[A-Za-z])", method))
+
+
+def _part_label(part: str) -> str:
+    if part in LABELS:
+        return LABELS[part]
+    name, *settings = part.split(":")
     return ", ".join([LABELS.get(name, name), *(setting.replace("=", " ") for setting in settings)])
 
 
@@ -66,21 +80,24 @@ class Row:
     task: str
     method: str
     samples: int
-    """Calibration samples; 0 for methods that need none."""
+    """Calibration samples with labels; 0 for methods that need none."""
     seed: int | None
     """Calibration seed; None where nothing was drawn."""
     accuracy: float
     """Percent of the test split."""
+    unlabelled: int = 0
+    """Calibration inputs without labels beside them."""
 
     @property
     def label(self) -> str:
         """Such as "digits/bico/N=100/seed=0"."""
-        return cell_label(self.task, self.method, self.samples, self.seed)
+        return cell_label(self.task, self.method, self.samples, self.seed, self.unlabelled)
 
 
-def cell_label(task: str, method: str, samples: int, seed: int | None) -> str:
+def cell_label(task: str, method: str, samples: int, seed: int | None, unlabelled: int = 0) -> str:
     """Names one cell of a sweep."""
-    return f"{task}/{method}" + ("" if seed is None else f"/N={samples}/seed={seed}")
+    more = f"/U={unlabelled}" if unlabelled else ""
+    return f"{task}/{method}" + ("" if seed is None else f"/N={samples}{more}/seed={seed}")
 
 
 @dataclass(frozen=True)
@@ -94,23 +111,24 @@ class Summary:
     average: tuple[float, float]
     """Mean over tasks and seeds, and the standard deviation over seeds of the average over tasks."""
     seeds: int
+    unlabelled: int = 0
 
 
 def summarise(rows: Iterable[Row]) -> list[Summary]:
-    """Returns one summary per method and sample count, in the order of the rows.
+    """Returns one summary per method, sample count and number of unlabelled inputs, in the order of the rows.
 
     Standard deviations are those of a sample (n - 1), and 0 for a single value.
     """
-    grouped: dict[tuple[str, int], list[Row]] = {}
+    grouped: dict[tuple[str, int, int], list[Row]] = {}
     for row in rows:
-        grouped.setdefault((row.method, row.samples), []).append(row)
+        grouped.setdefault((row.method, row.samples, row.unlabelled), []).append(row)
     summaries = []
-    for (method, samples), group in grouped.items():
+    for (method, samples, unlabelled), group in grouped.items():
         tasks = list(dict.fromkeys(row.task for row in group))
         seeds = list(dict.fromkeys(row.seed for row in group))
         per_task = {task: _mean_sd([row.accuracy for row in group if row.task == task]) for task in tasks}
         averages = [statistics.fmean(row.accuracy for row in group if row.seed == seed) for seed in seeds]
-        summaries.append(Summary(method, samples, per_task, _mean_sd(averages), len(seeds)))
+        summaries.append(Summary(method, samples, per_task, _mean_sd(averages), len(seeds), unlabelled))
     return summaries
 
 
@@ -121,25 +139,26 @@ def markdown_table(rows: Sequence[Row], beside: Mapping[str, Mapping[tuple[str, 
         beside: Further columns: by heading, what to write at (method, samples).
     """
     tasks, beside = list(dict.fromkeys(row.task for row in rows)), beside or {}
+    counts = ["N", *["unlabelled"] * any(row.unlabelled for row in rows)]
     lines = [
-        "| " + " | ".join(["method", "N", *tasks, "average", "over zero-shot", *beside]) + " |",
-        "| --- | ---: |" + " ---: |" * (len(tasks) + 2 + len(beside)),
+        "| " + " | ".join(["method", *counts, *tasks, "average", "over zero-shot", *beside]) + " |",
+        "| --- |" + " ---: |" * (len(counts) + len(tasks) + 2 + len(beside)),
     ]
     summaries = summarise(rows)
     base = next((s.average[0] for s in summaries if s.method == "zero-shot"), None)
     for s in summaries:
         gain = "" if base is None or s.method == "zero-shot" else f"{s.average[0] - base:+.1f}"
         cells = [cell(s.per_task[task], s.seeds) if task in s.per_task else "–" for task in tasks]
-        number = str(s.samples) if s.samples else "–"
+        numbers = [str(n) if n else "–" for n in (s.samples, s.unlabelled)][: len(counts)]
         more = [column.get((s.method, s.samples), "") for column in beside.values()]
-        cells = [method_label(s.method), number, *cells, cell(s.average, s.seeds), gain, *more]
+        cells = [method_label(s.method), *numbers, *cells, cell(s.average, s.seeds), gain, *more]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def headlines(rows: Sequence[Row], method: str = "bico") -> list[str]:
     """Returns what a table says of a method at its largest N, in points, averaged over tasks; nothing if it has none."""
-    averages = {(s.method, s.samples): s.average for s in summarise(rows)}
+    averages = {(s.method, s.samples): s.average for s in summarise(rows) if not s.unlabelled}
     largest = max((samples for name, samples in averages if name == method), default=None)
     zero = averages.get(("zero-shot", 0))
     if largest is None or zero is None:
@@ -163,10 +182,13 @@ def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
     ax = ax or Figure(figsize=(7, 4.5), layout="constrained").subplots()
     summaries = summarise(rows)
     variants: dict[str, int] = {}
-    for method in dict.fromkeys(s.method for s in summaries):
-        mine = [s for s in summaries if s.method == method]
-        base = method.partition(":")[0]
-        label, colour = method_label(method), COLOURS.get(base, "black")
+    for method, unlabelled in dict.fromkeys((s.method, s.unlabelled) for s in summaries):
+        mine = [s for s in summaries if (s.method, s.unlabelled) == (method, unlabelled)]
+        base = re.split("[:+]", method)[0]
+        label, colour = (
+            method_label(method) + f", {unlabelled} unlabelled" * bool(unlabelled),
+            COLOURS.get(base, "black"),
+        )
         marker = MARKERS[variants.setdefault(base, 0) % len(MARKERS)]
         variants[base] += 1
         if mine[0].samples == 0:
@@ -187,7 +209,7 @@ def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
         )
         for samples in counts:
             seeds = dict.fromkeys(row.seed for row in rows if row.method == method)
-            group = [row for row in rows if (row.method, row.samples) == (method, samples)]
+            group = [r for r in rows if (r.method, r.samples, r.unlabelled) == (method, samples, unlabelled)]
             dots = [statistics.fmean(r.accuracy for r in group if r.seed == seed) for seed in seeds]
             ax.scatter([samples] * len(dots), dots, color=colour, s=10, alpha=0.4, zorder=3)
     sampled = sorted({s.samples for s in summaries if s.samples})

@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from bico.calibration import Batch, cross_covariances
-from bico.methods import Gathered, Method, Pair
+from bico.methods import Gathered, Method, Needs, Pair
 from bico.models.base import Model
 from bico.parameter_gradients import parameter_gradients
+from bico.sites import Site
 from bico.task_vector import State
 
 
@@ -46,11 +47,27 @@ def gather(
     source: Model, target: Model, batches: Sequence[Batch], heads: tuple[Tensor, Tensor], method: Method
 ) -> Gathered:
     """Returns the evidence that a method needs, from all samples of the batches."""
-    count = sum(len(batch.labels) for batch in batches) if method.needs else 0
+    return gather_needs(source, target, batches, heads, method.needs)
+
+
+def gather_needs(
+    source: Model,
+    target: Model,
+    batches: Sequence[Batch],
+    heads: tuple[Tensor, Tensor],
+    needs: Needs,
+    sites: Sequence[Site] | None = None,
+) -> Gathered:
+    """Returns the evidence asked for, from all samples of the batches.
+
+    Arguments:
+        sites: The target's sites whose maps are wanted; all of them by default.
+    """
+    count = sum(len(batch.labels) for batch in batches) if needs else 0
     covariances, gradients = {}, {}
-    if signals := method.needs.signals:
-        ((_, covariances),) = cross_covariances(source, target, batches, heads, signals, [count])
-    if kinds := method.needs.gradients:
+    if signals := needs.signals:
+        ((_, covariances),) = cross_covariances(source, target, batches, heads, signals, [count], sites)
+    if kinds := needs.gradients:
         theirs = ((batch.target, batch.labels) for batch in batches)
         ((_, gradients),) = parameter_gradients(target, theirs, heads[1], kinds, [count])
     return Gathered(count, covariances, gradients)

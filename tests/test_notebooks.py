@@ -48,5 +48,13 @@ def test_a_notebook_says_what_it_expects_first_and_ends_on_an_assert(path: Path)
     assert "assert" in code(path)[-1]
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_is_kept_with_what_it_printed_and_no_warnings_of_one_machine(path: Path) -> None:
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert {output.name for output in outputs if output.output_type == "stream"} == {"stdout"}
+
+
 def test_there_are_notebooks() -> None:
     assert len(NOTEBOOKS) >= 4

@@ -3,16 +3,18 @@
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from enum import StrEnum
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from bico.errors import ConfigError, UnknownMethodError, nearest
-from bico.methods.protocol import Method
+
+M = TypeVar("M")
 
 
-def parse_method(text: str, methods: Mapping[str, Callable[..., Method]], defaults: Mapping[str, Any]) -> Method:
+def parse_method(text: str, methods: Mapping[str, Callable[..., M]], defaults: Mapping[str, Any]) -> M:
     """Returns the method spelt `name:key=value:key=value`; types come from the fields of its dataclass.
 
     Arguments:
+        methods: The table to look in, such as that of methods or of last steps.
         defaults: Settings for methods that have them and do not say themselves.
 
     Raises:

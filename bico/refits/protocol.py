@@ -1,0 +1,125 @@
+"""The one protocol of all refits: from a model that a task vector has reached to a better one, on the same samples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bico.calibration import Batch
+from bico.methods.evidence import Evidence, Needs
+from bico.models.base import Model
+from bico.readout import Readings, Readout, read
+from bico.task_vector import State
+from bico.teacher import expert_scores
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The calibration samples, with labels and without."""
+
+    labelled: Sequence[Batch] = ()
+    unlabelled: Sequence[Batch] = ()
+    """Their targets are the expert's predictions (`bico.teacher`)."""
+
+    @property
+    def batches(self) -> list[Batch]:
+        return [*self.labelled, *self.unlabelled]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that a refit may look at. What several refits read of the models is read once."""
+
+    source: Model
+    target: Model
+    heads: tuple[Tensor, Tensor]
+    """Classification heads of source and target."""
+    tau: Mapping[str, Tensor]
+    """The source's task vector."""
+    samples: Samples
+    _read: dict[str, Readings] = field(default_factory=dict, repr=False, compare=False)
+
+    def source_before(self) -> Readings:
+        return self._once("source", lambda: read(self.source, self._inputs("source")))
+
+    def source_after(self) -> Readings:
+        """Of the expert."""
+
+        def build() -> Readings:
+            with self.source.updated(self.tau):
+                return read(self.source, self._inputs("source"))
+
+        return self._once("expert", build)
+
+    def target_before(self) -> Readings:
+        return self._once("target", lambda: read(self.target, self._inputs("target")))
+
+    def target_after(self, vector: Mapping[str, Tensor]) -> Readings:
+        """Of the target with a task vector."""
+        if not vector:
+            return self.target_before()
+        with self.target.updated(vector):
+            return read(self.target, self._inputs("target"))
+
+    @cached_property
+    def scores(self) -> Float[Tensor, "samples classes"]:
+        """The expert's class scores."""
+        return expert_scores(self.source, self.tau, self._inputs("source"), self.heads[0])
+
+    @property
+    def labels(self) -> Tensor:
+        """Class indices of the labelled samples (labelled,)."""
+        return torch.cat([batch.labels for batch in self.samples.labelled])
+
+    def _inputs(self, side: str) -> list[Tensor]:
+        return [getattr(batch, side) for batch in self.samples.batches]
+
+    def _once(self, name: str, build) -> Readings:
+        if name not in self._read:
+            self._read[name] = build()
+        return self._read[name]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the target gets."""
+
+    vector: State
+    """Its task vector; parameters that it does not name stay as they are."""
+    readout: Readout | None = None
+    """A classifier that takes the place of projection and head."""
+
+
+@runtime_checkable  # beartype checks it in the tests
+class Refit(Protocol):
+    """A last step. A frozen dataclass without state; its fields are its settings."""
+
+    name: ClassVar[str]
+    needs_labels: bool
+    """Whether it learns from labelled samples only."""
+
+    @property
+    def needs(self) -> Needs:
+        """The evidence it asks for, beside the samples."""
+        ...
+
+    def check(self, source: Model, target: Model) -> None:
+        """Raises MethodError, with what to use instead, if the refit cannot serve this pair."""
+        ...
+
+    def refit(self, vector: State, scene: Scene, evidence: Evidence) -> Outcome:
+        """Returns what the target gets in place of the task vector.
+
+        Arguments:
+            vector: The target's task vector so far, at full strength; empty without transport.
+            scene: Both models, at their pre-trained weights, and the samples.
+            evidence: What `needs` names.
+
+        Raises:
+            CalibrationError: If there are too few samples.
+        """
+        ...
