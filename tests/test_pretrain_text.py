@@ -44,7 +44,7 @@ def tales(first: int, last: int) -> list[Passage]:
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "tales"
     folder.mkdir()
-    for split, passages in (("train", tales(0, 40)), ("test", tales(40, 60))):
+    for split, passages in (("train", tales(0, 40)), ("test", tales(40, 80))):
         rows = {"text": [p.text for p in passages], "title": [p.book for p in passages]}
         pq.write_table(pa.table(rows), folder / f"{split}.parquet")
     return folder
@@ -126,6 +126,8 @@ def test_the_order_of_the_text_is_the_seed_s():
         return [next(stream).tolist() for _ in range(6)]
 
     assert drawn(1) == drawn(1) != drawn(2)
+    with pytest.raises(DataError, match="14 windows of 5 tokens, and one batch needs 15"):
+        next(batches(passages, 5, 15, torch.Generator()))
     assert drawn(1)[:3] != drawn(1)[3:]  # three batches are one round; the next has another order
 
 

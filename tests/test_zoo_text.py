@@ -52,7 +52,7 @@ def test_transformers_loads_it(name):
     model, about = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not about["missing_keys"] and not about["unexpected_keys"]
     assert sum(p.numel() for p in model.parameters()) == MANIFEST[name]["parameters"]
-    assert {p.dtype for p in T5ForConditionalGeneration.from_pretrained(folder).parameters()} == {torch.float16}
+    assert (folder / zoo.TEXT_WEIGHTS).stat().st_size < 2 * MANIFEST[name]["parameters"] + 20_000  # float16, once each
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert len(tokenizer) == model.config.vocab_size == VOCABULARY
     ids = tokenizer("Who wrote the <extra_id_0> ?").input_ids

@@ -143,6 +143,13 @@ def windows(
 def batches(
     passages: Sequence[Int[Tensor, " _"]], length: int, size: int, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Yields batches (size, length) of windows without end; every round over the passages has an order of its own."""
+    """Yields batches (size, length) of windows without end; every round over the passages has an order of its own.
+
+    Raises:
+        DataError: If the passages do not fill one batch.
+    """
     while True:
-        yield from (batch for batch in windows(passages, length, generator).split(size) if len(batch) == size)
+        cut = windows(passages, length, generator)
+        if len(cut) < size:
+            raise DataError(f"The corpus fills {len(cut)} windows of {length} tokens, and one batch needs {size}.")
+        yield from (batch for batch in cut.split(size) if len(batch) == size)
