@@ -15,13 +15,19 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from bico.models import t5_loading
+from bico.models.files import T5
 from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
+from bico.models.t5_loading import save_t5
 from bico.report import Row, markdown_table, plot_accuracy, summarise
 from bico.task_vector import add
 from storage.checkpoints import load_state, save_state
 from storage.tracking import Tracker
 from tasks.stage import Done, Workspace, open_model
 from tasks.transfer import VECTOR
+
+CONFIGURATIONS = (CONFIG, t5_loading.CONFIG, "model.safetensors.index.json")
+"""What is written anew with a model's weights."""
 
 
 class Settings(Protocol):
@@ -77,16 +83,23 @@ def write_results(
 
 
 def export_model(space: Workspace, target: ModelFiles, vector: Done, alpha: float, folder: Path) -> None:
-    """Writes the updated target in open_clip's local-dir format, and the task vector beside it."""
-    model = open_model(target, space.device).model
+    """Writes the updated target in the format of its family (open_clip's local-dir, or transformers'), and the task vector
+    beside it.
+    """
+    opened = open_model(target, space.device)
     update = load_state(vector.ref.path / VECTOR)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     folder.mkdir(parents=True, exist_ok=True)
     for path in target.files:
-        if path.name != CONFIG and path != target.weights:
+        if path.name not in CONFIGURATIONS and path != target.weights and path.suffix != ".safetensors":
             shutil.copyfile(path, folder / path.name)  # the tokenizer
-    (folder / CONFIG).write_text(json.dumps(_configuration(target, model), indent=2))
-    save_state(folder / WEIGHTS, add(state, update, alpha))
+    if target.family == T5:
+        with opened.updated(update, alpha):
+            save_t5(opened, folder)
+    else:
+        model = opened.model
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        (folder / CONFIG).write_text(json.dumps(_configuration(target, model), indent=2))
+        save_state(folder / WEIGHTS, add(state, update, alpha))
     shutil.copyfile(vector.ref.path / VECTOR, folder / VECTOR.replace("task_vector", "task-vector"))
 
 
