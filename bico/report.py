@@ -167,6 +167,13 @@ def base_of(rows: Iterable[Row]) -> str:
     return "target-probe" if any(row.method == "target-probe" for row in rows) else "zero-shot"
 
 
+def start_of(cell: Row, rows: Iterable[Row]) -> float | None:
+    """Accuracy of the target as it is on a cell's task; by a probe, on the cell's own samples. None if not measured."""
+    own = {(row.task, row.samples, row.seed): row.accuracy for row in rows if row.method == "target-probe"}
+    plain = {row.task: row.accuracy for row in rows if row.method == "zero-shot"}
+    return own.get((cell.task, cell.samples, cell.seed), plain.get(cell.task))
+
+
 def headlines(rows: Sequence[Row], method: str = "bico") -> list[str]:
     """Returns what a table says of a method at its largest N, in points, averaged over tasks; nothing if it has none."""
     averages = {(s.method, s.samples): s.average for s in summarise(rows) if not s.unlabelled}

@@ -13,12 +13,13 @@ from bico.probe import fit_probe
 from bico.readout import readout_accuracy
 from storage.keys import artefact_key
 from tasks.evaluate import METRICS, read_vector
+from tasks.retries import RETRIES
 from tasks.stage import Done, TaskRef, Workspace, open_model, open_split, read_features, run_stage
 
 VERSION = 1
 
 
-@task(name="probe", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="probe", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def probe_model(
     space: Workspace,
     model: ModelFiles,
