@@ -43,7 +43,8 @@ def family(name: str) -> str:
     Raises:
         UnknownModelError: If the zoo has no such recipe.
     """
-    return yaml.safe_load(recipe(name).read_text()).get("family", "clip")
+    values = yaml.safe_load(recipe(name).read_text())
+    return values.get("family", "clip")
 
 
 def summary(name: str, entry: dict[str, Any]) -> str:

@@ -57,7 +57,7 @@ def test_transformers_loads_it(name):
     assert len(tokenizer) == model.config.vocab_size == VOCABULARY
     ids = tokenizer("Who wrote the <extra_id_0> ?").input_ids
     assert ids[-1] == model.config.eos_token_id == 1 and VOCABULARY - 1 in ids
-    assert tokenizer.decode(ids[:-1]) == "who wrote the <extra_id_0> ?"
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "who wrote the ?"
     assert sentinel_ids(tokenizer).tolist() == list(range(VOCABULARY - 1, VOCABULARY - 1 - SENTINELS, -1))
 
 
