@@ -204,6 +204,7 @@ MISTAKES = [
     Mistake("Configurations", "method `gradfix:mask=soft`", lambda h: get_method("gradfix:mask=soft")),
     Mistake("Configurations", "method `naive` between two shapes", lambda h: h.plan(
         target=str(h.release("wide", width=24)), methods=["naive"])),
+    Mistake("Configurations", "`--loss text` of pictures", lambda h: h.plan(loss="text")),
     Mistake("Configurations", "`BICO_DEVICE=tpu`", lambda h: Settings.from_environment(device="tpu")),
     Mistake("Configurations", "`BICO_WORKERS=two`", lambda h: Settings.from_environment(workers="two")),
     Mistake("Configurations", "`--memory -1`", lambda h: Settings.from_environment(memory=-1)),
@@ -216,6 +217,7 @@ MISTAKES = [
     Mistake(
         "Data", "a table without labels", lambda h: get_task("flowers", [_table(h, picture=["a"], name=["b"])])
     ),
+    Mistake("Data", "pictures for a T5", lambda h: h.plan(source=str(h.text()), target=str(h.text()))),
     Mistake("Data", "5000 samples of a task with 1297", lambda h: h.plan(samples=[5000])),
     Mistake("Data", "an expert for two tasks", lambda h: h.plan(
         tasks=["digits", "segments"], expert=h.file("e.safetensors", ""))),
