@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test faults lint setup constraints clean
+.PHONY: help demo test faults rehearsal lint setup constraints clean
 
 help:
 	@echo "make demo         set up, then transfer experts between the embedded models (bico demo)"
 	@echo "make test         set up, then run the test suite"
 	@echo "make faults       set up, then inject hundreds of faults and write benchmarks/results/faults.md (an hour)"
+	@echo "make rehearsal    set up, then start all servers on loopback, deploy, run, check and photograph (15 minutes)"
 	@echo "make lint         set up, then check style and layers"
 	@echo "make setup        install into $(VENV), if pyproject.toml or constraints.txt changed"
 	@echo "make constraints  resolve the dependencies anew and write constraints.txt"
@@ -24,6 +25,9 @@ test: setup
 
 faults: setup
 	@$(BIN)/python -m tests.faults.session --out benchmarks/results/faults.md
+
+rehearsal: setup
+	@$(BIN)/python -m tests.rehearsal --log docs/rehearsal.log --pictures docs/images
 
 lint: setup
 	@$(BIN)/ruff check

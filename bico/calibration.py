@@ -162,15 +162,15 @@ def pair_rows(
 ) -> None:
     """Runs one batch through both models and hands over the rows of each signal that belong together, as they come up.
 
-    The source's tokens are brought onto the target's grid, one signal at a time. Of gradients, rows that are zero in
-    either model are dropped. Nothing is kept beyond its use.
+    The source's tokens are brought onto the target's grid, one signal at a time; padding is left out. Of gradients, rows
+    that are zero in either model are dropped. Nothing is kept beyond its use.
 
     Arguments:
         receive: Takes the *target's* signal key, the source's rows and the target's.
         sites: The target's sites to serve; all of them by default.
 
     Raises:
-        CalibrationError: If a selected signal was never seen.
+        CalibrationError: If a selected signal was never seen, or the two models do not see the same tokens.
     """
     signals = list(signals)
     matched = match_sites(source.sites, target.sites)
@@ -183,11 +183,17 @@ def pair_rows(
     stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, kept.__setitem__)
     uses = Counter(partner.values())  # a deeper target uses some of the source's signals more than once
 
+    masks = source.mask(batch.source), target.mask(batch.target)
+    _check_masks(*masks)
+
     def meet(key: SignalKey, theirs: Tensor) -> None:
         source_key = partner[key]
         uses[source_key] -= 1
         ours = kept[source_key] if uses[source_key] else kept.pop(source_key)
-        receive(key, *_rows(ours, theirs, source, target, drop_zeros=key[1].is_gradient))
+        if ours.ndim == 3 and source.grid != target.grid:
+            ours = resample_tokens(ours, source.grid, target.grid)
+        rows = real_rows(ours, masks[0]), real_rows(theirs, masks[1])
+        receive(key, *(_nonzero(*rows) if key[1].is_gradient else rows))
 
     stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, meet)
 
@@ -221,17 +227,26 @@ def stream_signals(
             loss.backward()
 
 
-def _rows(
-    ours: Tensor, theirs: Tensor, source: Model, target: Model, drop_zeros: bool
-) -> tuple[Float[Tensor, "rows source"], Float[Tensor, "rows target"]]:
-    if ours.ndim == 3:
-        ours = resample_tokens(ours, source.grid, target.grid)
-    rows_a, rows_b = ours.flatten(0, -2), theirs.flatten(0, -2)
-    if drop_zeros:
-        carries = rows_a.any(dim=1) & rows_b.any(dim=1)
-        if not carries.all():
-            rows_a, rows_b = rows_a[carries], rows_b[carries]
-    return rows_a, rows_b
+def real_rows(signal: Tensor, mask: Tensor | None) -> Float[Tensor, "rows features"]:
+    """Returns the rows of a signal (batch, [tokens,] features) that belong to real tokens."""
+    return signal.flatten(0, -2) if mask is None or signal.ndim == 2 else signal[mask]
+
+
+def _nonzero(
+    ours: Float[Tensor, "rows source"], theirs: Float[Tensor, "rows target"]
+) -> tuple[Float[Tensor, "kept source"], Float[Tensor, "kept target"]]:
+    """The rows that are not zero in either model."""
+    carries = ours.any(dim=1) & theirs.any(dim=1)
+    return (ours, theirs) if carries.all() else (ours[carries], theirs[carries])
+
+
+def _check_masks(ours: Tensor | None, theirs: Tensor | None) -> None:
+    if ours is None and theirs is None:
+        return
+    if ours is None or theirs is None or not torch.equal(ours.cpu(), theirs.cpu()):
+        raise CalibrationError(
+            "The two models see other tokens of the same samples: they must share one tokenizer and one length limit."
+        )
 
 
 def _check_finite(covariances: Mapping[SignalKey, Tensor]) -> None:

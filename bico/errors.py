@@ -10,6 +10,8 @@
     ├── CalibrationError       a signal that was never seen, or is zero or non-finite
     ├── MethodError            a method that cannot serve this pair of models
     ├── StoreError             the artefact store cannot be read or written
+    │   └── ConnectionLostError    ... because it, or MLflow, does not answer: worth another try
+    ├── ClusterError           the Dask cluster does no work
     └── OutputError            the results cannot be written
 
 Each message is one line: what, where, why, and what to do. The command line prints it and exits with code 2.
@@ -80,6 +82,14 @@ class MethodError(BicoError):
 
 
 class StoreError(BicoError):
+    pass
+
+
+class ConnectionLostError(StoreError):
+    pass
+
+
+class ClusterError(BicoError):
     pass
 
 

@@ -113,5 +113,5 @@ def features(site: Site, signal: Signal) -> int:
 
 
 def tokens(model: Model, site: Site) -> int:
-    """Rows per sample of a site's signals: class token and patches inside the blocks, the pooled token behind them."""
-    return 1 if site.block is None else 1 + model.grid[0] * model.grid[1]
+    """Rows per sample of a site's signals, at most: all tokens inside the blocks, the pooled one behind them."""
+    return 1 if site.block is None else model.tokens

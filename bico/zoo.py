@@ -8,6 +8,7 @@ from typing import Any
 from bico.errors import CheckpointError, UnknownModelError, nearest
 
 WEIGHTS = "open_clip_model.safetensors"
+TEXT_WEIGHTS = "model.safetensors"
 _MANIFEST = "manifest.json"
 
 
@@ -40,7 +41,8 @@ def list_models(folder: Path | None = None) -> list[str]:
     Arguments:
         folder: The zoo; the one that ships with the project by default.
     """
-    return sorted(path.parent.name for path in (folder or root()).glob(f"*/{WEIGHTS}"))
+    places = (folder or root()).glob("*/*.safetensors")
+    return sorted({path.parent.name for path in places if path.name in (WEIGHTS, TEXT_WEIGHTS)})
 
 
 def read_manifest(folder: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -64,7 +66,8 @@ def read_manifest(folder: Path | None = None) -> dict[str, dict[str, Any]]:
 
 
 def resolve(name: str, folder: Path | None = None) -> Path:
-    """Returns the directory of a model, in open_clip's `local-dir:` format, once its weights are known to be whole.
+    """Returns the directory of a model, in open_clip's `local-dir:` format or transformers', once its weights are known
+    to be whole.
 
     Arguments:
         name: As `list_models` gives it.
@@ -84,16 +87,21 @@ def resolve(name: str, folder: Path | None = None) -> Path:
     return folder / name
 
 
+def weights(model: Path) -> Path:
+    """Returns a model's weights file, by the name that its family has."""
+    return next((model / name for name in (WEIGHTS, TEXT_WEIGHTS) if (model / name).is_file()), model / WEIGHTS)
+
+
 def digest(model: Path) -> str:
     """Returns the sha256 of a model's weights file, in hexadecimal.
 
     Raises:
         CheckpointError: If there is no such file.
     """
-    weights = model / WEIGHTS
-    if not weights.is_file():
-        raise CheckpointError(f"{model} holds no {WEIGHTS}: run `bico zoo build {model.name}`.")
-    with weights.open("rb") as stream:
+    path = weights(model)
+    if not path.is_file():
+        raise CheckpointError(f"{model} holds no {path.name}: run `bico zoo build {model.name}`.")
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -106,7 +114,7 @@ def verify(model: Path, sha256: str) -> None:
     found = digest(model)
     if found != sha256:
         raise CheckpointError(
-            f"{model / WEIGHTS} is damaged or was replaced: its sha256 begins {found[:12]}, the manifest says {sha256[:12]}. "
+            f"{weights(model)} is damaged or was replaced: its sha256 begins {found[:12]}, the manifest says {sha256[:12]}. "
             f"Restore it, or run `bico zoo build {model.name}`."
         )
 

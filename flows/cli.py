@@ -25,6 +25,7 @@ import typer
 
 from bico.errors import BicoError
 from flows.cache_cli import cache_app
+from flows.compare_cli import compare
 from flows.options import DataOption, DeviceOption, HomeOption, JsonOption, PickleOption
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app = typer.Typer(
 zoo_app = typer.Typer(no_args_is_help=True, help="The mini models that ship with the project.")
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(cache_app, name="cache")
+app.command()(compare)
 
 
 @app.command()
@@ -76,6 +78,9 @@ def transfer(
     alpha: Annotated[float | None, typer.Option(help="How much of the task vector is added [default: 1].")] = None,
     test_limit: Annotated[int | None, typer.Option(help="Only the first so many test samples.")] = None,
     export: Annotated[str | None, typer.Option(help="Which models to write: one, all or none [default: one].")] = None,
+    register: Annotated[
+        str | None, typer.Option(help="Register the written models in MLflow under this name.", metavar="NAME")
+    ] = None,
     oracle: Annotated[
         bool | None, typer.Option("--oracle/--no-oracle", help="Fine-tune the target too, for reference.")
     ] = None,
@@ -106,6 +111,7 @@ def transfer(
         "alpha": alpha,
         "test_limit": test_limit,
         "export": export,
+        "register_as": register,
         "oracle": oracle,
         "out": out,
     }
@@ -303,6 +309,7 @@ def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:
         print(json.dumps(result.to_json()))
         return
     from bico.report import markdown_table
+    from flows.links import where_to_look
 
     outputs, stages = result.outputs, result.to_json()["stages"]
     print(markdown_table(result.rows))
@@ -312,18 +319,9 @@ def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:
     print(f"Plot:    {outputs['plot']}\nTable:   {outputs['table']}")
     for folder in outputs["models"].values():
         print(f"Model:   {folder}")
-    run = outputs["mlflow"]
-    print("\nSee the run in Prefect:  prefect server start   (unless one runs already)")
-    print(f"                         http://127.0.0.1:4200/runs/flow-run/{outputs['prefect']['flow_run']}")
-    if run["uri"].startswith("http"):
-        print(
-            f"See the run in MLflow:   {run['uri']}/#/experiments/{run['experiment']}/runs/{run['run']}?workflowType=machine_learning"
-        )
-    else:
-        print(f"See the run in MLflow:   mlflow ui --backend-store-uri {run['uri']}")
-        print(
-            f"                         http://127.0.0.1:5000/#/experiments/{run['experiment']}/runs/{run['run']}?workflowType=machine_learning"
-        )
+    for model, number in outputs.get("registered", {}).items():
+        print(f"Version: {model} {number}")
+    print(where_to_look(outputs))
 
 
 def _run(work: Callable[[Any], Any], check: Callable[[Any], Any] = lambda _: None, **settings: Any) -> Any:

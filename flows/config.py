@@ -54,6 +54,8 @@ class TransferConfig(BaseModel):
     """Calibration samples per pass; changes memory, never the result."""
     export: Literal["one", "all", "none"] = "one"
     """Which updated models to write: per task the first method at the largest N and first seed, all, or none."""
+    register_as: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
+    """Register the written models in MLflow under this name (NAME-FOLDER each, if there are several)."""
     out: Path = Path("out")
     """Where tables, plots and models go."""
 
@@ -88,6 +90,8 @@ class Settings(BaseModel):
     """MLflow tracking address; without it SQLite under `home`."""
     experiment: str = "bico"
     """MLflow's experiment."""
+    stage_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that one stage may take before the run fails; without it, as long as it takes."""
     allow_pickle: bool = False
     """Read checkpoints that `torch.save` wrote, tensors only; a pickle is refused otherwise."""
 

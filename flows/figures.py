@@ -67,7 +67,7 @@ def draw(name: str, transfers: dict[str, TransferConfig], settings: Settings, ou
         ConfigError: If a transfer does not make what the figure shows.
     """
     check_writable(out)
-    ledger, records = Ledger(), []
+    ledger, records = Ledger(settings.stage_timeout), []
     for number, (title, config) in enumerate(transfers.items()):
         plan = make_plan(config, settings)
         with noted(plan.space, f"{runtime.flow_run.id}-{number}"):

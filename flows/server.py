@@ -1,7 +1,11 @@
 """A Prefect API for runs with nothing started by hand."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -9,19 +13,18 @@ def prefect_api() -> Iterator[str]:
     """Serves Prefect's API from a process of its own for the time of the context, unless one is configured.
 
     Prefect could start one by itself, but then every Dask worker would start another. The database is the one of
-    `prefect server start`, so runs show there afterwards.
+    `prefect server start`, so runs show there afterwards. The server ends with this process, also if that is killed.
 
     Yields:
         The API's address.
     """
-    from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     configured = PREFECT_API_URL.value()
     if configured:
         yield configured
         return
-    server = SubprocessASGIServer()
+    server = _server()
     server.start(timeout=120)
     try:
         with temporary_settings({PREFECT_API_URL: server.api_url}):
@@ -31,6 +34,23 @@ def prefect_api() -> Iterator[str]:
                 _send_what_waits()
     finally:
         server.stop()
+
+
+def _server() -> Any:
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import get_current_settings
+
+    class Server(SubprocessASGIServer):
+        """Prefect's own, in a process that ends with this one."""
+
+        def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
+            settings = get_current_settings().to_environment_variables(exclude_unset=True)
+            own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+            command = [sys.executable, "-m", "flows.api_process", str(self.port)]
+            # Nothing is ever written to the pipe: that it ends is the message.
+            return subprocess.Popen(command, env={**os.environ, **own, **settings}, stdin=subprocess.PIPE)
+
+    return Server()
 
 
 def _send_what_waits() -> None:

@@ -5,17 +5,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from prefect import Task, flow, get_run_logger, runtime, unmapped
-from prefect_dask import DaskTaskRunner
+from prefect import Task, flow, get_run_logger, runtime
 
+from bico.card import Origin
+from bico.layers import Layer
 from bico.methods import Method
 from bico.models.loading import ModelFiles
 from bico.parameter_gradients import ParameterGradient
 from bico.report import Row, cell_label
 from bico.signals import Signal
 from flows.config import Settings, TransferConfig
+from flows.fan_out import dask_runner, fan_out
 from flows.plan import Plan, make_plan
 from storage.keys import Ref
 from tasks.collect import (
@@ -31,9 +34,12 @@ from tasks.distances import class_distances
 from tasks.evaluate import evaluate_model, read_accuracy
 from tasks.finetune import adopt_expert, finetune_model
 from tasks.gradients import collect_parameter_gradients, gradients_key
+from tasks.layers import judge_layers
 from tasks.procrustes import BlockMaps, SignalMaps, solve_maps
-from tasks.publish import record_run, write_results
-from tasks.stage import Done, Workspace, noted, open_model, result_of
+from tasks.publish import Export, write_results
+from tasks.record import record_run, register
+from tasks.show import show_results
+from tasks.stage import Done, noted, open_model, result_of
 from tasks.transfer import EvidenceRefs, transfer_vector
 
 
@@ -53,15 +59,23 @@ class Result:
 
 
 class Ledger:
-    """Runs stages, counts them, and tells the log what each phase took."""
+    """Runs stages, counts them, and tells the log what each phase took.
 
-    def __init__(self) -> None:
+    Arguments:
+        limit: Seconds that one stage may take.
+    """
+
+    def __init__(self, limit: float | None = None) -> None:
+        self._limit = limit
         self.counts: dict[str, Counter[str]] = {}
         self.log = get_run_logger()
 
     def run(self, task: Task, *args: Any, label: str | None = None) -> Done:
         """Runs a stage in this process; the label tells its run from others in Prefect."""
-        return self.add(result_of(task.with_options(task_run_name=f"{task.name} {label}") if label else task, *args))
+        options: dict[str, Any] = {"task_run_name": f"{task.name} {label}"} if label else {}
+        if self._limit is not None:
+            options["timeout_seconds"] = self._limit
+        return self.add(result_of(task.with_options(**options) if options else task, *args))
 
     def add(self, done: Done) -> Done:
         self.counts.setdefault(done.stage, Counter(computed=0, cached=0))["cached" if done.cached else "computed"] += 1
@@ -89,19 +103,24 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
     """
     settings = settings or Settings.from_environment()
     plan = make_plan(config, settings)
-    ledger = Ledger()
+    ledger = Ledger(settings.stage_timeout)
     with noted(plan.space, str(runtime.flow_run.id)):
         experts, oracles = fine_tune_all(plan, ledger, progress)
         calibrations = collect_all(plan, ledger)
         maps = solve_all(plan, settings, calibrations, ledger)
         rows, vectors = transfer_all(plan, experts, oracles, calibrations, maps, ledger)
+        layers = judge_all(plan, vectors, maps)
     counts = {stage: dict(counter) for stage, counter in ledger.counts.items()}
     drawn = [found.calibration.drawn for found in calibrations.values()]
-    outputs = write_results(plan.space, config.out, plan.target, rows, drawn, _chosen(config, vectors))
+    exports = _exports(config, rows, vectors)
+    outputs = write_results(plan.space, config.out, plan.target, rows, drawn, exports, _origin(plan))
+    show_results(config.source, config.target, rows, layers, counts, Path(outputs["plot"]), outputs["models"])
     outputs["prefect"] = {"flow_run": str(runtime.flow_run.id)}
     name = f"{config.source}-to-{config.target}"
     tags = {"prefect.flow_run": outputs["prefect"]["flow_run"], **{f"stages.{k}": v for k, v in totals(counts).items()}}
     outputs |= record_run(settings, name, _recorded(plan), rows, outputs, tags)
+    if config.register_as and exports:
+        outputs["registered"] = register(settings, outputs["mlflow"]["run"], config.register_as)
     return Result(rows, outputs, counts)
 
 
@@ -159,14 +178,6 @@ def collect_covariances(plan: Plan, calibration: Calibration, ledger: Ledger) ->
     return found
 
 
-@flow(name="solve-maps", flow_run_name="solve-maps", validate_parameters=False)
-def fan_out(space: Workspace, blocks: list[BlockMaps]) -> list[Done]:
-    """Solves maps on Dask, one task per block."""
-    futures = solve_maps.map(unmapped(space), blocks)
-    # Every result is asked for: a task that kills its worker would otherwise pass unnoticed.
-    return [future.result() for future in futures]
-
-
 def solve_all(
     plan: Plan, settings: Settings, collected: dict, ledger: Ledger
 ) -> dict[tuple[str, int], list[BlockMaps]]:
@@ -190,21 +201,14 @@ def solve_all(
     missing = [block for block in everything if not block.is_complete(plan.space)]
     with ledger.phase("solve maps"):
         if missing:
-            for done in fan_out.with_options(task_runner=dask_runner(settings))(plan.space, missing):
+            for done in fan_out.with_options(task_runner=dask_runner(settings))(
+                plan.space, missing, settings.stage_timeout
+            ):
                 ledger.add(done)
         for block in everything:
             if block not in missing:
                 ledger.run(solve_maps, plan.space, block)
     return blocks
-
-
-def dask_runner(settings: Settings) -> DaskTaskRunner:
-    if settings.dask_scheduler:
-        return DaskTaskRunner(address=settings.dask_scheduler)
-    # One thread per worker: linear algebra of two workers on two cores must not ask for four.
-    return DaskTaskRunner(
-        cluster_kwargs={"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": ":0"}
-    )
 
 
 def transfer_all(
@@ -267,15 +271,38 @@ def _sweep(plan: Plan, method: str) -> Iterable[tuple[int, int | None, str]]:
     return [(n, seed, name) for n in plan.config.samples for seed in plan.config.seeds for name in plan.tasks]
 
 
-def _chosen(config: TransferConfig, vectors: dict[tuple, Done]) -> dict[str, tuple[Done, float]]:
-    """The models to write, by folder name: per task the first method at the largest N and first seed, all, or none."""
-    chosen = {}
+def judge_all(plan: Plan, vectors: dict[tuple, Done], blocks: dict) -> list[Layer]:
+    """Per task, how the first method's transfer at the largest N and first seed looks block by block."""
+    layers: list[Layer] = []
     for (task, method, samples, seed), done in vectors.items():
-        first = method == config.methods[0] and samples in (0, config.samples[-1]) and seed in (None, config.seeds[0])
-        if config.export == "all" or (config.export == "one" and first):
+        if _first(plan.config, method, samples, seed):
+            needed = plan.methods[method].needs.maps
+            maps = [p for b in blocks.get((task, seed), []) for p in b.parts if (p.signal, p.completion) in needed]
+            layers += judge_layers(plan.space, plan.target, task, done, maps, samples, plan.config.alpha)
+    return layers
+
+
+def _first(config: TransferConfig, method: str, samples: int, seed: int | None) -> bool:
+    """Whether a cell is of the first method, at the largest N, with the first seed: the one that is shown."""
+    return method == config.methods[0] and samples in (0, config.samples[-1]) and seed in (None, config.seeds[0])
+
+
+def _exports(config: TransferConfig, rows: list[Row], vectors: dict[tuple, Done]) -> dict[str, Export]:
+    """The models to write, by folder name: per task the one that is shown, all, or none."""
+    cells = {(row.task, row.method, row.samples, row.seed): row for row in rows}
+    chosen = {}
+    for place, done in vectors.items():
+        task, method, samples, seed = place
+        if config.export == "all" or (config.export == "one" and _first(config, method, samples, seed)):
             drawn = "" if seed is None else f"-n{samples}-seed{seed}"
-            chosen[f"{task}-{method.replace(':', '-')}{drawn}"] = (done, config.alpha)
+            chosen[f"{task}-{method.replace(':', '-')}{drawn}"] = Export(done, cells[place])
     return chosen
+
+
+def _origin(plan: Plan) -> Origin:
+    config = plan.config
+    digests = {"source": plan.source.digest(), "target": plan.target.digest()}
+    return Origin(config.source, config.target, digests, config.sampling.value, config.completion.value, config.alpha)
 
 
 def _recorded(plan: Plan) -> dict[str, Any]:

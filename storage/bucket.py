@@ -28,10 +28,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
 from obstore.store import S3Store
 
-from bico.errors import StoreError
+from bico.errors import ConnectionLostError, StoreError
 from storage.boundaries import Boundary, passing
 from storage.folder import STALE_SECONDS, sweep
 from storage.heartbeat import LIFETIME, Heartbeat
@@ -322,10 +322,18 @@ class BucketBackend:
             yield
         except (BaseError, OSError) as error:
             reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)[:300]
-            raise StoreError(
+            kind = ConnectionLostError if _is_silence(error) else StoreError
+            raise kind(
                 f"Artefact store {self.url} refused ({reason}): check the address, AWS_ENDPOINT_URL, AWS_REGION and the "
                 "AWS_* keys, and that the bucket exists and can be written."
             ) from error
+
+
+def _is_silence(error: Exception) -> bool:
+    """Whether nobody answered, as against an answer that is a refusal."""
+    return isinstance(error, GenericError) and any(
+        words in str(error) for words in ("error sending request", "Connect", "timed out", "request or response body")
+    )
 
 
 def _manifest_name(key: str) -> str:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bico.errors import StoreError, masked
+from bico.errors import ConnectionLostError, StoreError, masked
 
 # Read by MLflow while it is imported: nothing is sent home, and no line per database table.
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -68,9 +68,24 @@ class Tracker:
             self.experiment_id = self._experiment_id(home)
 
     def start_parent(
-        self, name: str, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None
+        self,
+        name: str,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+        once: str | None = None,
     ) -> str:
-        """Opens the run of a whole flow and returns its id; `finish` closes it."""
+        """Opens the run of a whole flow and returns its id; `finish` closes it.
+
+        Arguments:
+            once: A tag of which each value has one run: a retry goes on with the run that it began.
+        """
+        if once and tags:
+            with self._talking():
+                where = f"tags.`{once}` = '{tags[once]}'"
+                found = self._client.search_runs([self.experiment_id], where, max_results=1)
+                if found:
+                    self._client.update_run(found[0].info.run_id, "RUNNING")
+                    return found[0].info.run_id
         return self._start(name, params or {}, {}, tags or {})
 
     def log_child(
@@ -185,12 +200,19 @@ class Tracker:
             raise
 
     @contextmanager
+    def talking(self) -> Iterator[MlflowClient]:
+        """MLflow's own client, for the time of a question; what goes wrong becomes a StoreError."""
+        with self._talking():
+            yield self._client
+
+    @contextmanager
     def _talking(self) -> Iterator[None]:
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise StoreError(
+            lost = self.uri.startswith("http") and "API request to" in reason and "failed with" in reason
+            raise (ConnectionLostError if lost else StoreError)(
                 f"MLflow at {self.uri} refused ({reason}): check the address and that it can be written."
             ) from error
 

@@ -26,6 +26,7 @@ from storage.keys import artefact_key
 from tasks.collect import array_name
 from tasks.evaluate import read_vector
 from tasks.procrustes import SignalMaps, StoredMaps
+from tasks.retries import RETRIES
 from tasks.stage import Done, TaskRef, Workspace, open_head, open_model, open_split, run_stage
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ RECORDS = "measurements.json"
 BATCH = 32
 
 
-@task(name="compare-inputs", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="compare-inputs", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def compare_inputs(
     space: Workspace,
     source: ModelFiles,
@@ -81,7 +82,7 @@ def compare_inputs(
     return run_stage(space, "compare-inputs", key, build, {"task": task.name, "split": split})
 
 
-@task(name="compare-outputs", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="compare-outputs", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def compare_outputs(
     space: Workspace,
     target: ModelFiles,
@@ -123,7 +124,7 @@ def compare_outputs(
     return run_stage(space, "compare-outputs", key, build, {"task": task.name, "series": series})
 
 
-@task(name="trace-fine-tuning", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="trace-fine-tuning", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def trace_finetuning(
     space: Workspace, model: ModelFiles, task: TaskRef, config: FinetuneConfig, steps: Sequence[int]
 ) -> Done | State[Done]:
@@ -145,7 +146,7 @@ def trace_finetuning(
     return run_stage(space, "trace-fine-tuning", key, build, {"model": model.ref, "task": task.name})
 
 
-@task(name="measure-drift", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="measure-drift", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def measure_drift(
     space: Workspace, model: ModelFiles, task: TaskRef, trajectory: Done, steps: Sequence[int], limit: int
 ) -> Done | State[Done]:
@@ -178,7 +179,7 @@ def measure_drift(
     return run_stage(space, "measure-drift", key, build, {"model": model.ref, "task": task.name})
 
 
-@task(name="describe-maps", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="describe-maps", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def describe_maps(space: Workspace, target: ModelFiles, parts: list[SignalMaps]) -> Done | State[Done]:
     """Stores rank, spectrum and kept geometry of solved maps, at every sample count."""
     key = artefact_key("describe-maps", VERSION, maps=[part.key for part in parts], points=POINTS)

@@ -19,6 +19,8 @@ from bico.signals import Signal
 from storage.arrays import new_arrays
 from storage.keys import Ref, artefact_key
 from tasks.distances import read_distances
+from tasks.progress import counted, reported
+from tasks.retries import RETRIES
 from tasks.stage import Done, TaskRef, Workspace, as_state, open_head, open_model, open_split
 
 VERSION = 1
@@ -98,6 +100,7 @@ def array_name(tensor: str, signal: Signal, samples: int) -> str:
     tags=["gpu"],
     cache_policy=NO_CACHE,
     persist_result=False,
+    **RETRIES,
 )
 def collect_activations(
     space: Workspace, calibration: Calibration, wanted: tuple[tuple[Signal, ...], ...] = (ACTIVATIONS, GRADIENTS)
@@ -116,6 +119,7 @@ def collect_activations(
     tags=["gpu"],
     cache_policy=NO_CACHE,
     persist_result=False,
+    **RETRIES,
 )
 def collect_gradients(space: Workspace, calibration: Calibration, activations: Done) -> Done | State[Done]:
     """Stores the gradient covariances, which the pass of `collect_activations` has left unless that was cached."""
@@ -128,6 +132,7 @@ def collect_gradients(space: Workspace, calibration: Calibration, activations: D
     tags=["gpu"],
     cache_policy=NO_CACHE,
     persist_result=False,
+    **RETRIES,
 )
 def collect_input_gradients(space: Workspace, calibration: Calibration, activations: Done) -> Done | State[Done]:
     """Stores the covariances of the gradients that reach the sites' inputs, in the same way."""
@@ -184,6 +189,9 @@ def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]):
             yield Batch(inputs, theirs.batch(indices[part])[0], labels)
 
     plan = plan_memory(source, target, signals, calibration.batch_size, len(calibration.samples), space.memory)
-    for sites in plan.passes:
-        for size, covariances in cross_covariances(source, target, batches(), heads, signals, list(count_of), sites):
-            yield count_of[size], covariances
+    parts = len(list(split_at(len(indices), calibration.batch_size, count_of)))
+    with reported("collect", f"batches of {calibration.task.name}", parts * len(plan.passes)) as advance:
+        for n, sites in enumerate(plan.passes):
+            seen = counted(batches(), lambda done, n=n: advance(n * parts + done))
+            for size, covariances in cross_covariances(source, target, seen, heads, signals, list(count_of), sites):
+                yield count_of[size], covariances

@@ -12,6 +12,7 @@ from bico.models.loading import ModelFiles
 from bico.sampling import centroid_distances
 from storage.arrays import read_arrays, write_arrays
 from storage.keys import Ref, artefact_key
+from tasks.retries import RETRIES
 from tasks.stage import Done, TaskRef, Workspace, open_model, open_split, run_stage
 
 VERSION = 1
@@ -24,6 +25,7 @@ ARRAYS, NAME = "distances", "distances"
     tags=["gpu"],
     cache_policy=NO_CACHE,
     persist_result=False,
+    **RETRIES,
 )
 def class_distances(space: Workspace, model: ModelFiles, task: TaskRef) -> Done | State[Done]:
     """Stores the distances of all training samples: what centroid sampling goes by."""

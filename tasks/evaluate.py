@@ -13,6 +13,8 @@ from bico.task_vector import subtract
 from storage.checkpoints import load_state
 from storage.keys import artefact_key
 from tasks.finetune import EXPERT
+from tasks.progress import reported
+from tasks.retries import RETRIES
 from tasks.stage import Done, TaskRef, Workspace, open_head, open_model, open_split, run_stage
 from tasks.transfer import VECTOR
 
@@ -20,7 +22,7 @@ VERSION = 1
 METRICS = "metrics.json"
 
 
-@task(name="evaluate", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="evaluate", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def evaluate_model(
     space: Workspace,
     model: ModelFiles,
@@ -50,8 +52,12 @@ def evaluate_model(
         opened = open_model(model, space.device)
         data = open_split(model, space.device, task, "test")
         head = open_head(model, space.device, task)
-        with opened.updated(read_vector(weights, opened.state()), alpha):
-            percent = accuracy(opened, data.batches(250, limit), head)
+        tested = len(data) if limit is None else min(limit, len(data))
+        with (
+            reported("evaluate", f"test samples of {task.name}", tested) as advance,
+            opened.updated(read_vector(weights, opened.state()), alpha),
+        ):
+            percent = accuracy(opened, data.batches(250, limit), head, on_batch=advance)
         (out / METRICS).write_text(json.dumps({"accuracy": percent}))
 
     return run_stage(space, "evaluate", key, build, {"model": model.ref, "task": task.name})

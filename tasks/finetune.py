@@ -11,6 +11,8 @@ from bico.models.loading import ModelFiles
 from bico.task_vector import check_same_architecture
 from storage.checkpoints import content_digest, load_state, save_state
 from storage.keys import artefact_key
+from tasks.progress import reported
+from tasks.retries import RETRIES
 from tasks.stage import Done, TaskRef, Workspace, open_head, open_model, open_split, run_stage
 
 FINETUNE_VERSION = 1
@@ -24,6 +26,7 @@ EXPERT = "expert.safetensors"
     tags=["gpu"],
     cache_policy=NO_CACHE,
     persist_result=False,
+    **RETRIES,
 )
 def finetune_model(
     space: Workspace, model: ModelFiles, task: TaskRef, config: FinetuneConfig, progress: bool = False
@@ -35,12 +38,16 @@ def finetune_model(
         data = open_split(model, space.device, task, "train")
         opened = open_model(model, space.device)
         head = open_head(model, space.device, task)
-        save_state(out / EXPERT, finetune(opened, data.batch, len(data), head, config, progress))
+        with reported("fine-tune", f"steps of {model.ref} on {task.name}", config.steps) as advance:
+            tower = finetune(
+                opened, data.batch, len(data), head, config, progress, on_step=lambda step, _: advance(step)
+            )
+        save_state(out / EXPERT, tower)
 
     return run_stage(space, "fine-tune", key, build, {"model": model.ref, "task": task.name})
 
 
-@task(name="adopt-expert", cache_policy=NO_CACHE, persist_result=False)
+@task(name="adopt-expert", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done | State[Done]:
     """Stores an expert's image tower from a checkpoint of this model, whole or image tower only."""
     key = artefact_key(

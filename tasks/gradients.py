@@ -14,6 +14,7 @@ from bico.task_vector import State as Tensors
 from storage.arrays import read_arrays, write_arrays
 from storage.keys import Ref, artefact_key
 from tasks.collect import Calibration
+from tasks.retries import RETRIES
 from tasks.stage import Done, Workspace, as_state, open_head, open_model, open_split
 
 VERSION = 1
@@ -38,6 +39,7 @@ def gradients_key(calibration: Calibration, kind: ParameterGradient) -> str:
     tags=["gpu"],
     cache_policy=NO_CACHE,
     persist_result=False,
+    **RETRIES,
 )
 def collect_parameter_gradients(
     space: Workspace, calibration: Calibration, kinds: tuple[ParameterGradient, ...]

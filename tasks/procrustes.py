@@ -17,6 +17,7 @@ from bico.sites import Site
 from storage.arrays import iterate_arrays, read_arrays, write_arrays
 from storage.keys import Ref, artefact_key
 from tasks.collect import array_name
+from tasks.retries import RETRIES
 from tasks.stage import Done, Workspace, as_state
 
 VERSION = 2
@@ -80,6 +81,7 @@ class BlockMaps:
     tags=["cpu"],
     cache_policy=NO_CACHE,
     persist_result=False,
+    **RETRIES,
 )
 def solve_maps(space: Workspace, block: BlockMaps) -> Done | State[Done]:
     """Stores a block's maps with their spectra and ranks."""

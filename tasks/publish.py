@@ -1,52 +1,57 @@
-"""Write what a person looks at: tables, a plot, the updated models, and the runs in MLflow."""
+"""Write what a person looks at: tables, a plot, and the updated models."""
 
 import csv
 import json
 import os
-import platform
 import shutil
-from dataclasses import asdict
-from importlib.metadata import version
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import open_clip
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from bico.card import Origin, model_card
 from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
-from bico.report import Row, markdown_table, plot_accuracy, summarise
+from bico.report import Row, markdown_table, plot_accuracy
 from bico.task_vector import add
 from storage.checkpoints import load_state, save_state
-from storage.tracking import Tracker
+from tasks.retries import RETRIES
 from tasks.stage import Done, Workspace, open_model
 from tasks.transfer import VECTOR
 
-
-class Settings(Protocol):
-    """Where runs are recorded."""
-
-    home: Path
-    mlflow_uri: str | None
-    experiment: str
+CARD = "README.md"
 
 
-@task(name="write-results", task_run_name="write-results", cache_policy=NO_CACHE, persist_result=False)
+@dataclass(frozen=True)
+class Export:
+    """A model to write."""
+
+    vector: Done
+    """The target's task vector."""
+    cell: Row
+    """Its row of the results."""
+
+
+@task(name="write-results", task_run_name="write-results", cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def write_results(
     space: Workspace,
     out: Path,
     target: ModelFiles,
     rows: list[Row],
     calibrations: list[dict[str, Any]],
-    models: dict[str, tuple[Done, float]],
+    models: Mapping[str, Export],
+    origin: Origin,
 ) -> dict[str, Any]:
     """Writes the results table (CSV, Markdown), the plot, the calibration samples, and each chosen model with its task
-    vector.
+    vector and a card.
 
     Arguments:
         calibrations: Which samples were drawn, by task and seed (`Calibration.drawn`).
-        models: By folder name, the task vector and how much of it is added.
+        models: By folder name.
+        origin: What the models were made of, and how much of each task vector is added.
 
     Returns:
         What was written, by kind.
@@ -64,9 +69,10 @@ def write_results(
         plot_accuracy(rows).figure.savefig(path, dpi=150, format="png")
     with _replacing(out / "calibration.json") as path:
         path.write_text(json.dumps(calibrations))
-    for name, (vector, alpha) in models.items():
-        export_model(space, target, vector, alpha, out / "models" / name)
-    create_markdown_artifact(table, key="results", description=f"Accuracy (%) on {target.ref}")
+    before = {row.task: row.accuracy for row in rows if row.method == "zero-shot"}
+    for name, export in models.items():
+        export_model(space, target, export.vector, origin.alpha, folder := out / "models" / name)
+        (folder / CARD).write_text(model_card(export.cell, before.get(export.cell.task), origin))
     return {
         "table": str(out / "results.csv"),
         "markdown": str(out / "results.md"),
@@ -98,41 +104,6 @@ def _configuration(target: ModelFiles, model: Any) -> dict[str, Any]:
         "model_cfg": open_clip.get_model_config(target.name),
         "preprocess_cfg": open_clip.get_model_preprocess_cfg(model),
     }
-
-
-@task(name="record-run", task_run_name="record-run", cache_policy=NO_CACHE, persist_result=False)
-def record_run(
-    settings: Settings,
-    name: str,
-    params: dict[str, Any],
-    rows: list[Row],
-    outputs: dict[str, Any],
-    tags: dict[str, Any],
-) -> dict[str, Any]:
-    """Writes one MLflow run for the transfer and, under it, one per task, method, sample count and seed."""
-    tracker = Tracker(settings.mlflow_uri, settings.experiment, settings.home)
-    about = {
-        "versions": f"bico {version('bico')}, torch {version('torch')}",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
-    parent = tracker.start_parent(name, params, tags | about)
-    status = "FAILED"
-    try:
-        for row in rows:
-            cell = {"task": row.task, "method": row.method, "samples": row.samples, "seed": row.seed}
-            tracker.log_child(parent, row.label, params | cell, {"accuracy": row.accuracy}, {"method": row.method})
-        for path in (outputs[kind] for kind in ("table", "markdown", "plot", "calibration")):
-            tracker.log_artifact(parent, Path(path))
-        tracker.describe(parent, markdown_table(rows))
-        for line in summarise(rows):
-            # MLflow's metric names have no equals sign, which settings of methods are written with.
-            name = f"accuracy/{line.method.replace('=', ' ')}"
-            tracker.log_metrics(parent, {name: line.average[0]}, step=line.samples)
-        tracker.log_table(parent, [asdict(row) for row in rows], "results.json")
-        status = "FINISHED"
-    finally:
-        tracker.finish(parent, status)
-    return {"mlflow": {"uri": tracker.uri, "experiment": tracker.experiment_id, "run": parent}}
 
 
 class _replacing:  # noqa: N801 - it reads as a verb

@@ -33,6 +33,12 @@ def write_report(out: Path, name: str, text: str, records: Sequence[Mapping[str,
     return written
 
 
+@task(name="show-page", task_run_name="show-page {key}", cache_policy=NO_CACHE, persist_result=False)
+def show_page(key: str, text: str, description: str) -> None:
+    """Leaves a page in Prefect."""
+    create_markdown_artifact(text, key=key, description=description)
+
+
 def _write(path: Path, text: str) -> Path:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     unfinished.write_text(text)

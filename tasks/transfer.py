@@ -21,6 +21,7 @@ from storage.keys import Ref, artefact_key
 from tasks.finetune import EXPERT
 from tasks.gradients import read_parameter_gradients
 from tasks.procrustes import SignalMaps, StoredMaps
+from tasks.retries import RETRIES
 from tasks.stage import Done, Workspace, open_model, run_stage
 
 VERSION = 2
@@ -39,7 +40,7 @@ class EvidenceRefs:
     gradients: Mapping[ParameterGradient, Ref] | None = None
 
 
-@task(name="transfer", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False)
+@task(name="transfer", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def transfer_vector(
     space: Workspace, source: ModelFiles, target: ModelFiles, expert: Done, method: Method, evidence: EvidenceRefs
 ) -> Done | State[Done]:

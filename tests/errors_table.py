@@ -17,20 +17,28 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bico import zoo
+from bico.compare import compare
 from bico.data.tasks import get_task
 from bico.errors import BicoError
-from bico.methods import get_method
+from bico.methods import Pair, get_method
 from bico.models.loading import CONFIG, WEIGHTS, load, resolve
+from bico.models.releases import Release, releases_at
+from bico.report import Row
 from flows.cache_cli import parse_age
-from flows.config import Settings, TransferConfig, read_config
+from flows.config import Settings, TransferConfig, make_config, read_config
 from flows.plan import make_plan
+from flows.release_watch import WatchConfig
+from flows.results import rows_of
 from storage import upkeep
 from storage.arrays import read_arrays, write_arrays
 from storage.artefacts import ArtefactStore
 from storage.checkpoints import load_state
 from storage.manifest import MANIFEST
+from storage.runs import register_models
 from storage.tracking import Tracker
+from tasks.releases import records
 from tests.releases import write_release
+from tests.tiny_t5 import WORDS, write_t5
 
 HEADER = """# Bad inputs
 
@@ -52,6 +60,10 @@ class Here:
         folder = self.path / name
         return folder if folder.exists() else write_release(folder, seed=1, **shape)
 
+    def text(self, name: str = "t5", words: list[str] = WORDS) -> Path:
+        folder = self.path / name
+        return folder if folder.exists() else write_t5(folder, seed=1, words=words)
+
     def yaml(self, text: str) -> None:
         (self.path / "run.yaml").write_text(text)
         read_config(self.path / "run.yaml", {})
@@ -59,6 +71,9 @@ class Here:
     def config(self, **changes: object) -> TransferConfig:
         values = {"source": str(self.release("a")), "target": str(self.release("a")), "tasks": ["digits"]}
         return TransferConfig(**values | {"samples": [4], "methods": ["bico"], "out": self.path / "out"} | changes)
+
+    def config_checked(self, **changes: object) -> None:
+        make_config({"source": "x", "target": "y", "tasks": ["digits"]} | changes, "bico transfer")
 
     def plan(self, **changes: object) -> None:
         make_plan(self.config(**changes), Settings(home=self.home, device="cpu"))
@@ -210,6 +225,13 @@ MISTAKES = [
     Mistake("Models and checkpoints", "a folder that is not there", lambda h: resolve(str(h.path / "none"))),
     Mistake("Models and checkpoints", "`open_clip:ViT-B-17/openai`", lambda h: resolve("open_clip:ViT-B-17/openai")),
     Mistake("Models and checkpoints", "`open_clip:ViT-B-16/nowhere`", lambda h: resolve("open_clip:ViT-B-16/nowhere")),
+    Mistake("Models and checkpoints", "`hf:t5-large`", lambda h: resolve("hf:t5-large")),
+    Mistake("Models and checkpoints", "a folder of another model of transformers", lambda h: (
+        h.file("config.json", '{"model_type": "bert"}'), resolve(str(h.path)))),
+    Mistake("Models and checkpoints", "a T5 without its tokenizer", lambda h: (
+        (h.text() / "tokenizer.json").unlink(), resolve(str(h.text())))),
+    Mistake("Models and checkpoints", "a pair with two tokenizers", lambda h: Pair.of(
+        *(load(resolve(str(h.text(f"t5-{n}", WORDS[n:])))) for n in range(2)))),
     Mistake("Models and checkpoints", "a folder without weights", lambda h: (
         (h.release() / WEIGHTS).unlink(), resolve(str(h.release())))),
     Mistake("Models and checkpoints", "a configuration that is no JSON", lambda h: (
@@ -255,6 +277,26 @@ MISTAKES = [
     Mistake("The store", "an array of half precision", lambda h: write_arrays(h.path / "y", {"a": torch.ones(1).half()})),
     Mistake("The store", "`bico cache gc` without a choice", lambda h: upkeep.collect(h.store())),
     Mistake("The store", "`bico cache gc --run x`", lambda h: upkeep.collect(h.store(), run="x")),
+    Mistake("Comparing and watching", "`bico compare a b`, no such folders", lambda h: rows_of("a", Settings(home=h.home))),
+    Mistake("Comparing and watching", "a run's id, and no MLflow database", lambda h: rows_of(
+        "0" * 32, Settings(home=h.home))),
+    Mistake("Comparing and watching", "the id of a run that MLflow does not know", lambda h: (
+        Tracker(None, "bico", h.home), rows_of("0" * 32, Settings(home=h.home)))),
+    Mistake("Comparing and watching", "a table of something else", lambda h: rows_of(
+        str(h.file("results.csv", "a,b\n1,2\n")), Settings(home=h.home))),
+    Mistake("Comparing and watching", "two runs on different tasks", lambda h: compare(
+        [Row("digits", "bico", 20, 0, 50.0)], [Row("lamps", "bico", 20, 0, 50.0)])),
+    Mistake("Comparing and watching", "`bico compare --method theseus`, in none of them", lambda h: compare(
+        [Row("digits", "bico", 20, 0, 50.0)], [Row("digits", "bico", 20, 0, 50.0)], "theseus")),
+    Mistake("Comparing and watching", "`--register my/model`", lambda h: h.config_checked(register_as="my/model")),
+    Mistake("Comparing and watching", "`--register NAME` of a run without models", lambda h: register_models(
+        tracker := Tracker(None, "bico", h.home), tracker.start_parent("x"), "reader")),
+    Mistake("Comparing and watching", "a folder of releases that is not there", lambda h: releases_at(
+        str(h.path / "none"), h.path)),
+    Mistake("Comparing and watching", "an expert with `tasksk`", lambda h: WatchConfig(
+        releases="x", experts={"ours": {"source": "x", "tasksk": ["digits"]}}).transfers(Release("v1", h.path))),
+    Mistake("Comparing and watching", "a damaged record of a release", lambda h: (
+        h.file("v1/record.json", "{"), records(h.path))),
     Mistake("Versions", "an artefact of a later format", _newer),
     Mistake("Versions", "zoo weights of another version", _other_weights),
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bico.models.loading import WEIGHTS
-from flows.cli import main
+from tests.command import refused, run
 from tests.flow_setup import SHORT, Bench
 from tests.releases import write_release
 
@@ -35,24 +34,6 @@ def base(releases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "--device",
         "cpu",
     ]
-
-
-def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["bico", *arguments])
-    try:
-        main()
-    except SystemExit as exit_:
-        return exit_.code
-    return 0
-
-
-def refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """Runs a command that must fail with one line on standard error, and returns the line."""
-    code = run(arguments, monkeypatch)
-    printed = capsys.readouterr()
-    lines = printed.err.strip().splitlines()
-    assert code == 2 and printed.out == "" and len(lines) == 1 and lines[0].startswith("error: "), printed.err
-    return lines[0]
 
 
 def with_weights(release: Path, folder: Path, **changes: torch.Tensor) -> Path:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bico.analysis.records import Measurement, RowMeans, layers
-from bico.calibration import collect_signals
+from bico.calibration import collect_signals, real_rows
 from bico.models.base import Model
 from bico.signals import Signal
 
@@ -39,8 +39,9 @@ def input_drift(
         before = collect_signals(model, inputs, labels, head, model.sites, [Signal.INPUT])
         with model.updated(vector):
             after = collect_signals(model, inputs, labels, head, model.sites, [Signal.INPUT])
+        mask = model.mask(inputs)
         for key, moved in after.items():
-            start, now = before[key].flatten(0, -2), moved.flatten(0, -2)
+            start, now = real_rows(before[key], mask), real_rows(moved, mask)
             length = start.norm(dim=1)
             drifts.add(("direction", key[0]), 1 - F.cosine_similarity(start, now, dim=1))
             drifts.add(("magnitude", key[0]), (now.norm(dim=1) - length).abs() / length)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bico.analysis.records import Measurement, RowMeans, layers
-from bico.calibration import collect_signals
+from bico.calibration import collect_signals, real_rows
 from bico.models.base import Model
 from bico.signals import Signal
 
@@ -42,8 +42,9 @@ def output_similarity(
             wanted = collect_signals(model, inputs, labels, head, model.sites, [Signal.OUTPUT])
         with model.updated(vector, alpha):
             found = collect_signals(model, inputs, labels, head, model.sites, [Signal.OUTPUT])
+        mask = model.mask(inputs)
         for (site, _), value in found.items():
             expected = wanted[site, Signal.OUTPUT]
-            cosines.add(site, F.cosine_similarity(value.flatten(0, -2), expected.flatten(0, -2), dim=1))
+            cosines.add(site, F.cosine_similarity(real_rows(value, mask), real_rows(expected, mask), dim=1))
     at = layers(model.sites, [Signal.OUTPUT])
     return [Measurement("cosine", series, site, at[site], value) for site, value in cosines.means().items()]

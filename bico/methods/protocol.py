@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bico.errors import MethodError
 from bico.methods.evidence import Evidence, Needs
-from bico.models.base import Model
+from bico.models.base import Model, check_pair
 from bico.permutations import PermutationGroup
 from bico.sites import Site, match_sites
 from bico.task_vector import State
@@ -37,6 +37,7 @@ class Pair:
 
     @classmethod
     def of(cls, source: Model, target: Model) -> "Pair":
+        check_pair(source, target)
         tables = (source.permutations, target.permutations)
         return cls(source.sites, target.sites, source.state(), target.state(), *tables)
 

@@ -26,6 +26,12 @@ PREFIX = "visual."
 class ClipViT:
     """An open_clip `CLIP` model, frozen, whose image tower can give and take task vectors."""
 
+    modality = "picture"
+    losses = ("zero-shot",)
+    probed = False
+    prefixes = (PREFIX,)
+    vocabulary = None
+
     def __init__(self, model: CLIP, preprocess: Any, tokenizer: Any, name: str = "model") -> None:
         """Arguments:
             model: The model; its parameters are frozen and it is put in eval mode.
@@ -55,6 +61,7 @@ class ClipViT:
         self.preprocess, self.tokenizer, self.name = preprocess, tokenizer, name
         self.sites = vit_sites(visual)
         self.grid = tuple(visual.grid_size)
+        self.tokens = 1 + self.grid[0] * self.grid[1]  # the class token and the patches
         self.permutations = vit_permutations(visual, PREFIX)
 
     @property
@@ -83,6 +90,12 @@ class ClipViT:
 
     def prepare(self, examples: Sequence[Any]) -> Float[Tensor, "batch 3 height width"]:
         return torch.stack([self.preprocess(picture.convert("RGB")) for picture in examples])
+
+    def stack(self, rows: Sequence[Tensor]) -> Tensor:
+        return torch.stack(list(rows))
+
+    def mask(self, images: Tensor) -> None:
+        return None
 
     @torch.no_grad()
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Float[Tensor, "classes features"]:

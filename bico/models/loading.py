@@ -1,18 +1,18 @@
 """From a model reference to a loaded model.
 
 zoo:NAME                       a mini model shipped with the project
+hf:OWNER/NAME[@REVISION]       a T5 of the Hugging Face hub (hf:google-t5/t5-large)
 open_clip:ARCH/TAG             a published checkpoint, downloaded by open_clip (ViT-B-16/laion2b_s34b_b88k)
 open_clip:ARCH/path/to/file    a checkpoint file of a built-in architecture
-path/to/folder                 a folder in open_clip's `local-dir` format (open_clip_config.json, weights, tokenizer)
+path/to/folder                 a folder in open_clip's `local-dir` format (open_clip_config.json, weights, tokenizer), or a
+                               T5 in transformers' (config.json, safetensors weights, tokenizer)
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +24,17 @@ from torch import nn
 
 from bico import zoo
 from bico.errors import CheckpointError, UnknownModelError, nearest
+from bico.models.base import Model
 from bico.models.clip_vit import ClipViT
+from bico.models.files import T5, ModelFiles, one_line
 from bico.models.pickles import refuse_pickle
+from bico.models.t5_loading import download, find_folder, is_transformers, load_t5
+
+__all__ = ["CONFIG", "WEIGHTS", "ModelFiles", "load", "resolve"]
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 PICKLED = ("*.pt", "*.pth", "*.bin")
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """A resolved reference: everything on this machine that determines the model."""
-
-    ref: str
-    name: str
-    """The name in open_clip's terms: an architecture, or `local-dir:` and a folder."""
-    weights: Path
-    files: tuple[Path, ...]
-    """Weights, configuration and tokenizer: what the digest covers."""
-    allow_pickle: bool = False
-    """Whether weights that `torch.save` wrote may be read, tensors only."""
-
-    def digest(self) -> str:
-        """sha256 over the contents of the files and, for a built-in architecture, its name."""
-        total = hashlib.sha256(b"" if self.name.startswith("local-dir:") else self.name.encode())
-        for path in self.files:
-            about = path.stat()
-            total.update(path.name.encode() + _file_digest(path, about.st_mtime_ns, about.st_size))
-        return total.hexdigest()
-
-
-@cache
-def _file_digest(path: Path, mtime_ns: int, size: int) -> bytes:
-    """Hashes a file once per process and version of it: every stage's key asks for its models' digests."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def resolve(ref: str, allow_pickle: bool = False) -> ModelFiles:
@@ -79,25 +55,35 @@ def resolve(ref: str, allow_pickle: bool = False) -> ModelFiles:
 def _find(ref: str, allow_pickle: bool) -> ModelFiles:
     scheme, _, rest = ref.partition(":")
     if scheme == "zoo":
-        return _local_dir(ref, zoo.resolve(rest), allow_pickle=False)
+        return _folder(ref, zoo.resolve(rest), allow_pickle=False)
+    if scheme == "hf":
+        return download(ref)
     if scheme == "open_clip":
         return _built_in(ref, *rest.partition("/")[::2])
     path = Path(ref).expanduser()
     if not path.exists() and not any(mark in ref for mark in "/\\"):
         raise UnknownModelError(
-            f"Unknown model {ref!r}: give zoo:NAME, open_clip:ARCH/TAG or an existing folder; "
+            f"Unknown model {ref!r}: give zoo:NAME, open_clip:ARCH/TAG, hf:OWNER/NAME or an existing folder; "
             + nearest(ref, [f"zoo:{name}" for name in zoo.list_models()])
         )
-    return _local_dir(ref, path, allow_pickle)
+    return _folder(ref, path, allow_pickle)
 
 
-def load(files: ModelFiles, device: str | torch.device = "cpu") -> ClipViT:
+def _folder(ref: str, folder: Path, allow_pickle: bool) -> ModelFiles:
+    if not (folder / CONFIG).is_file() and is_transformers(folder):
+        return find_folder(ref, folder)
+    return _local_dir(ref, folder, allow_pickle)
+
+
+def load(files: ModelFiles, device: str | torch.device = "cpu") -> Model:
     """Loads a model in float32, frozen, in eval mode.
 
     Raises:
         CheckpointError: If the weights are damaged, not finite, or do not fit the architecture (position embeddings
             of another image size included: open_clip itself would silently interpolate them).
     """
+    if files.family == T5:
+        return load_t5(files, device)
     try:
         with _quiet():
             model = open_clip.create_model(files.name, load_weights=False)
@@ -105,13 +91,13 @@ def load(files: ModelFiles, device: str | torch.device = "cpu") -> ClipViT:
         state = factory.load_state_dict(str(files.weights), weights_only=True)
     except Exception as error:  # open_clip and safetensors raise a dozen types here; all mean: unreadable
         raise CheckpointError(
-            f"{files.ref}: cannot read {files.weights}: {_one_line(error)}. Fetch it again."
+            f"{files.ref}: cannot read {files.weights}: {one_line(error)}. Fetch it again."
         ) from error
     _check_fits(files, model, state)
     try:
         factory.load_checkpoint(model, str(files.weights), weights_only=True)
     except RuntimeError as error:
-        raise CheckpointError(f"{files.ref}: the weights do not fit the architecture: {_one_line(error)}.") from error
+        raise CheckpointError(f"{files.ref}: the weights do not fit the architecture: {one_line(error)}.") from error
     config = open_clip.get_model_preprocess_cfg(model)
     preprocess = image_transform_v2(PreprocessCfg(**config), is_train=False)
     return ClipViT(model.float().to(device), preprocess, open_clip.get_tokenizer(files.name), files.ref)
@@ -151,7 +137,7 @@ def _local_dir(ref: str, folder: Path, allow_pickle: bool) -> ModelFiles:
     try:
         json.loads(config.read_text())["model_cfg"]
     except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{ref}: {config} is not an open_clip configuration: {_one_line(error)}.") from error
+        raise CheckpointError(f"{ref}: {config} is not an open_clip configuration: {one_line(error)}.") from error
     weights = sorted(folder.glob("*.safetensors"))
     if not weights and allow_pickle:
         weights = sorted(path for pattern in PICKLED for path in folder.glob(pattern))
@@ -175,7 +161,7 @@ def _built_in(ref: str, architecture: str, tag: str) -> ModelFiles:
         try:
             weights = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(architecture, tag)))
         except Exception as error:  # whatever the hub client raises when there is no network or no file
-            raise CheckpointError(f"{ref}: could not be downloaded: {_one_line(error)}.") from error
+            raise CheckpointError(f"{ref}: could not be downloaded: {one_line(error)}.") from error
     else:
         weights = Path(tag).expanduser()
         if not weights.is_file():
@@ -186,7 +172,3 @@ def _built_in(ref: str, architecture: str, tag: str) -> ModelFiles:
 
 def _few(name: str, valid: list[str]) -> str:
     return nearest(name, valid if len(valid) < 20 else sorted(valid, key=lambda v: v[:5] != name[:5])[:20])
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -1,0 +1,47 @@
+"""The card of a model that a transfer made: what it is, how good it is, what it was made of."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bico.report import Row, method_label, short_name
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from."""
+
+    source: str
+    target: str
+    digests: Mapping[str, str]
+    """sha256 of what it was made of, by name."""
+    sampling: str
+    completion: str
+    alpha: float
+
+
+def model_card(cell: Row, zero_shot: float | None, origin: Origin) -> str:
+    """Returns a model card in Markdown, with the header that model hubs read.
+
+    Arguments:
+        cell: The model's row of the results.
+        zero_shot: The target's accuracy on the same task before, in percent.
+    """
+    name = f"{short_name(origin.target)} for {cell.task}"
+    drawn = "no calibration samples" if cell.seed is None else f"{cell.samples} calibration samples (seed {cell.seed})"
+    gain = "" if zero_shot is None else f", {cell.accuracy - zero_shot:+.2f} points over zero-shot"
+    lines = ["---", "library_name: open_clip", "tags: [task-vector, model-transfer]", "---", "", f"# {name}", ""]
+    lines += [
+        f"{short_name(origin.target)} with what an expert of {short_name(origin.source)} learnt on {cell.task}, carried "
+        f"over by {method_label(cell.method)} with {drawn}; nothing was trained.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| test accuracy on {cell.task} | {cell.accuracy:.2f} %{gain} |",
+        f"| sampling, completion, α | {origin.sampling}, {origin.completion}, {origin.alpha:g} |",
+        *(f"| {what}, sha256 | `{digest}` |" for what, digest in origin.digests.items()),
+        "",
+        "`open_clip_model.safetensors` are the whole weights, in open_clip's `local-dir` format; `task-vector.safetensors`",
+        "is what was added to the target. Flaws of the expert and of its data travel with it; licences of source and",
+        "target apply.",
+    ]
+    return "\n".join(lines) + "\n"

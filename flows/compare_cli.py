@@ -1,0 +1,35 @@
+"""`bico compare`: is the new release better?"""
+
+import json
+from typing import Annotated
+
+import typer
+
+from flows.options import HomeOption, JsonOption
+
+
+def compare(
+    run_a: Annotated[str, typer.Argument(help="The first run: MLflow run id, folder with results.csv, or a CSV file.")],
+    run_b: Annotated[str, typer.Argument(help="The second, say of the new release.")],
+    method: Annotated[
+        str | None, typer.Option(help="The method that the answer is about [default: the first in both runs].")
+    ] = None,
+    margin: Annotated[float, typer.Option(help="Points by which the second must exceed the first.")] = 0.0,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two transfers cell by cell and say whether the second is better.
+
+    Paired deltas per task, N and seed, in points, with their spread and a paired test over tasks.
+    """
+    from bico.compare import compare as compared
+    from bico.compare import comparison_table
+    from flows.config import Settings
+    from flows.results import rows_of
+
+    settings = Settings.from_environment(home=home)
+    found = compared(rows_of(run_a, settings), rows_of(run_b, settings), method, margin)
+    if as_json:
+        print(json.dumps(found.to_json()))
+        return
+    print(f"first:  {run_a}\nsecond: {run_b}\n\n{comparison_table(found)}\n\n{found.sentence}")

@@ -1,0 +1,76 @@
+"""Maps are solved on Dask, one task per block."""
+
+import time
+from typing import Any
+
+from distributed import TimeoutError as DaskTimeoutError
+from prefect import flow, unmapped
+from prefect_dask import DaskTaskRunner
+from prefect_dask.task_runners import PrefectDaskFuture
+
+from bico.errors import ClusterError
+from flows.config import Settings
+from tasks.procrustes import BlockMaps, solve_maps
+from tasks.progress import counted, reported
+from tasks.stage import Done, Workspace
+
+LOOK_EVERY = 20.0
+"""Seconds between looks at the cluster while a result is waited for."""
+NO_WORKER = 180.0
+"""Seconds without any worker after which nobody is expected to come; one that died is replaced in a few."""
+
+
+@flow(name="solve-maps", flow_run_name="solve-maps", validate_parameters=False)
+def fan_out(space: Workspace, blocks: list[BlockMaps], limit: float | None = None) -> list[Done]:
+    """Solves maps.
+
+    Arguments:
+        limit: Seconds that one block may keep the flow waiting.
+
+    Raises:
+        ClusterError: If there are no workers, or a block takes too long: Dask itself would wait for ever.
+    """
+    futures = solve_maps.map(unmapped(space), blocks)
+    with reported("solve-maps", "blocks", len(blocks)) as advance:
+        # Every result is asked for: a task that kills its worker would otherwise pass unnoticed.
+        return [
+            _result(future, block.group, limit) for future, block in zip(counted(futures, advance), blocks, strict=True)
+        ]
+
+
+def _result(future: PrefectDaskFuture, block: str, limit: float | None) -> Done:
+    started, alone = time.monotonic(), 0.0
+    while True:
+        try:
+            return future.result(timeout=LOOK_EVERY)
+        except TimeoutError:  # of the waiting; one that the task itself raised comes back when it is done
+            if future.wrapped_future.done():
+                raise
+        client = future.wrapped_future.client
+        if limit is not None and time.monotonic() - started > limit:
+            raise ClusterError(
+                f"The maps of {block} kept the run waiting for more than {limit:g} s: look at the Dask scheduler at "
+                f"{client.scheduler.address}, or raise BICO_STAGE_TIMEOUT."
+            )
+        alone = 0.0 if _workers(client) else alone + LOOK_EVERY
+        if alone >= NO_WORKER:
+            raise ClusterError(
+                f"The Dask scheduler at {client.scheduler.address} has had no worker for {alone:.0f} s: start some, "
+                "and look into the log of the last one for why it ended."
+            )
+
+
+def _workers(client: Any) -> int:
+    try:
+        return len(client.scheduler_info(n_workers=-1)["workers"])
+    except (OSError, DaskTimeoutError):  # the scheduler is gone or busy: the future will tell
+        return 1
+
+
+def dask_runner(settings: Settings) -> DaskTaskRunner:
+    if settings.dask_scheduler:
+        return DaskTaskRunner(address=settings.dask_scheduler)
+    # One thread per worker: linear algebra of two workers on two cores must not ask for four.
+    return DaskTaskRunner(
+        cluster_kwargs={"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": ":0"}
+    )

@@ -1,0 +1,83 @@
+"""Runs in MLflow, read back; and models that runs have logged, registered."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+
+from bico.errors import StoreError
+from storage.tracking import Tracker
+
+RESULTS = "results.json"
+MODELS = "models"
+"""Where a run keeps its models, each in a folder."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A transfer as MLflow remembers it."""
+
+    name: str
+    rows: list[dict[str, Any]]
+    """By column, as `bico.report.Row` has them."""
+
+
+def read_run(tracker: Tracker, run: str) -> Recorded:
+    """Reads the results of a transfer's run.
+
+    Raises:
+        StoreError: If there is no such run, or it has no results: it was none of a transfer, or did not finish.
+    """
+    with tracker.talking() as client, TemporaryDirectory() as folder:
+        try:
+            name = client.get_run(run).info.run_name or run
+            path = client.download_artifacts(run, RESULTS, folder)
+        except (MlflowException, OSError) as error:
+            if getattr(error, "error_code", "RESOURCE_DOES_NOT_EXIST") != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise StoreError(
+                f"MLflow at {tracker.uri} has no results of a run {run!r}: give the id of a finished transfer's parent "
+                "run, as `bico transfer` prints it."
+            ) from error
+        table = json.loads(Path(path).read_text())
+    return Recorded(name, [dict(zip(table["columns"], values, strict=True)) for values in table["data"]])
+
+
+def register_models(tracker: Tracker, run: str, name: str, alias: str | None = None) -> dict[str, str]:
+    """Registers what a run has logged under `models`: a model NAME, or NAME-FOLDER each if there are several.
+
+    Registering the same model of the same run again adds no version.
+
+    Arguments:
+        alias: Points at the new versions from now on, such as "published".
+
+    Returns:
+        Versions by registered name.
+
+    Raises:
+        StoreError: If the run has logged no model, or MLflow refuses.
+    """
+    versions = {}
+    with tracker.talking() as client:
+        folders = [entry.path for entry in client.list_artifacts(run, MODELS) if entry.is_dir]
+        if not folders:
+            raise StoreError("The run in MLflow has logged no model to register: was it made with `export: none`?")
+        about = client.get_run(run)
+        for path in folders:
+            model = name if len(folders) == 1 else f"{name}-{Path(path).name}"
+            source = f"{about.info.artifact_uri}/{path}"
+            try:
+                client.create_registered_model(model)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+            known = [v for v in client.search_model_versions(f"name = '{model}'") if v.source == source]
+            tags = {"target": about.data.params.get("target", ""), "source": about.data.params.get("source", "")}
+            version = known[0] if known else client.create_model_version(model, source, run, tags=tags)
+            if alias:
+                client.set_registered_model_alias(model, alias, version.version)
+            versions[model] = str(version.version)
+    return versions

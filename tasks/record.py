@@ -1,0 +1,93 @@
+"""Record a transfer in MLflow: one run for all of it, one under it per cell, its files and its models."""
+
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from bico.report import REFERENCES, Row, markdown_table, summarise
+from storage.runs import MODELS, register_models
+from storage.tracking import Tracker
+from tasks.retries import RETRIES
+
+
+class Settings(Protocol):
+    """Where runs are recorded."""
+
+    home: Path
+    mlflow_uri: str | None
+    experiment: str
+
+
+def open_tracker(settings: Settings) -> Tracker:
+    return Tracker(settings.mlflow_uri, settings.experiment, settings.home)
+
+
+@task(name="record-run", task_run_name="record-run", cache_policy=NO_CACHE, persist_result=False, **RETRIES)
+def record_run(
+    settings: Settings,
+    name: str,
+    params: dict[str, Any],
+    rows: list[Row],
+    outputs: dict[str, Any],
+    tags: dict[str, Any],
+) -> dict[str, Any]:
+    """Writes one MLflow run for the transfer and, under it, one per task, method, sample count and seed.
+
+    Arguments:
+        tags: With "prefect.flow_run", of which each has one run in MLflow: a retry goes on with it.
+    """
+    tracker = open_tracker(settings)
+    about = {
+        "bico.kind": "transfer",
+        "versions": f"bico {version('bico')}, torch {version('torch')}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+    }
+    before = {row.task: row.accuracy for row in rows if row.method == "zero-shot"}
+    parent = tracker.start_parent(name, params, tags | about, once="prefect.flow_run")
+    status = "FAILED"
+    try:
+        for row in rows:
+            cell = {"task": row.task, "method": row.method, "samples": row.samples, "seed": row.seed}
+            metrics = {"accuracy": row.accuracy}
+            if row.method not in REFERENCES and row.task in before:
+                metrics["over zero-shot"] = row.accuracy - before[row.task]
+            tracker.log_child(parent, row.label, params | cell, metrics, {"bico.kind": "cell"} | cell)
+        for path in (outputs[kind] for kind in ("table", "markdown", "plot", "calibration")):
+            tracker.log_artifact(parent, Path(path))
+        for model, folder in outputs["models"].items():
+            tracker.log_artifact(parent, Path(folder), f"{MODELS}/{model}")
+        tracker.describe(parent, markdown_table(rows))
+        summaries = summarise(rows)
+        zero = next((line.average[0] for line in summaries if line.method == "zero-shot"), None)
+        for line in summaries:
+            # MLflow's metric names have no equals sign, which settings of methods are written with.
+            label = line.method.replace("=", " ")
+            metrics = {f"accuracy/{label}": line.average[0]}
+            if zero is not None and line.method not in REFERENCES:
+                metrics[f"over zero-shot/{label}"] = line.average[0] - zero
+            tracker.log_metrics(parent, metrics, step=line.samples)
+        tracker.log_table(parent, [asdict(row) for row in rows], "results.json")
+        status = "FINISHED"
+    finally:
+        tracker.finish(parent, status)
+    return {"mlflow": {"uri": tracker.uri, "experiment": tracker.experiment_id, "run": parent}}
+
+
+@task(
+    name="register-models",
+    task_run_name="register-models {name}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    **RETRIES,
+)
+def register(settings: Settings, run: str, name: str, alias: str | None = None) -> dict[str, str]:
+    """Registers the models of an MLflow run and returns their versions, by registered name."""
+    versions = register_models(open_tracker(settings), run, name, alias)
+    get_run_logger().info("Registered: %s", ", ".join(f"{model} version {v}" for model, v in versions.items()))
+    return versions

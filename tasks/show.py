@@ -1,0 +1,59 @@
+"""What Prefect's UI shows of a run: artifacts of its results, its blocks and its plot."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from bico.layers import Layer, worst
+from bico.report import Row, headlines, markdown_table, method_label, short_name
+
+
+@task(name="show-results", task_run_name="show-results", cache_policy=NO_CACHE, persist_result=False)
+def show_results(
+    source: str,
+    target: str,
+    rows: Sequence[Row],
+    layers: Sequence[Layer],
+    stages: Mapping[str, Mapping[str, int]],
+    plot: Path,
+    models: Mapping[str, str],
+) -> None:
+    """Leaves a page in Markdown, the cells as a table, the blocks as a table, and the plot.
+
+    Arguments:
+        stages: Computed and cached, by stage.
+        models: Folders that were written, by name.
+    """
+    pair = f"{short_name(source)} → {short_name(target)}"
+    create_markdown_artifact(page(pair, rows, layers, stages, models), key="results", description=f"Results of {pair}")
+    cells = [asdict(row) | {"method": method_label(row.method), "accuracy": f"{row.accuracy:.2f}"} for row in rows]
+    create_table_artifact(cells, key="cells", description=f"Accuracy (%) of every cell, {pair}")
+    if layers:
+        create_table_artifact([layer.to_row() for layer in layers], key="layers", description=worst(layers))
+    picture = base64.b64encode(plot.read_bytes()).decode()
+    create_image_artifact(f"data:image/png;base64,{picture}", key="accuracy", description=f"Accuracy, {pair}")
+
+
+def page(
+    pair: str,
+    rows: Sequence[Row],
+    layers: Sequence[Layer],
+    stages: Mapping[str, Mapping[str, int]],
+    models: Mapping[str, str],
+) -> str:
+    """A run on one page: what came out, what was done for it, and where the models are."""
+    parts = [f"# {pair}", "Accuracy in %, mean ± sd over calibration seeds.", markdown_table(rows)]
+    if lines := headlines(rows):
+        parts.append("\n".join(lines))
+    if layers:
+        parts += ["## Blocks", f"{worst(layers)} The artifact `layers` has them all."]
+    parts += ["## Stages", "| stage | computed | cached |\n| --- | ---: | ---: |"]
+    parts[-1] += "".join(f"\n| {name} | {c['computed']} | {c['cached']} |" for name, c in stages.items())
+    if models:
+        parts += ["## Models", "\n".join(f"- {name}: `{folder}`" for name, folder in models.items())]
+    return "\n\n".join(parts)
