@@ -114,6 +114,13 @@ def recommendations(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def advice(rows: Sequence[Row]) -> list[str]:
+    """Returns the part of a report that says what to do, as paragraphs; none where nothing was carried over with data."""
+    if not any(transports(row.method) and (row.samples or row.unlabelled) for row in rows):
+        return []
+    return ["What was best:", "\n".join(recommendations(rows))]
+
+
 def _vocabulary(best: Candidate, carried: list[Candidate]) -> list[str]:
     """A user may need other classes tomorrow."""
     if keeps_vocabulary(best.method):

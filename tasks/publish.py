@@ -15,9 +15,11 @@ from prefect.cache_policies import NO_CACHE
 
 from bico.card import Origin, model_card
 from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
+from bico.recommend import advice
 from bico.report import Row, markdown_table, plot_accuracy
 from bico.task_vector import add
 from storage.checkpoints import load_state, save_state
+from tasks.refit import READOUT
 from tasks.retries import RETRIES
 from tasks.stage import Done, Workspace, open_model
 from tasks.transfer import VECTOR
@@ -33,6 +35,8 @@ class Export:
     """The target's task vector."""
     cell: Row
     """Its row of the results."""
+    alpha: float = 1.0
+    """How much of the task vector is added."""
 
 
 @task(name="write-results", task_run_name="write-results", cache_policy=NO_CACHE, persist_result=False, **RETRIES)
@@ -64,14 +68,14 @@ def write_results(
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     with _replacing(out / "results.md") as path:
-        path.write_text(table + "\n")
+        path.write_text("\n\n".join([table, *advice(rows)]) + "\n")
     with _replacing(out / "accuracy.png") as path:
         plot_accuracy(rows).figure.savefig(path, dpi=150, format="png")
     with _replacing(out / "calibration.json") as path:
         path.write_text(json.dumps(calibrations))
     before = {row.task: row.accuracy for row in rows if row.method == "zero-shot"}
     for name, export in models.items():
-        export_model(space, target, export.vector, origin.alpha, folder := out / "models" / name)
+        export_model(space, target, export.vector, export.alpha, folder := out / "models" / name)
         (folder / CARD).write_text(model_card(export.cell, before.get(export.cell.task), origin))
     return {
         "table": str(out / "results.csv"),
@@ -94,6 +98,8 @@ def export_model(space: Workspace, target: ModelFiles, vector: Done, alpha: floa
     (folder / CONFIG).write_text(json.dumps(_configuration(target, model), indent=2))
     save_state(folder / WEIGHTS, add(state, update, alpha))
     shutil.copyfile(vector.ref.path / VECTOR, folder / VECTOR.replace("task_vector", "task-vector"))
+    if (vector.ref.path / READOUT).exists():
+        shutil.copyfile(vector.ref.path / READOUT, folder / READOUT)
 
 
 def _configuration(target: ModelFiles, model: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from bico import zoo
 from bico.compare import compare
+from bico.chain import get_chain
 from bico.data.tasks import get_task
 from bico.errors import BicoError
 from bico.methods import Pair, get_method
@@ -187,6 +188,17 @@ MISTAKES = [
     Mistake("Configurations", "no `target`", lambda h: h.yaml("source: x\ntasks: [digits]\n")),
     Mistake("Configurations", "`tasks: []`", lambda h: h.yaml(TWO + "tasks: []\n")),
     Mistake("Configurations", "`samples: [0]`", lambda h: h.yaml(TWO + "tasks: [digits]\nsamples: [0]\n")),
+    Mistake("Configurations", "`--samples 0`, a method of labels", lambda h: h.plan(
+        samples=[0], unlabelled=5, methods=["none+head:targets=labels"])),
+    Mistake("Configurations", "method `none`", lambda h: get_chain("none")),
+    Mistake("Configurations", "method `bico+projektion`", lambda h: get_chain("bico+projektion")),
+    Mistake("Configurations", "method `bico+head+projection`", lambda h: get_chain("bico+head+projection")),
+    Mistake("Configurations", "method `none+head:fit=logistic:penalty=1`", lambda h: get_chain(
+        "none+head:fit=logistic:penalty=1")),
+    Mistake("Configurations", "method `none+tune:steps=0`", lambda h: get_chain("none+tune:steps=0")),
+    Mistake("Configurations", "`teacher: medium`", lambda h: h.yaml(TWO + "tasks: [digits]\nteacher: medium\n")),
+    Mistake("Data", "1290 unlabelled inputs of a task with 1297 samples", lambda h: h.plan(
+        samples=[100], unlabelled=1290)),
     Mistake("Configurations", "`samples: many`", lambda h: h.yaml(TWO + "tasks: [digits]\nsamples: many\n")),
     Mistake("Configurations", "`sampling: centroid`", lambda h: h.yaml(TWO + "tasks: [digits]\nsampling: centroid\n")),
     Mistake("Configurations", "`completion: full`", lambda h: h.yaml(TWO + "tasks: [digits]\ncompletion: full\n")),
