@@ -51,6 +51,11 @@ class Chain:
         return bool(self.needs) or any(not step.needs_labels for step in self.steps)
 
     @property
+    def ends_in_head(self) -> bool:
+        """Whether it leaves a classifier of its own."""
+        return bool(self.steps) and self.steps[-1].name == "head"
+
+    @property
     def needs_labels(self) -> bool:
         return any(step.needs_labels for step in self.steps)
 

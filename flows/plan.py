@@ -3,13 +3,15 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bico.chain import Chain, get_chain
-from bico.errors import ConfigError, NotEnoughSamplesError, OutputError
+from bico.data.base import check_modality
+from bico.errors import ConfigError, NotEnoughSamplesError, OutputError, nearest
 from bico.finetune import FinetuneConfig, default_config
 from bico.memory import plan_memory
+from bico.models.base import Model
 from bico.models.loading import ModelFiles, resolve
 from bico.parameter_gradients import ParameterGradient
 from bico.procrustes import Completion
@@ -36,6 +38,10 @@ class Plan:
     """By their spelling; the rivals that the configuration asks for come last."""
     recipes: tuple[FinetuneConfig, FinetuneConfig]
     """Fine-tuning of source and target."""
+    loss: str
+    """The loss that the tasks are posed in."""
+    probed: bool
+    """Whether models are measured by linear probes on the calibration samples; else by their own heads."""
 
     @property
     def maps(self) -> list[tuple[Signal, Completion]]:
@@ -85,6 +91,8 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
     match_sites(ours.sites, theirs.sites)
+    for model in (ours, theirs):
+        tasks = {name: pose(task, model, config.loss) for name, task in tasks.items()}
     recipes = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))
     # What a method leaves open follows the run: few-shot takes its step at the rate the target is fine-tuned with.
     asked = [*config.methods, *(rivals(config.methods) if config.rivals else [])]
@@ -92,7 +100,12 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     methods = {text: chain for text, chain in methods.items() if config.labelled or not chain.needs_labels}
     for chain in methods.values():
         chain.check(ours, theirs)
-    plan = Plan(config, space, source, target, tasks, methods, recipes)
+    if theirs.probed and 0 in config.samples:
+        raise ConfigError(
+            f"--samples 0: {theirs.name} is measured by a probe, which learns from labelled samples: raise --samples."
+        )
+    loss = config.loss or theirs.losses[0]
+    plan = Plan(config, space, source, target, tasks, methods, recipes, loss, theirs.probed)
     if plan.maps:
         signals = [signal for group in plan.collected for signal in group]
         plan_memory(ours, theirs, signals, config.batch_size, len(config.samples), settings.memory)
@@ -112,6 +125,20 @@ def check_labels(config: TransferConfig, methods: Mapping[str, Chain]) -> None:
     for text, chain in methods.items():
         if chain.needs_labels:
             raise ConfigError(f"Method {text!r} learns from labels, and --samples 0 gives none: raise --samples.")
+
+
+def pose(task: TaskRef, model: Model, loss: str | None) -> TaskRef:
+    """Returns a task with the loss that it is posed in for a model: the family's default, unless one is asked for.
+
+    Raises:
+        ConfigError: If the family has no such loss, or the model cannot read the task's examples.
+    """
+    check_modality(task.open(), model.name, model.modality)
+    chosen = loss or model.losses[0]
+    if chosen not in model.losses:
+        raise ConfigError(f"loss={chosen}: {model.name} has no such loss; {nearest(chosen, model.losses)}")
+    # A family of one loss does not name it: its results are known without.
+    return replace(task, loss=chosen if len(model.losses) > 1 else None)
 
 
 def check_samples(config: TransferConfig, ref: TaskRef) -> None:

@@ -19,12 +19,18 @@ class Place(NamedTuple):
 def sweep(plan: Plan, method: str) -> Iterator[Place]:
     """Every cell of one method. Where there are unlabelled inputs, it is measured with the labels alone and with both."""
     chain, config = plan.methods[method], plan.config
-    if not chain.uses_samples:
+    if not chain.uses_samples and not plan.probed:  # a probe is fitted on the samples, whatever it probes
         yield from (Place(name, method) for name in plan.tasks)
         return
     for samples, unlabelled in regimes(plan, method):
         for seed in config.seeds:
             yield from (Place(name, method, samples, seed, unlabelled) for name in plan.tasks)
+
+
+def everywhere(plan: Plan, method: str) -> list[Place]:
+    """A cell at every number of labels."""
+    config = plan.config
+    return [Place(name, method, n, seed) for n in config.labelled for seed in config.seeds for name in plan.tasks]
 
 
 def regimes(plan: Plan, method: str) -> list[tuple[int, int]]:

@@ -12,7 +12,7 @@ from prefect import flow
 
 from bico.errors import ConfigError, nearest
 from bico.provenance import made_by
-from bico.report import Row, headlines, markdown_table, method_label, short_name
+from bico.report import REFERENCES, Row, headlines, markdown_table, method_label, short_name
 from bico.sampling import Sampling
 from flows.config import Settings, TransferConfig
 from flows.figures import FIGURES, Drawn
@@ -111,7 +111,7 @@ def read_transfers(
         found = rows.get(title, [])
         for what, wanted, got in (
             ("tasks", set(config.tasks), {row.task for row in found}),
-            ("methods", {*config.methods, "zero-shot"}, {row.method for row in found} - {"fine-tuned", "expert"}),
+            ("methods", set(config.methods), {row.method for row in found} - set(REFERENCES)),
             ("budgets", {0, *config.samples}, {0} | {row.samples for row in found}),
             ("seeds", {None, *config.seeds}, {None} | {row.seed for row in found}),
         ):

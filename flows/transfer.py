@@ -21,7 +21,7 @@ from bico.sites import Site
 from flows.config import Settings, TransferConfig
 from flows.fan_out import dask_runner, fan_out
 from flows.plan import Plan, make_plan
-from flows.regimes import Place, is_first, sweep
+from flows.regimes import Place, everywhere, is_first, sweep
 from storage.keys import Ref
 from tasks.collect import (
     ACTIVATIONS,
@@ -37,6 +37,7 @@ from tasks.evaluate import evaluate_model, read_accuracy
 from tasks.finetune import adopt_expert, finetune_model
 from tasks.gradients import collect_parameter_gradients, gradients_key
 from tasks.layers import judge_layers
+from tasks.probe import probe_model
 from tasks.procrustes import BlockMaps, SignalMaps, solve_maps
 from tasks.publish import Export, write_results
 from tasks.record import record_run, register
@@ -162,13 +163,14 @@ class Collected:
 def collect_all(
     plan: Plan, ledger: Ledger, experts: Mapping[str, Done] | None = None
 ) -> dict[tuple[str, int], Collected]:
-    """Covariances and parameter gradients by task and seed; only what some method asks for.
+    """Covariances and parameter gradients by task and seed; only what some method asks for. Where models are
+    probed, all need the samples.
 
     Arguments:
         experts: By task, to stand in for labels that inputs lack; without them, those inputs are left out.
     """
     collected, config = {}, plan.config
-    for name, task in plan.tasks.items() if plan.uses_samples else ():
+    for name, task in plan.tasks.items() if plan.uses_samples or plan.probed else ():
         with ledger.phase(f"collect on {name}"):
             far = (
                 ledger.run(class_distances, plan.space, plan.target, task).ref if config.sampling.by_distance else None
@@ -192,6 +194,7 @@ def collect_all(
                         expert=experts[name].ref,
                         teacher=config.teacher,
                         taken=taken,
+                        labelled_head=labelled.calibration.head_indices if taken else None,
                     )
                     taught = collect_one(plan, unlabelled, ledger)
                 collected[name, seed] = replace(labelled, taught=taught)
@@ -266,13 +269,19 @@ def transfer_all(
     def evaluate(files: ModelFiles, place: Place, weights: Done | None, alpha: float = 1.0) -> None:
         name, method, samples, seed, unlabelled = place
         label = cell_label(*place)
-        done = ledger.run(
-            evaluate_model, space, files, plan.tasks[name], weights, alpha, config.test_limit, label=label
-        )
+        about = space, files, plan.tasks[name], weights, alpha
+        if plan.probed and not (method in plan.methods and plan.methods[method].ends_in_head):
+            fitted = None if seed is None else collected[name, seed].calibration.set_of(samples)
+            done = ledger.run(probe_model, *about, fitted, config.test_limit, label=label)
+        else:
+            done = ledger.run(evaluate_model, *about, config.test_limit, label=label)
         rows.append(Row(name, method, samples, seed, read_accuracy(done), unlabelled))
 
-    with ledger.phase("evaluate zero-shot"):
-        for name in plan.tasks:
+    with ledger.phase("probe without transfer" if plan.probed else "evaluate zero-shot"):
+        for method, files in (("target-probe", plan.target), ("source-probe", plan.source)) if plan.probed else ():
+            for place in everywhere(plan, method):
+                evaluate(files, place, None)
+        for name in plan.tasks if not plan.probed else ():
             evaluate(plan.target, Place(name, "zero-shot"), None)
     for method in plan.methods:
         with ledger.phase(f"transfer and evaluate {method}"):
@@ -281,6 +290,8 @@ def transfer_all(
                 vectors[place] = transfer_one(plan, place, experts[place.task], found, solved, ledger)
                 evaluate(plan.target, place, vectors[place], plan.strength(method))
     with ledger.phase("evaluate fine-tuned models"):
+        for name in plan.tasks if plan.probed and config.oracle else ():
+            evaluate(plan.target, Place(name, "full-data"), None)
         for name, oracle in oracles.items():
             evaluate(plan.target, Place(name, "fine-tuned"), oracle)
         for name, expert in experts.items():
@@ -351,7 +362,8 @@ def _exports(plan: Plan, rows: list[Row], vectors: dict[Place, Done]) -> dict[st
 def _origin(plan: Plan) -> Origin:
     config = plan.config
     digests = {"source": plan.source.digest(), "target": plan.target.digest()}
-    return Origin(config.source, config.target, digests, config.sampling.value, config.completion.value, config.alpha)
+    drawn = config.sampling.value, config.completion.value, config.alpha
+    return Origin(config.source, config.target, digests, *drawn, plan.target.family)
 
 
 def _recorded(plan: Plan) -> dict[str, Any]:
@@ -366,6 +378,8 @@ def _recorded(plan: Plan) -> dict[str, Any]:
         "completion": config.completion.value,
         "unlabelled": config.unlabelled,
         "teacher": config.teacher.value,
+        "loss": plan.loss,
+        "measured_by": "probe" if plan.probed else "head",
         "alpha": config.alpha,
         "others": "leave",
         "finetune": asdict(plan.recipes[0]),

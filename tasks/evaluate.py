@@ -45,7 +45,7 @@ def evaluate_model(
         "evaluate",
         VERSION,
         model=model.digest(),
-        task=task.open().identity,
+        task=task.identity,
         weights=None if weights is None else weights.ref,
         alpha=alpha,
         limit=limit,
@@ -54,7 +54,6 @@ def evaluate_model(
     def build(out: Path) -> None:
         opened = open_model(model, space.device)
         data = open_split(model, space.device, task, "test")
-        head = open_head(model, space.device, task)
         tested = len(data) if limit is None else min(limit, len(data))
         with (
             reported("evaluate", f"test samples of {task.name}", tested) as advance,
@@ -62,7 +61,7 @@ def evaluate_model(
         ):
             batches, readout = data.batches(250, limit), read_readout(weights)
             if readout is None:
-                percent = accuracy(opened, batches, head, on_batch=advance)
+                percent = accuracy(opened, batches, open_head(model, space.device, task), on_batch=advance)
             else:
                 percent = readout_accuracy(opened, batches, readout, on_batch=advance)
         (out / METRICS).write_text(json.dumps({"accuracy": percent}))

@@ -61,14 +61,16 @@ def refit_model(
         steps=[repr(step) for step in steps],  # with all settings; penalties may be infinite, which keys may not
         maps=sorted(part.key for part in evidence.maps),
         count=evidence.count,
-        task=task.open().identity,
+        task=task.identity,
         labelled=known,
+        head=None if (found := (labelled or unlabelled).head_indices) is None else list(found),
         unlabelled=None if unlabelled is None else {"indices": unlabelled.indices, **unlabelled.beside},
     )
 
     def build(out: Path) -> None:
         ours, theirs = (open_model(files, space.device) for files in models)
-        heads = tuple(open_head(files, space.device, task) for files in models)
+        fitted = (labelled or unlabelled).head_indices
+        heads = tuple(open_head(files, space.device, task, fitted) for files in models)
         samples = Samples(
             _batches(space, models, labelled, known) if known else (),
             [] if unlabelled is None else _batches(space, models, unlabelled, unlabelled.indices),

@@ -26,6 +26,8 @@ class Taught(Calibration):
     teacher: Teacher = Teacher.HARD
     taken: tuple[int, ...] = ()
     """Samples that serve with their labels, and so not without."""
+    labelled_head: tuple[int, ...] | None = None
+    """Labelled samples for a head that has to be fitted."""
 
     @cached_property
     def indices(self) -> list[int]:
@@ -37,13 +39,18 @@ class Taught(Calibration):
 
     @property
     def beside(self) -> dict[str, object]:
-        return {"expert": self.expert, "teacher": self.teacher}
+        fitted = {} if self.labelled_head is None else {"head": list(self.labelled_head)}
+        return {"expert": self.expert, "teacher": self.teacher, **fitted}
+
+    @property
+    def head_indices(self) -> tuple[int, ...] | None:
+        return self.labelled_head
 
     def targets(self, space: Workspace) -> Tensor:
         source = open_model(self.source, space.device)
         data = open_split(self.source, space.device, self.task, "train")
         inputs = (data.batch(part)[0] for part in torch.tensor(self.indices).split(self.batch_size))
-        head = open_head(self.source, space.device, self.task)
+        head = open_head(self.source, space.device, self.task, self.head_indices)
         scores = expert_scores(source, task_vector_of(self.expert, source.state()), inputs, head)
         return targets(scores, self.teacher).cpu()
 

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bico import zoo
-from bico.compare import compare
 from bico.chain import get_chain
+from bico.compare import compare
 from bico.data.tasks import get_task
 from bico.errors import BicoError
 from bico.methods import Pair, get_method
