@@ -112,7 +112,7 @@ def outputs(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]
     if not config.oracle:
         raise ConfigError("Layer outputs are compared with those of the fine-tuned target: set oracle to true.")
     experts, oracles = fine_tune_all(plan, ledger, progress=False)
-    collected = collect_all(plan, ledger)
+    collected = collect_all(plan, ledger, experts)
     blocks = solve_all(plan, settings, collected, ledger)
     _, vectors = transfer_all(plan, experts, oracles, collected, blocks, ledger)
     candidates = {(name, "zero-shot", 0, None): None for name in plan.tasks} | vectors

@@ -77,7 +77,7 @@ def refit_model(
         )
         scene = Scene(ours, theirs, heads, task_vector_of(expert.ref, ours.state()), samples)
         outcome = finish(steps, _start(vector, alpha, theirs.state()), scene, StoredEvidence(space, evidence))
-        save_state(out / VECTOR, outcome.vector)
+        save_state(out / VECTOR, outcome.vector or _nothing(theirs.state()))
         if outcome.readout is not None:
             save_state(out / READOUT, {"weight": outcome.readout.weight, "bias": outcome.readout.bias})
 
@@ -90,6 +90,12 @@ def read_readout(weights: Done | None) -> Readout | None:
     if weights is None or not (file := weights.ref.path / READOUT).exists():
         return None
     return Readout(**load_state(file))
+
+
+def _nothing(state: Tensors) -> Tensors:
+    """A task vector that changes nothing: a safetensors file has to hold a tensor."""
+    name = list(state)[-1]
+    return {name: torch.zeros_like(state[name])}
 
 
 def _start(vector: Done | None, alpha: float, state: Tensors) -> Tensors:

@@ -1,5 +1,6 @@
 """The thread with last steps, inputs without labels and rivals: its stages, and that it does what the library does."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,6 @@ def test_last_steps_and_unlabelled_inputs_are_stages_of_their_own(bench: Bench) 
     exported = load_state(
         Path(first.outputs["models"]["digits-bico+projection-n8-u12-seed0"]) / "task-vector.safetensors"
     )
-    import json
-
     drawn = json.loads(Path(first.outputs["calibration"]).read_text())
     for name, tensor in in_memory(bench, "bico+projection", drawn, 8).items():
         assert_close(exported[name], tensor, atol=2e-4, rtol=2e-3)
