@@ -184,7 +184,7 @@ def headlines(rows: Sequence[Row], method: str = "bico") -> list[str]:
         return []
     name, (mean, sd) = LABELS.get(method, method), averages[method, largest]
     lines = [f"- N={largest}: {name} − {method_label(base)} = {mean - zero[0]:+.1f} ± {sd:.1f} points"]
-    for other, samples in (("theseus", largest), ("naive", 0), ("zero-pad", 0), ("crop", 0)):
+    for other, samples in (("theseus", largest), ("source-probe", largest), ("naive", 0), ("zero-pad", 0), ("crop", 0)):
         if (other, samples) in averages:
             gap = mean - averages[other, samples][0]
             lines.append(f"- N={largest}: {name} − {LABELS.get(other, other)} = {gap:+.1f} points")

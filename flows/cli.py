@@ -166,6 +166,8 @@ def reproduce(
         raise ConfigError("Name a recipe, or `all`; `bico reproduce --list` shows them.")
     folders, command = data or [], _spelled(f"bico reproduce {recipe}", mini, data)
     recipes = [read_recipe(name) for name in (list_recipes() if recipe == "all" else [recipe])]
+    if recipe == "all":  # without those whose tasks all want a folder that was not given
+        recipes = [r for r in recipes if r.tasks(mini, folders)]
 
     def work(settings: Any) -> list[Any]:
         done = []
