@@ -199,8 +199,6 @@ MISTAKES = [
         "none+head:fit=logistic:penalty=1")),
     Mistake("Configurations", "method `none+tune:steps=0`", lambda h: get_chain("none+tune:steps=0")),
     Mistake("Configurations", "`teacher: medium`", lambda h: h.yaml(TWO + "tasks: [digits]\nteacher: medium\n")),
-    Mistake("Data", "1290 unlabelled inputs of a task with 1297 samples", lambda h: h.plan(
-        samples=[100], unlabelled=1290)),
     Mistake("Configurations", "`samples: many`", lambda h: h.yaml(TWO + "tasks: [digits]\nsamples: many\n")),
     Mistake("Configurations", "`sampling: centroid`", lambda h: h.yaml(TWO + "tasks: [digits]\nsampling: centroid\n")),
     Mistake("Configurations", "`completion: full`", lambda h: h.yaml(TWO + "tasks: [digits]\ncompletion: full\n")),
@@ -235,6 +233,8 @@ MISTAKES = [
     Mistake("Data", "`bico zoo build t5-mini-a` without `--data`", lambda h: pretrain.check("t5-mini-a", [])),
     Mistake("Data", "a corpus without titles", lambda h: read_passages(_table(h, text=["a"]), "train")),
     Mistake("Data", "5000 samples of a task with 1297", lambda h: h.plan(samples=[5000])),
+    Mistake("Data", "1290 unlabelled inputs of a task with 1297 samples", lambda h: h.plan(
+        samples=[100], unlabelled=1290)),
     Mistake("Data", "an expert for two tasks", lambda h: h.plan(
         tasks=["digits", "segments"], expert=h.file("e.safetensors", ""))),
     Mistake("Models and checkpoints", "`zoo:mini-q`", lambda h: resolve("zoo:mini-q")),
