@@ -278,12 +278,7 @@ def zoo_list(as_json: JsonOption = False) -> None:
         print(json.dumps(manifest))
         return
     for name, entry in manifest["models"].items():
-        if "zero_shot" in entry:
-            scores = ", ".join(f"{task} {value:.0f}" for task, value in entry["zero_shot"].items())
-            what = f"held-out captions {entry['held_out']['mean']:.0f} %  zero-shot %: {scores}"
-        else:
-            what = "T5, text"
-        print(f"zoo:{name:14} {entry.get('image_parameters', entry['parameters']) / 1e6:.1f} M  {what}")
+        print(zoo.summary(name, entry))
 
 
 @zoo_app.command("build")
@@ -292,12 +287,14 @@ def zoo_build(
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("out/zoo"),
 ) -> None:
-    """Pre-train one of the mini models from scratch, by its recipe, and measure it (also on DATA)."""
-    from bico import zoo
-    from flows.pretrain import pretrain
+    """Pre-train one of the mini models from scratch, by its recipe, and measure it (also on DATA).
+
+    A text model also needs the corpus that its recipe names among DATA.
+    """
+    from flows.pretrain import check, pretrain
     from flows.server import prefect_api
 
-    zoo.recipe(name)  # a name that is not there ends in one line, before a flow run fails
+    check(name, data or [])  # a name that is not there ends in one line, before a flow run fails
     with prefect_api():
         print(pretrain(name, out / name, data or []))
 

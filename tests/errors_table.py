@@ -19,11 +19,13 @@ from safetensors.torch import load_file, save_file
 from bico import zoo
 from bico.compare import compare
 from bico.data.tasks import get_task
+from bico.data.text_corpus import read_passages
 from bico.errors import BicoError
 from bico.methods import Pair, get_method
 from bico.models.loading import CONFIG, WEIGHTS, load, resolve
 from bico.models.releases import Release, releases_at
 from bico.report import Row
+from flows import pretrain
 from flows.cache_cli import parse_age
 from flows.config import Settings, TransferConfig, make_config, read_config
 from flows.plan import make_plan
@@ -204,6 +206,7 @@ MISTAKES = [
     Mistake("Configurations", "method `gradfix:mask=soft`", lambda h: get_method("gradfix:mask=soft")),
     Mistake("Configurations", "method `naive` between two shapes", lambda h: h.plan(
         target=str(h.release("wide", width=24)), methods=["naive"])),
+    Mistake("Configurations", "`--loss text` of pictures", lambda h: h.plan(loss="text")),
     Mistake("Configurations", "`BICO_DEVICE=tpu`", lambda h: Settings.from_environment(device="tpu")),
     Mistake("Configurations", "`BICO_WORKERS=two`", lambda h: Settings.from_environment(workers="two")),
     Mistake("Configurations", "`--memory -1`", lambda h: Settings.from_environment(memory=-1)),
@@ -216,6 +219,9 @@ MISTAKES = [
     Mistake(
         "Data", "a table without labels", lambda h: get_task("flowers", [_table(h, picture=["a"], name=["b"])])
     ),
+    Mistake("Data", "pictures for a T5", lambda h: h.plan(source=str(h.text()), target=str(h.text()))),
+    Mistake("Data", "`bico zoo build t5-mini-a` without `--data`", lambda h: pretrain.check("t5-mini-a", [])),
+    Mistake("Data", "a corpus without titles", lambda h: read_passages(_table(h, text=["a"]), "train")),
     Mistake("Data", "5000 samples of a task with 1297", lambda h: h.plan(samples=[5000])),
     Mistake("Data", "an expert for two tasks", lambda h: h.plan(
         tasks=["digits", "segments"], expert=h.file("e.safetensors", ""))),
