@@ -18,7 +18,7 @@ BIN = Path(sys.executable).parent
 SECRET = "rehearsal-secret-key"
 """The bucket's key: it must turn up nowhere."""
 BUCKET = "experts"
-READY = 240.0
+READY = 600.0
 PATIENCE = 30.0
 """Seconds that a server may take to end after it was asked to."""
 
