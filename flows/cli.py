@@ -10,6 +10,8 @@ for _name, _value in {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
     "DASK_LOGGING__DISTRIBUTED": "error",
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "120s",  # a busy machine is not a lost one
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "120s",
 }.items():
     os.environ.setdefault(_name, _value)
 

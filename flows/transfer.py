@@ -18,7 +18,7 @@ from bico.parameter_gradients import ParameterGradient
 from bico.report import Row, cell_label
 from bico.signals import Signal
 from flows.config import Settings, TransferConfig
-from flows.fan_out import dask_runner, fan_out
+from flows.fan_out import solve_blocks
 from flows.plan import Plan, make_plan
 from storage.keys import Ref
 from tasks.collect import (
@@ -201,9 +201,7 @@ def solve_all(
     missing = [block for block in everything if not block.is_complete(plan.space)]
     with ledger.phase("solve maps"):
         if missing:
-            for done in fan_out.with_options(task_runner=dask_runner(settings))(
-                plan.space, missing, settings.stage_timeout
-            ):
+            for done in solve_blocks(plan.space, missing, settings):
                 ledger.add(done)
         for block in everything:
             if block not in missing:
