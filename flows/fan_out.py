@@ -3,8 +3,9 @@
 import time
 from typing import Any
 
-from distributed import CancelledError, CommClosedError
+from distributed import CancelledError
 from distributed import TimeoutError as DaskTimeoutError
+from distributed.comm import CommClosedError
 from prefect import flow, get_run_logger, unmapped
 from prefect_dask import DaskTaskRunner
 from prefect_dask.task_runners import PrefectDaskFuture
