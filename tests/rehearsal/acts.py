@@ -25,18 +25,15 @@ POOL = "local-process"
 LONG = 900
 """Seconds for what takes one or two where nothing else runs."""
 SCHEDULED = ("reproduce-nightly", "release-watch", "cache-gc")
-FINETUNE = {"steps": 20, "batch_size": 32, "lr": 5e-4, "warmup": 2}
 TRANSFER = {
     "source": "zoo:mini-a",
     "tasks": ["digits"],
     "methods": ["bico", "theseus"],
-    "samples": [20],
+    "samples": [20, 100],
     "seeds": [0],
-    "test_limit": 100,
     "oracle": False,
-    "finetune": FINETUNE,
 }
-"""One task, twenty samples, one seed."""
+"""One task, two sample counts, one seed."""
 
 
 def deploy(stage: Stage) -> None:
@@ -148,7 +145,7 @@ def watch(stage: Stage, publish: bool, meanwhile: Callable[[str], None] = lambda
     Arguments:
         meanwhile: What to do while it waits, with the run's id.
     """
-    expert = {key: TRANSFER[key] for key in ("source", "tasks", "samples", "seeds", "test_limit", "oracle", "finetune")}
+    expert = {key: TRANSFER[key] for key in ("source", "tasks", "samples", "seeds", "oracle")}
     config = {"releases": "releases", "experts": {"digits": expert | {"methods": ["bico"]}}}
     run = trigger(stage, "release-watch", config=config)
     waiting = settle(stage, run, lambda found: found.state.is_paused(), "release-watch asks")
