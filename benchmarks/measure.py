@@ -1,12 +1,13 @@
 """What every timed benchmark shares: medians, peak memory, the machine, and models with random weights."""
 
+import argparse
 import os
 import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import open_clip
 import torch
@@ -19,6 +20,7 @@ from bico.models.clip_vit import ClipViT
 from bico.procrustes import AlignmentMap, Completion
 from bico.signals import SignalKey
 
+T = TypeVar("T")
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 Architecture = str | dict[str, Any]
@@ -27,11 +29,24 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1},
 }
+
+
+def cut(architecture: str, layers: int) -> dict[str, Any]:
+    """The first blocks of a published image tower at full width, beside a text tower that costs nothing."""
+    found = open_clip.get_model_config(architecture)
+    return {
+        "embed_dim": found["embed_dim"],
+        "vision_cfg": found["vision_cfg"] | {"layers": layers},
+        "text_cfg": TINY["text_cfg"],
+    }
+
+
 PAIRS: dict[str, tuple[Architecture, Architecture]] = {
     "vitb16-vitb16": ("ViT-B-16", "ViT-B-16"),
     "vitb16-vitb16plus": ("ViT-B-16", "ViT-B-16-plus-240"),
     "vitb16-vitl14": ("ViT-B-16", "ViT-L-14"),
     "vitl14-vitl14": ("ViT-L-14", "ViT-L-14"),
+    "vitb16-cut": (cut("ViT-B-16", 2), cut("ViT-B-16", 2)),
     "tiny": (TINY, TINY),
 }
 
@@ -74,26 +89,42 @@ class Solved(Gathered):
         return self.maps[key].matrix
 
 
-def timed(work: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
-    """Seconds that `work` takes, and what it returns."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    started = time.perf_counter()
-    result = work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - started, result
+class Clock:
+    """Times work: by the wall, or by the CPU seconds of this process with one thread, on machines that others use too."""
+
+    def __init__(self, kind: str = "wall", device: str = "cpu") -> None:
+        self.kind, self.device = kind, device
+        if kind == "cpu":
+            torch.set_num_threads(1)  # SciPy's library reads OMP_NUM_THREADS when it is loaded
+
+    def __str__(self) -> str:
+        return "CPU seconds of one thread" if self.kind == "cpu" else "seconds"
+
+    @classmethod
+    def add_option(cls, parser: argparse.ArgumentParser) -> None:
+        about = "wall: elapsed seconds; cpu: CPU seconds of one thread, for a machine that is shared"
+        parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help=about)
+
+    def timed(self, work: Callable[[], T]) -> tuple[float, T]:
+        """Seconds that `work` takes, and what it returns."""
+        started = self._now()
+        result = work()
+        return self._now() - started, result
+
+    def median(self, work: Callable[[], Any], repeats: int = 3) -> float:
+        return statistics.median(self.timed(work)[0] for _ in range(repeats))
+
+    def _now(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.process_time() if self.kind == "cpu" else time.perf_counter()
 
 
-def median_time(work: Callable[[], Any], repeats: int = 3, device: str = "cpu") -> float:
-    return statistics.median(timed(work, device)[0] for _ in range(repeats))
-
-
-def gemm_rate(dtype: torch.dtype = torch.float32, size: int = 2048, device: str = "cpu") -> float:
+def gemm_rate(clock: Clock, dtype: torch.dtype = torch.float32, size: int = 2048) -> float:
     """Operations per second of square matrix products on this machine, now."""
-    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    a, b = (torch.randn(size, size, dtype=dtype, device=clock.device) for _ in range(2))
     a @ b
-    return 2 * size**3 / median_time(lambda: a @ b, 5, device)
+    return 2 * size**3 / clock.median(lambda: a @ b, 5)
 
 
 class PeakMemory:
@@ -122,5 +153,13 @@ def machine(device: str = "cpu") -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A markdown table: the first column to the left, the others to the right."""
-    lines = ["| " + " | ".join(header) + " |", "| --- |" + " ---: |" * (len(header) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows])
+    return "\n".join([head(header), *map(line, rows)])
+
+
+def head(header: Sequence[str]) -> str:
+    return f"{line(header)}\n| --- |" + " ---: |" * (len(header) - 1)
+
+
+def line(cells: Sequence[object]) -> str:
+    """One line of a table, for what is to be printed as it comes."""
+    return "| " + " | ".join(map(str, cells)) + " |"

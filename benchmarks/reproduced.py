@@ -53,7 +53,7 @@ def main(data: Sequence[Path]) -> None:
     lines, tasks = [], []
     for name in list_recipes():
         recipe = read_recipe(name)
-        if recipe.kind != "table" or recipe.mini is None:
+        if recipe.kind != "table" or recipe.mini is None or recipe.shows == "text":
             continue
         configs = recipe.configs(True, data)
         for title, rows in (read_transfers(recipe, True, configs, RESULTS) or {}).items():

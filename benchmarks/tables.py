@@ -4,6 +4,7 @@
     python -m benchmarks.tables shapes                       wider, narrower, deeper, shallower
     python -m benchmarks.tables real --data DIR --data DIR   mini-a to mini-b on data sets in folders
     python -m benchmarks.tables completion                   both ways to complete a map
+    python -m benchmarks.tables rates --data DIR ...         few-shot fine-tuning of table C at several learning rates
 
 The paper's own are `bico reproduce`, which does the work here too. Each writes benchmarks/results/NAME.md and NAME.csv.
 Artefacts are kept in .bico, so an interrupted table goes on where it stopped.
@@ -23,12 +24,14 @@ from flows.server import prefect_api
 
 RESULTS = Path(__file__).parent / "results"
 EMBEDDED = ["digits", "segments", "lamps"]
+TAKE_DATA = ("real", "rates")
+RATES = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3]
 SHAPES = [("mini-a", "mini-b-plus"), ("mini-b-plus", "mini-a"), ("mini-a", "mini-l"), ("mini-l", "mini-a")]
 
 
 def table(name: str, tasks: list[str]) -> Recipe:
     """One table as a recipe. Results go by the recipe's id, so each is a `real` side of its own."""
-    pair = {"source": "zoo:mini-a", "target": "zoo:mini-b", "tasks": tasks}
+    pair: dict[str, Any] = {"source": "zoo:mini-a", "target": "zoo:mini-b", "tasks": tasks}
     sweep: dict[str, Any] = {"methods": ["bico", "theseus", "naive"], "samples": [10, 20, 50, 100]}
     match name:
         case "embedded" | "real":
@@ -40,6 +43,11 @@ def table(name: str, tasks: list[str]) -> Recipe:
         case "completion":
             shared = sweep | {"methods": ["bico", "theseus"]}
             parts = {"shared": shared, "transfers": {kind: {"completion": kind} for kind in ("partial", "svd")}}
+        case "rates":
+            methods = ["bico", *(f"few-shot:lr={rate:g}" for rate in RATES)]
+            shared = {"methods": methods, "samples": [5], "sampling": "per-class", "test_limit": 500}
+            parts = {"shared": shared, "transfers": {"pair": {}}}
+            pair["target"] = "zoo:mini-b-plus"
         case _:
             raise ValueError(name)
     return Recipe(id=name, title="the zoo", real=pair, **parts)
@@ -47,13 +55,13 @@ def table(name: str, tasks: list[str]) -> Recipe:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=["embedded", "real", "shapes", "completion"])
+    parser.add_argument("table", choices=["embedded", "real", "shapes", "completion", "rates"])
     parser.add_argument("--data", action="append", type=Path, default=[], help="task folder with both splits")
     arguments = parser.parse_args()
-    if (arguments.table == "real") != bool(arguments.data):
-        parser.error("the table `real` takes --data, and only that one")
+    if (arguments.table == "real") > bool(arguments.data) or (arguments.data and arguments.table not in TAKE_DATA):
+        parser.error(f"--data goes with {' and '.join(TAKE_DATA)}; real needs it")
     names = [folder.resolve().name for folder in arguments.data]
-    tasks = names or (EMBEDDED[:1] if arguments.table == "shapes" else EMBEDDED)
+    tasks = {"real": names, "shapes": EMBEDDED[:1], "rates": EMBEDDED + names}.get(arguments.table, EMBEDDED)
     command = " ".join(["python -m benchmarks.tables", arguments.table, *(f"--data DATA/{name}" for name in names)])
     log_to_stderr()
     recipe, settings = table(arguments.table, tasks), Settings.from_environment()

@@ -1,13 +1,14 @@
 """Time and memory of a whole transfer with models of real size and random weights (speed does not depend on them).
 
     python -m benchmarks.transfer --pair vitb16-vitb16 --samples 10,32 [--reference] [--repeats 3] [--sweep]
+        [--clock cpu]
 
 Runs BiCo through the product's own functions and prints what collecting, solving, applying and storing take, the peak
 memory, the operations per second (counted by `bico/cost.py`), and the floor: bare forward and backward passes of both
 models, and the products of covariances and of applying at the speed of a matrix product measured in the same run.
 `--reference` runs a literal implementation in the same process, for the ratio: covariances per site and batch in
-float64 on the CPU, nothing shared, one float64 SVD per site and side. `--sweep` compares one pass that serves all sample
-counts with one that serves the largest.
+float64 on the CPU, nothing shared, one float64 SVD per site and side. `--sweep` instead compares one pass that serves all
+sample counts with one that serves the largest. `--pair vitb16-cut` are the first blocks of two ViT-B/16 at full width.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from benchmarks.measure import (
     PAIRS,
+    Clock,
     PeakMemory,
     Solved,
     gemm_rate,
@@ -29,7 +31,6 @@ from benchmarks.measure import (
     random_pair,
     random_pictures,
     table,
-    timed,
 )
 from bico.calibration import Batch, collect_signals, cross_covariances, resample_tokens, split_at
 from bico.cost import transfer_cost
@@ -55,15 +56,16 @@ class Work:
     heads: tuple[Tensor, Tensor]
     pictures: tuple[Tensor, Tensor]
     labels: Tensor
-    device: str
+    clock: Clock
     batch_size: int
 
     @classmethod
-    def of(cls, pair: str, samples: int, device: str, batch_size: int) -> "Work":
+    def of(cls, pair: str, samples: int, clock: Clock, batch_size: int) -> "Work":
+        device = clock.device
         models = random_pair(pair, device)
         heads = tuple(random_head(model) for model in models)
         pictures = tuple(random_pictures(model, samples) for model in models)
-        return cls(*models, heads, pictures, torch.arange(samples, device=device) % 10, device, batch_size)
+        return cls(*models, heads, pictures, torch.arange(samples, device=device) % 10, clock, batch_size)
 
     def batches(self, samples: int, snapshots: list[int]) -> list[Batch]:
         slices = split_at(samples, self.batch_size, snapshots)
@@ -72,7 +74,7 @@ class Work:
     def task_vector(self) -> State:
         generator = torch.Generator().manual_seed(4)
         state = self.source.state()
-        return {k: 1e-3 * torch.randn(v.shape, generator=generator).to(self.device) for k, v in state.items()}
+        return {k: 1e-3 * torch.randn(v.shape, generator=generator).to(self.clock.device) for k, v in state.items()}
 
     def collect(self, snapshots: list[int]) -> dict:
         """The covariances of the largest snapshot."""
@@ -98,9 +100,9 @@ def fast(work: Work, samples: int) -> dict[str, float]:
     """Seconds per phase, by the product's own functions, and the peak of memory."""
     pair = Pair.of(work.source, work.target)
     tau, memory, took = work.task_vector(), PeakMemory(), {}
-    took["collect"], covariances = timed(lambda: work.collect([samples]), work.device)
-    took["maps"], maps = timed(lambda: {key: procrustes(cross) for key, cross in covariances.items()}, work.device)
-    took["apply"], _ = timed(lambda: BiCo().transport(tau, pair, Solved(samples, maps)), work.device)
+    took["collect"], covariances = work.clock.timed(lambda: work.collect([samples]))
+    took["maps"], maps = work.clock.timed(lambda: {key: procrustes(cross) for key, cross in covariances.items()})
+    took["apply"], _ = work.clock.timed(lambda: BiCo().transport(tau, pair, Solved(samples, maps)))
     took["peak"] = memory.read()
     with tempfile.TemporaryDirectory(dir=".") as folder:
         arrays = {f"{tensor}/{signal}": value for (tensor, signal), value in covariances.items()}
@@ -112,7 +114,7 @@ def fast(work: Work, samples: int) -> dict[str, float]:
             write_arrays(Path(folder) / "maps", solved)
             read_arrays(Path(folder) / "maps")
 
-        took["store"], _ = timed(store)
+        took["store"], _ = work.clock.timed(store)
     return took
 
 
@@ -156,9 +158,9 @@ def reference(work: Work, samples: int) -> dict[str, float]:
             for site in work.target.sites
         ]
 
-    took["collect"], covariances = timed(collect, work.device)
-    took["maps"], maps = timed(solve)
-    took["apply"], _ = timed(apply)
+    took["collect"], covariances = work.clock.timed(collect)
+    took["maps"], maps = work.clock.timed(solve)
+    took["apply"], _ = work.clock.timed(apply)
     took["peak"] = memory.read()
     return took
 
@@ -171,11 +173,11 @@ def report(work: Work, samples: int, repeats: int, with_reference: bool) -> list
     """Runs of ours, of the bare passes and of the reference in turn, and what came out."""
     runs, bare, literal = [], [], []
     for _ in range(repeats):
-        bare.append(timed(lambda: work.bare_passes(samples), work.device)[0])
+        bare.append(work.clock.timed(lambda: work.bare_passes(samples))[0])
         runs.append(fast(work, samples))
         if with_reference:
             literal.append(reference(work, samples))
-    ours, passes, rate = medians(runs), statistics.median(bare), gemm_rate(device=work.device)
+    ours, passes, rate = medians(runs), statistics.median(bare), gemm_rate(work.clock)
     cost = transfer_cost(work.source, work.target, SIGNALS, samples)
     operations = {
         "collect": cost.forward + cost.backward + cost.covariances,
@@ -217,7 +219,7 @@ def _beside(ours: dict, other: dict, *names: str, scale: float = 1.0) -> list[st
 def sweep(work: Work, counts: list[int], repeats: int) -> str:
     """One pass that serves all sample counts against one that serves the largest."""
     runs = [
-        [timed(lambda chosen=chosen: work.collect(chosen), work.device)[0] for chosen in (counts[-1:], counts)]
+        [work.clock.timed(lambda chosen=chosen: work.collect(chosen))[0] for chosen in (counts[-1:], counts)]
         for _ in range(repeats)
     ]
     one, many = (statistics.median(run[i] for run in runs) for i in range(2))
@@ -234,16 +236,19 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    Clock.add_option(parser)
     parser.add_argument("--reference", action="store_true")
     parser.add_argument("--sweep", action="store_true")
     given = parser.parse_args()
     counts = sorted(int(n) for n in given.samples.split(","))
-    work = Work.of(given.pair, counts[-1], given.device, given.batch_size)
-    print(f"# {given.pair}\n\n{machine(given.device)}. Medians of {given.repeats} runs.\n")
-    for samples in counts:
-        print("\n".join(report(work, samples, given.repeats, given.reference)), flush=True)
+    clock = Clock(given.clock, given.device)
+    work = Work.of(given.pair, counts[-1], clock, given.batch_size)
+    print(f"# {given.pair}\n\n{machine(given.device)}. {clock}, medians of {given.repeats} runs.\n", flush=True)
     if given.sweep:
         print(sweep(work, counts, given.repeats))
+        return
+    for samples in counts:
+        print("\n".join(report(work, samples, given.repeats, given.reference)), flush=True)
 
 
 if __name__ == "__main__":

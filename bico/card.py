@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bico.models.files import CLIP, T5
 from bico.report import Row, method_label, short_name
 
 
@@ -17,19 +18,29 @@ class Origin:
     sampling: str
     completion: str
     alpha: float
+    family: str = CLIP
 
 
-def model_card(cell: Row, zero_shot: float | None, origin: Origin) -> str:
+LIBRARIES = {
+    CLIP: ("open_clip", "`open_clip_model.safetensors` are the whole weights, in open_clip's `local-dir` format"),
+    T5: ("transformers", "`model.safetensors` are the whole weights, in transformers' format"),
+}
+"""By family: the library that loads the model, and how the weights lie."""
+
+
+def model_card(cell: Row, before: float | None, origin: Origin) -> str:
     """Returns a model card in Markdown, with the header that model hubs read.
 
     Arguments:
         cell: The model's row of the results.
-        zero_shot: The target's accuracy on the same task before, in percent.
+        before: The target's accuracy on the same task before, in percent.
     """
     name = f"{short_name(origin.target)} for {cell.task}"
     drawn = "no calibration samples" if cell.seed is None else f"{cell.samples} calibration samples (seed {cell.seed})"
-    gain = "" if zero_shot is None else f", {cell.accuracy - zero_shot:+.2f} points over zero-shot"
-    lines = ["---", "library_name: open_clip", "tags: [task-vector, model-transfer]", "---", "", f"# {name}", ""]
+    library, weights = LIBRARIES[origin.family]
+    base = {CLIP: "zero-shot", T5: "a probe of the target before"}[origin.family]
+    gain = "" if before is None else f", {cell.accuracy - before:+.2f} points over {base}"
+    lines = ["---", f"library_name: {library}", "tags: [task-vector, model-transfer]", "---", "", f"# {name}", ""]
     lines += [
         f"{short_name(origin.target)} with what an expert of {short_name(origin.source)} learnt on {cell.task}, carried "
         f"over by {method_label(cell.method)} with {drawn}; nothing was trained.",
@@ -40,7 +51,7 @@ def model_card(cell: Row, zero_shot: float | None, origin: Origin) -> str:
         f"| sampling, completion, α | {origin.sampling}, {origin.completion}, {origin.alpha:g} |",
         *(f"| {what}, sha256 | `{digest}` |" for what, digest in origin.digests.items()),
         "",
-        "`open_clip_model.safetensors` are the whole weights, in open_clip's `local-dir` format; `task-vector.safetensors`",
+        f"{weights}; `task-vector.safetensors`",
         "is what was added to the target. Flaws of the expert and of its data travel with it; licences of source and",
         "target apply.",
     ]

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bico import tridiagonal
+
 GRADE = 2e-5
 """How far down a Gram matrix is trusted, as a share of its largest singular value: rounding leaves a relative error of
 eps / GRADE^2 = 6e-7 there. Higher up (1e-4) maps are more exact than anyone asks, and take a fifth longer."""
@@ -19,6 +21,15 @@ SKETCH_FROM = 384
 """Matrices with a smaller side are not worth a search for low rank."""
 SKETCH_SHARE = 3
 """Low rank is less than a third of the smaller side. Outputs of an MLP's first layer have a fourth, by their shape."""
+BLOCK = 24
+"""Width of the iteration for values that stand out: a third of the time of one product, whatever comes of it."""
+ROUNDS = 12
+SETTLED = 3
+"""After so many rounds the estimates tell whether there are too many."""
+COUPLING = 1e-8
+"""What triples that are taken off beforehand may share with the others, as a relative change of those."""
+PARTIAL_FROM = 256
+"""From here on it is worth while to compute some eigenvectors only."""
 OVERSAMPLING = 16
 RESIDUAL = 1e-8
 """How exactly triples found in a sketch must fit the whole matrix, as a share of their singular value."""
@@ -29,8 +40,8 @@ class Triples:
     """The part of a singular value decomposition that lies above a cut."""
 
     left: Float[Tensor, "rows rank"]
-    values: Float[Tensor, " columns"]
-    """All singular values, descending; those under the cut have no vectors here and may be inexact."""
+    values: Float[Tensor, " values"]
+    """Singular values, descending: first those of the vectors, then the others under the cut, which may be inexact."""
     right: Float[Tensor, "columns rank"]
 
 
@@ -39,13 +50,18 @@ def by_gram(matrix: Float[Tensor, "rows columns"], rtol: float) -> Triples:
 
     The eigenvectors :math:`V` of :math:`M^\top M` are right singular vectors, and the columns of :math:`MV` are left ones
     times their values. But a Gram matrix squares the values: what lies under 1e-8 of the largest drowns in rounding, and
-    at a cut of 1e-6 four digits are left. So only triples above `GRADE` are taken from it. The others span
+    at a cut of 1e-6 four digits are left. So nothing under `GRADE` times the largest is taken from it. Two ways lead
+    further down. Where few values stand out, as the mean of a layer's inputs and the classes of its gradients do, their
+    triples are found by iteration and taken off beforehand: what remains is small enough to reach the cut in one go, and
+    only eigenvectors above the cut are computed. Else the triples above `GRADE` come first; the others span
     :math:`M V_{rest}`, which is small as a whole; freed of the left vectors found so far, its own Gram matrix has the
     digits that the first one lost. A cut at 1e-6 is reached on the second level.
 
     Left vectors are orthonormal to about 1e-6 at worst, values above the cut as exact; those below are good to about 1e-7
     of the largest.
     """
+    if rtol < GRADE and (top := outstanding(matrix, rtol / GRADE)) and (found := _below(matrix, top, rtol)):
+        return found
     estimates, vectors = _eigh_of_gram(matrix)
     cut = rtol * estimates[0]
     rest, basis = matrix, None
@@ -68,6 +84,59 @@ def by_gram(matrix: Float[Tensor, "rows columns"], rtol: float) -> Triples:
         rest = rest - left[-1] @ (left[-1].T @ rest)
         estimates, vectors = _eigh_of_gram(rest)
     return Triples(torch.cat(left, 1), torch.cat(values), torch.cat(right, 1))
+
+
+def outstanding(matrix: Float[Tensor, "rows columns"], share: float) -> Triples | None:
+    r"""Returns the singular triples above `share` times the largest value if they are few and far from the rest; else None.
+
+    Subspace iteration on :math:`M^\top M`. From :math:`MV = U\Sigma`, which holds by construction, and
+    :math:`M^\top U = V\Sigma + E`, what these triples share with the others is :math:`E`: taking them off changes the
+    other values, relatively, and the angles between the two groups by at most :math:`\|\Sigma^{-1}E\|`, which is under
+    `COUPLING`.
+    """
+    columns = matrix.shape[1]
+    if columns < 4 * BLOCK:
+        return None
+    generator = torch.Generator().manual_seed(0)  # of its own, as in `by_sketch`
+    start = torch.randn(columns, BLOCK, dtype=matrix.dtype, generator=generator).to(matrix.device)
+    span = torch.linalg.qr(start).Q
+    for done in range(ROUNDS):
+        images = matrix @ span
+        left, values, turn = torch.linalg.svd(images, full_matrices=False)
+        count = int((values > share * values[0]).sum())
+        if count > BLOCK // 2:  # those that the block has not found yet might stand out as well
+            if done >= SETTLED:
+                return None
+            span = torch.linalg.qr(matrix.T @ images).Q
+            continue
+        right, left = span @ turn[:count].T, left[:, :count]
+        back = matrix.T @ images
+        missed = (back @ turn[:count].T) / values[:count] - right * values[:count]
+        if torch.linalg.matrix_norm(missed / values[:count]) < COUPLING:
+            return Triples(left, values[:count], right)
+        span = torch.linalg.qr(back).Q
+    return None
+
+
+def _below(matrix: Tensor, top: Triples, rtol: float) -> Triples | None:
+    """Returns the triples above a cut, given those that stand out: the others from one Gram matrix of what is left.
+
+    None if what is left is not small: the iteration has then missed a value, which chance can do to it.
+    """
+    rest = matrix - top.left @ (top.left.T @ matrix)
+    rest -= (rest @ top.right) @ top.right.T
+    cut = float(rtol * top.values[0])
+    estimates, vectors = _eigh_of_gram(rest, above=cut)
+    if GRADE * estimates[0] > 1.1 * cut:
+        return None
+    images = rest @ vectors
+    norms = torch.linalg.vector_norm(images, dim=0)
+    others = estimates[vectors.shape[1] : len(estimates) - len(top.values)]  # what was taken off is zero in the rest
+    return Triples(
+        torch.cat([top.left, images / norms], 1),
+        torch.cat([top.values, norms, others]),
+        torch.cat([top.right, vectors], 1),
+    )
 
 
 def by_sketch(matrix: Float[Tensor, "rows columns"], rtol: float) -> Triples | None:
@@ -117,14 +186,25 @@ def by_sketch(matrix: Float[Tensor, "rows columns"], rtol: float) -> Triples | N
     return Triples(left, values, right)
 
 
-def _eigh_of_gram(matrix: Tensor) -> tuple[Float[Tensor, " columns"], Float[Tensor, "columns columns"]]:
-    """Singular values, descending, and right singular vectors of a matrix by way of its Gram matrix."""
+def _eigh_of_gram(
+    matrix: Tensor, above: float | None = None
+) -> tuple[Float[Tensor, " columns"], Float[Tensor, "columns count"]]:
+    """Singular values, descending, and right singular vectors of a matrix by way of its Gram matrix.
+
+    Arguments:
+        above: Give vectors of the singular values above this only; all by default.
+    """
     if matrix.device.type == "cpu":
         # OpenBLAS multiplies a matrix by its own transpose in half the work, and its eigensolver needs 0.7 of the time
         # of the one in PyTorch's MKL on the machine this was measured on (benchmarks/solver.py).
         rows = matrix.numpy()
-        eigenvalues, vectors = scipy.linalg.eigh(rows.T @ rows, driver="evd", overwrite_a=True, check_finite=False)
+        gram = rows.T @ rows
+        if above is None or len(gram) < PARTIAL_FROM:
+            eigenvalues, vectors = scipy.linalg.eigh(gram, driver="evd", overwrite_a=True, check_finite=False)
+        else:
+            eigenvalues, vectors = tridiagonal.eigh_above(gram, above**2)
         eigenvalues, vectors = torch.from_numpy(eigenvalues), torch.from_numpy(vectors)
     else:
         eigenvalues, vectors = torch.linalg.eigh(matrix.T @ matrix)
-    return eigenvalues.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
+    values, vectors = eigenvalues.flip(0).clamp(min=0).sqrt(), vectors.flip(1)
+    return values, vectors if above is None else vectors[:, : int((values > above).sum())]

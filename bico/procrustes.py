@@ -4,14 +4,14 @@ Rows are samples (tokens) and columns are features, so a map :math:`Q` acts from
 the source's rows in target coordinates.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bico import polar
+from bico import newton_schulz, polar
 from bico.errors import CalibrationError
 
 
@@ -24,6 +24,15 @@ class Completion(StrEnum):
     """Whatever the SVD's null-space vectors give: the paper's plain :math:`UV^\\top`, arbitrary there."""
 
 
+class Solver(StrEnum):
+    """How a partial map is solved; both ways give the ranks of the SVD, and maps that agree with its to 1e-5."""
+
+    GRAM = "gram"
+    """From eigenvectors of Gram matrices (`polar.py`): on CPUs."""
+    ITERATION = "iteration"
+    """From matrix products alone (`newton_schulz.py`): on GPUs."""
+
+
 RANK_TOLERANCE = 1e-6
 """Singular values below this share of the largest count as undetermined: rows are float32, whose rounding alone
 leaves about 1e-7 of the largest value on directions that carry nothing."""
@@ -31,7 +40,7 @@ FAST_FROM = 192
 """Where the smaller side is less, the SVD takes milliseconds and nothing is faster."""
 SMALLEST_FAST_CUT = 1e-7
 """Nearer to float64's own rounding, only the SVD decides ranks."""
-UNDECIDED = 1e-6
+UNDECIDED = 5e-6
 """A singular value that is as close to the cut as this (relative) is left to the SVD too, so that ranks are the same."""
 
 
@@ -51,6 +60,7 @@ def procrustes(
     cross: Float[Tensor, "source target"],
     completion: Completion = Completion.PARTIAL,
     rtol: float = RANK_TOLERANCE,
+    solver: Solver | None = None,
 ) -> AlignmentMap:
     r"""Returns the semi-orthogonal map that best agrees with a cross-covariance.
 
@@ -59,14 +69,14 @@ def procrustes(
     When the source is no wider than the target, Q also minimises :math:`\|X_s Q - X_t\|_F`. With fewer independent
     rows than dimensions :math:`UV^\top` is arbitrary on the null space; `completion` says what happens there.
 
-    Solved in float64: partial maps through Gram matrices, in few dimensions where the rank is low (`polar.py`); maps
-    completed by the SVD, and ranks too close to call, by `by_svd`. Both ways give the same rank, and maps that agree to
-    1e-5 or better.
+    Solved in float64, on the device of `cross`: partial maps by a `Solver`; maps completed by the SVD, small ones, and
+    ranks too close to call by `by_svd`.
 
     Arguments:
         cross: The cross-covariance :math:`X_s^\top X_t`; its scale does not matter.
         completion: What the map does outside the determined directions.
         rtol: Singular values below `rtol` times the largest count as undetermined.
+        solver: By default the iteration on a GPU and Gram matrices on a CPU.
 
     Returns:
         The map in the dtype of `cross`, with its rank and spectrum.
@@ -91,17 +101,28 @@ def procrustes(
     if Completion(completion) is Completion.SVD or min(cross.shape) < FAST_FROM or not SMALLEST_FAST_CUT <= rtol < 1:
         return by_svd(cross, completion, rtol)
     if cross.shape[0] < cross.shape[1]:
-        solved = procrustes(cross.T, completion, rtol)
+        solved = procrustes(cross.T, completion, rtol, solver)
         return AlignmentMap(solved.matrix.T.contiguous(), solved.rank, solved.spectrum)
     # Only the direction matters, so the scale may be one at which squares neither overflow nor vanish.
     peak = cross.abs().max().double()
     scaled = cross.double() / peak
-    triples = polar.by_sketch(scaled, rtol) or polar.by_gram(scaled, rtol)
-    distance = (triples.values / (rtol * triples.values[0]) - 1).abs().min()
-    if distance < UNDECIDED:
+    solver = solver or (Solver.ITERATION if cross.is_cuda else Solver.GRAM)
+    solved = _by_gram(scaled, rtol, cross.dtype) if solver is Solver.GRAM else _by_iteration(scaled, rtol, cross.dtype)
+    if solved is None:
         return by_svd(cross, completion, rtol)
-    matrix = triples.left.to(cross.dtype) @ triples.right.to(cross.dtype).T
-    return AlignmentMap(matrix, triples.left.shape[1], triples.values * peak)
+    return replace(solved, spectrum=solved.spectrum * peak)
+
+
+def _by_gram(matrix: Tensor, rtol: float, dtype: torch.dtype) -> AlignmentMap | None:
+    triples = polar.by_sketch(matrix, rtol) or polar.by_gram(matrix, rtol)
+    if (triples.values / (rtol * triples.values[0]) - 1).abs().min() < UNDECIDED:
+        return None
+    return AlignmentMap(triples.left.to(dtype) @ triples.right.to(dtype).T, triples.left.shape[1], triples.values)
+
+
+def _by_iteration(matrix: Tensor, rtol: float, dtype: torch.dtype) -> AlignmentMap | None:
+    found = newton_schulz.by_iteration(matrix, rtol)
+    return found and AlignmentMap(found.matrix.to(dtype), found.rank, found.values)
 
 
 def by_svd(cross: Float[Tensor, "source target"], completion: Completion, rtol: float) -> AlignmentMap:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-REFERENCES = ("zero-shot", "fine-tuned", "expert")
-"""Rows that are no transfer: the target as it is, the target fine-tuned, and the source's expert itself."""
+REFERENCES = ("zero-shot", "target-probe", "source-probe", "full-data", "fine-tuned", "expert")
+"""Rows that are no transfer: the target as it is (by its own head, or by a probe on the calibration samples), the source
+by such a probe, the target by a probe on all training samples, the target fine-tuned, and the source's expert itself."""
 
 LABELS = {
     "bico": "BiCo",
@@ -20,6 +21,9 @@ LABELS = {
     "transfusion": "TransFusion",
     "few-shot": "few-shot (one step)",
     "expert": "expert (on its own model)",
+    "target-probe": "target probe",
+    "source-probe": "source probe",
+    "full-data": "target probe, all data",
     "none": "no transport",
     "head:targets=labels": "head of labels",
     "head:targets=labels:fit=logistic": "logistic head of labels",
@@ -139,15 +143,17 @@ def markdown_table(rows: Sequence[Row], beside: Mapping[str, Mapping[tuple[str, 
         beside: Further columns: by heading, what to write at (method, samples).
     """
     tasks, beside = list(dict.fromkeys(row.task for row in rows)), beside or {}
+    summaries = summarise(rows)
+    base = base_of(rows)
+    starts = {s.samples: s.average[0] for s in summaries if s.method == base}
     counts = ["N", *["unlabelled"] * any(row.unlabelled for row in rows)]
     lines = [
-        "| " + " | ".join(["method", *counts, *tasks, "average", "over zero-shot", *beside]) + " |",
+        "| " + " | ".join(["method", *counts, *tasks, "average", f"over {method_label(base)}", *beside]) + " |",
         "| --- |" + " ---: |" * (len(counts) + len(tasks) + 2 + len(beside)),
     ]
-    summaries = summarise(rows)
-    base = next((s.average[0] for s in summaries if s.method == "zero-shot"), None)
     for s in summaries:
-        gain = "" if base is None or s.method == "zero-shot" else f"{s.average[0] - base:+.1f}"
+        start = starts.get(s.samples if base == "target-probe" else 0)
+        gain = "" if start is None or s.method == base else f"{s.average[0] - start:+.1f}"
         cells = [cell(s.per_task[task], s.seeds) if task in s.per_task else "–" for task in tasks]
         numbers = [str(n) if n else "–" for n in (s.samples, s.unlabelled)][: len(counts)]
         more = [column.get((s.method, s.samples), "") for column in beside.values()]
@@ -156,16 +162,29 @@ def markdown_table(rows: Sequence[Row], beside: Mapping[str, Mapping[tuple[str, 
     return "\n".join(lines)
 
 
+def base_of(rows: Iterable[Row]) -> str:
+    """Returns which row of a table is the target as it is."""
+    return "target-probe" if any(row.method == "target-probe" for row in rows) else "zero-shot"
+
+
+def start_of(cell: Row, rows: Iterable[Row]) -> float | None:
+    """Accuracy of the target as it is on a cell's task; by a probe, on the cell's own samples. None if not measured."""
+    own = {(row.task, row.samples, row.seed): row.accuracy for row in rows if row.method == "target-probe"}
+    plain = {row.task: row.accuracy for row in rows if row.method == "zero-shot"}
+    return own.get((cell.task, cell.samples, cell.seed), plain.get(cell.task))
+
+
 def headlines(rows: Sequence[Row], method: str = "bico") -> list[str]:
     """Returns what a table says of a method at its largest N, in points, averaged over tasks; nothing if it has none."""
     averages = {(s.method, s.samples): s.average for s in summarise(rows) if not s.unlabelled}
     largest = max((samples for name, samples in averages if name == method), default=None)
-    zero = averages.get(("zero-shot", 0))
+    base = base_of(rows)
+    zero = averages.get((base, 0 if base == "zero-shot" else largest))
     if largest is None or zero is None:
         return []
     name, (mean, sd) = LABELS.get(method, method), averages[method, largest]
-    lines = [f"- N={largest}: {name} − zero-shot = {mean - zero[0]:+.1f} ± {sd:.1f} points"]
-    for other, samples in (("theseus", largest), ("naive", 0), ("zero-pad", 0), ("crop", 0)):
+    lines = [f"- N={largest}: {name} − {method_label(base)} = {mean - zero[0]:+.1f} ± {sd:.1f} points"]
+    for other, samples in (("theseus", largest), ("source-probe", largest), ("naive", 0), ("zero-pad", 0), ("crop", 0)):
         if (other, samples) in averages:
             gap = mean - averages[other, samples][0]
             lines.append(f"- N={largest}: {name} − {LABELS.get(other, other)} = {gap:+.1f} points")

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from bico.errors import CheckpointError, UnknownModelError, nearest
 
 WEIGHTS = "open_clip_model.safetensors"
@@ -33,6 +35,31 @@ def recipe(name: str) -> Path:
     if name not in known:
         raise UnknownModelError(f"The zoo has no recipe for {name!r}: {nearest(name, known)}")
     return known[name]
+
+
+def family(name: str) -> str:
+    """Returns the family of the model that a recipe builds: `t5` or `clip`.
+
+    Raises:
+        UnknownModelError: If the zoo has no such recipe.
+    """
+    values = yaml.safe_load(recipe(name).read_text())
+    return values.get("family", "clip")
+
+
+def summary(name: str, entry: dict[str, Any]) -> str:
+    """Returns one line about a model: its size, and what it can do."""
+    if entry["recipe"].get("family") == "t5":
+        scores = ", ".join(f"{task} {found['encoder']:.0f}" for task, found in entry["probe"].items())
+        size, skill = (
+            entry["encoder_parameters"],
+            f"held-out loss {entry['held_out_loss']:.2f}  linear probe %: {scores}",
+        )
+    else:
+        scores = ", ".join(f"{task} {value:.0f}" for task, value in entry["zero_shot"].items())
+        size = entry["image_parameters"]
+        skill = f"held-out captions {entry['held_out']['mean']:.0f} %  zero-shot %: {scores}"
+    return f"zoo:{name:14} {size / 1e6:.1f} M  {skill}"
 
 
 def list_models(folder: Path | None = None) -> list[str]:

@@ -10,7 +10,7 @@ from bico.claims import Kind
 from bico.errors import ConfigError, nearest
 from bico.report import Row, method_label
 from flows.config import CONFIGS, read_yaml, validated
-from flows.recipes import list_recipes
+from flows.recipes import list_recipes, read_recipe
 
 Rows = Mapping[str, Mapping[str, Sequence[Row]]]
 """By recipe and transfer."""
@@ -109,6 +109,18 @@ class Catalogue(BaseModel):
         if strange := set(self.recipes) - set(list_recipes()):
             raise ValueError(f"no recipe {min(strange)!r}; {nearest(min(strange), list_recipes())}")
         return self
+
+    def at_hand(self, mini: bool, data: Sequence[Path]) -> "tuple[Catalogue, list[str]]":
+        """Returns the claims on recipes that have tasks at hand, and the ids of the others.
+
+        Raises:
+            ConfigError: If there are none.
+        """
+        bare = {name for name in self.recipes if not read_recipe(name).tasks(mini, data)}
+        without = [c.id for c in self.claims if {c.left.recipe, c.right.recipe} & bare]
+        without += [c.id for c in self.norms if c.recipe in bare]
+        kept = {kind: [c for c in getattr(self, kind) if c.id not in without] for kind in ("claims", "norms")}
+        return validated(Catalogue, kept, "claims that have tasks at hand"), without
 
     @property
     def recipes(self) -> list[str]:

@@ -44,7 +44,8 @@ class Evaluated:
 
 
 def check_all(catalogue: Catalogue, mini: bool, data: Sequence[Path], settings: Settings) -> None:
-    for name in catalogue.recipes:
+    served, _ = catalogue.at_hand(mini, data)
+    for name in served.recipes:
         check(read_recipe(name), mini, data, settings)
 
 
@@ -67,6 +68,7 @@ def claims(
         results: Folder with tables that `reproduce` has written; a recipe's rows are taken from there if it has them.
     """
     started, stages = time.perf_counter(), {"computed": 0, "cached": 0}
+    catalogue, without = catalogue.at_hand(mini, data)
     recipes = {name: read_recipe(name) for name in catalogue.recipes}
     rows: dict[str, dict[str, list[Row]]] = {}
     configs = {name: recipe.configs(mini, data, scratch(settings)) for name, recipe in recipes.items()}
@@ -87,6 +89,7 @@ def claims(
     about = made_by(command, time.perf_counter() - started, stages)
     about += [f"Rows of earlier runs, read from {', '.join(tables)}."] if tables else []
     left_out = missing(next(iter(recipes.values())), mini, data)
+    left_out += [f"Claims left out, for want of a folder (`--data`): {', '.join(without)}."] if without else []
     text = render(catalogue, outcomes, about + left_out)
     records = [{"claim": name} | asdict(o) | {"verdict": o.verdict.value} for name, o in outcomes.items()]
     written = write_report(out, "claims-mini" if mini else "claims", text, records)

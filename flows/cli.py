@@ -28,7 +28,7 @@ import typer
 from bico.errors import BicoError
 from flows.cache_cli import cache_app
 from flows.compare_cli import compare
-from flows.options import DataOption, DeviceOption, HomeOption, JsonOption, PickleOption
+from flows.options import DataOption, DeviceOption, HomeOption, JsonOption, LossOption, PickleOption
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,7 +59,8 @@ def demo(
 def transfer(
     config: Annotated[Path | None, typer.Option("--config", help="YAML file; options given here win over it.")] = None,
     source: Annotated[
-        str | None, typer.Option(help="Fine-tuned model's base: zoo:NAME, open_clip:ARCH/TAG, or a folder.")
+        str | None,
+        typer.Option(help="Fine-tuned model's base: zoo:NAME, open_clip:ARCH/TAG, hf:OWNER/NAME, or a folder."),
     ] = None,
     target: Annotated[str | None, typer.Option(help="The new base model.")] = None,
     task: Annotated[
@@ -76,6 +77,7 @@ def transfer(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Calibration seeds, comma-separated [default: 0,1,2].")] = None,
     completion: Annotated[str | None, typer.Option(help="partial or svd [default: partial].")] = None,
+    loss: LossOption = None,
     expert: Annotated[Path | None, typer.Option(help="Fine-tuned checkpoint of the source (.safetensors).")] = None,
     alpha: Annotated[float | None, typer.Option(help="How much of the task vector is added [default: 1].")] = None,
     test_limit: Annotated[int | None, typer.Option(help="Only the first so many test samples.")] = None,
@@ -109,6 +111,7 @@ def transfer(
         "sampling": sampling,
         "seeds": _numbers(seeds, "--seeds"),
         "completion": completion,
+        "loss": loss,
         "expert": expert,
         "alpha": alpha,
         "test_limit": test_limit,
@@ -153,6 +156,8 @@ def reproduce(
         raise ConfigError("Name a recipe, or `all`; `bico reproduce --list` shows them.")
     folders, command = data or [], _spelled(f"bico reproduce {recipe}", mini, data)
     recipes = [read_recipe(name) for name in (list_recipes() if recipe == "all" else [recipe])]
+    if recipe == "all":  # without those whose tasks all want a folder that was not given
+        recipes = [r for r in recipes if r.tasks(mini, folders)]
 
     def work(settings: Any) -> list[Any]:
         done = []
@@ -212,25 +217,26 @@ def claims(
 def finetune(
     model: Annotated[str, typer.Argument(help="zoo:NAME, open_clip:ARCH/TAG, or a folder.")],
     task: Annotated[str, typer.Option(help="The task.")],
-    out: Annotated[Path, typer.Option(help="File for the fine-tuned image tower (.safetensors).")],
+    out: Annotated[Path, typer.Option(help="File for the expert (.safetensors).")],
     data: DataOption = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples per step.")] = None,
     warmup: Annotated[int | None, typer.Option(help="Warm-up steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Order of the samples.")] = None,
+    loss: LossOption = None,
     home: HomeOption = None,
     device: DeviceOption = None,
     allow_pickle: PickleOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fine-tune a model's image tower on a task: make an expert."""
+    """Fine-tune a model's image tower or text encoder on a task: make an expert."""
     from flows.single import finetune_one
 
     changes = {"steps": steps, "lr": lr, "batch_size": batch_size, "warmup": warmup, "seed": seed}
     changes = {key: value for key, value in changes.items() if value is not None}
     result = _run(
-        lambda settings: finetune_one(model, task, data or [], changes, out, settings, sys.stderr.isatty()),
+        lambda settings: finetune_one(model, task, data or [], changes, out, settings, sys.stderr.isatty(), loss),
         home=home,
         device=device,
         allow_pickle=allow_pickle,
@@ -274,10 +280,7 @@ def zoo_list(as_json: JsonOption = False) -> None:
         print(json.dumps(manifest))
         return
     for name, entry in manifest["models"].items():
-        scores = ", ".join(f"{task} {value:.0f}" for task, value in entry["zero_shot"].items())
-        print(
-            f"zoo:{name:14} {entry['image_parameters'] / 1e6:.1f} M  held-out captions {entry['held_out']['mean']:.0f} %  zero-shot %: {scores}"
-        )
+        print(zoo.summary(name, entry))
 
 
 @zoo_app.command("build")
@@ -286,12 +289,14 @@ def zoo_build(
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("out/zoo"),
 ) -> None:
-    """Pre-train one of the mini models from scratch, by its recipe, and measure it (also on DATA)."""
-    from bico import zoo
-    from flows.pretrain import pretrain
+    """Pre-train one of the mini models from scratch, by its recipe, and measure it (also on DATA).
+
+    A text model also needs the corpus that its recipe names among DATA.
+    """
+    from flows.pretrain import check, pretrain
     from flows.server import prefect_api
 
-    zoo.recipe(name)  # a name that is not there ends in one line, before a flow run fails
+    check(name, data or [])  # a name that is not there ends in one line, before a flow run fails
     with prefect_api():
         print(pretrain(name, out / name, data or []))
 

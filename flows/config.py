@@ -23,7 +23,8 @@ class TransferConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     source: str
-    """The model that was fine-tuned: zoo:NAME, open_clip:ARCH/TAG, or a folder in open_clip's local-dir format."""
+    """The model that was fine-tuned: zoo:NAME, open_clip:ARCH/TAG, hf:OWNER/NAME (a T5), or a folder in open_clip's
+    local-dir format or transformers'."""
     target: str
     """The new base model."""
     tasks: Annotated[list[str], Field(min_length=1)]
@@ -38,6 +39,8 @@ class TransferConfig(BaseModel):
     or per-class."""
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
     """Seeds of the calibration draw."""
+    loss: str | None = None
+    """Of text models, the loss that fine-tuning takes and whose gradients are aligned: text or probe [default: text]."""
     completion: Completion = Completion.PARTIAL
     """What maps do outside the calibrated span."""
     alpha: float = 1.0
@@ -45,7 +48,7 @@ class TransferConfig(BaseModel):
     expert: Path | None = None
     """A fine-tuned checkpoint of the source (.safetensors); without it the source is fine-tuned here."""
     finetune: FinetuneConfig | None = None
-    """Fine-tuning protocol; by default chosen by the size of the image tower."""
+    """Fine-tuning protocol; by default chosen by the number of parameters that it changes."""
     oracle: bool = True
     """Fine-tune the target directly too, as the upper reference."""
     test_limit: Annotated[int, Field(ge=1)] | None = None

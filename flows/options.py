@@ -25,3 +25,6 @@ JsonOption = Annotated[
 DataOption = Annotated[
     list[Path] | None, typer.Option("--data", help="Folder with train.parquet and test.parquet; repeatable.")
 ]
+LossOption = Annotated[
+    str | None, typer.Option("--loss", help="Of text models: text (the answer's words) or probe [default: text].")
+]

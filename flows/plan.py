@@ -2,13 +2,15 @@
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bico.errors import ConfigError, NotEnoughSamplesError, OutputError
+from bico.data.base import check_modality
+from bico.errors import ConfigError, NotEnoughSamplesError, OutputError, nearest
 from bico.finetune import FinetuneConfig, default_config
 from bico.memory import plan_memory
 from bico.methods import Method, Pair, get_method
+from bico.models.base import Model
 from bico.models.loading import ModelFiles, resolve
 from bico.parameter_gradients import ParameterGradient
 from bico.procrustes import Completion
@@ -34,6 +36,10 @@ class Plan:
     """By their spelling in the configuration."""
     recipes: tuple[FinetuneConfig, FinetuneConfig]
     """Fine-tuning of source and target."""
+    loss: str
+    """The loss that the tasks are posed in."""
+    probed: bool
+    """Whether models are measured by linear probes on the calibration samples; else by their own heads."""
 
     @property
     def maps(self) -> list[tuple[Signal, Completion]]:
@@ -74,13 +80,16 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
     match_sites(ours.sites, theirs.sites)
+    for model in (ours, theirs):
+        tasks = {name: pose(task, model, config.loss) for name, task in tasks.items()}
     recipes = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))
     # What a method leaves open follows the run: few-shot takes its step at the rate the target is fine-tuned with.
     methods = {text: get_method(text, completion=config.completion, lr=recipes[1].lr) for text in config.methods}
     pair = Pair.of(ours, theirs)
     for method in methods.values():
         method.check(pair)
-    plan = Plan(config, space, source, target, tasks, methods, recipes)
+    loss = config.loss or theirs.losses[0]
+    plan = Plan(config, space, source, target, tasks, methods, recipes, loss, theirs.probed)
     if plan.maps:
         signals = [signal for group in plan.collected for signal in group]
         plan_memory(ours, theirs, signals, config.batch_size, len(config.samples), settings.memory)
@@ -91,6 +100,20 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
             )
         read_expert(space, source, str(config.expert))
     return plan
+
+
+def pose(task: TaskRef, model: Model, loss: str | None) -> TaskRef:
+    """Returns a task with the loss that it is posed in for a model: the family's default, unless one is asked for.
+
+    Raises:
+        ConfigError: If the family has no such loss, or the model cannot read the task's examples.
+    """
+    check_modality(task.open(), model.name, model.modality)
+    chosen = loss or model.losses[0]
+    if chosen not in model.losses:
+        raise ConfigError(f"loss={chosen}: {model.name} has no such loss; {nearest(chosen, model.losses)}")
+    # A family of one loss does not name it: its results are known without.
+    return replace(task, loss=chosen if len(model.losses) > 1 else None)
 
 
 def check_samples(config: TransferConfig, ref: TaskRef) -> None:

@@ -7,19 +7,44 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from bico import zoo
-from bico.pretrain import Recipe, run
-from bico.zoo_measure import entry
+from bico import pretrain as clip
+from bico import pretrain_text as text
+from bico import zoo, zoo_measure, zoo_measure_text
+from bico.data.text_corpus import find_corpus
+from bico.pretrain import Recipe
+from bico.pretrain_text import TextRecipe
 
 
 @task(name="train", cache_policy=NO_CACHE)
-def train(recipe: Recipe, folder: Path, threads: int) -> dict[str, Any]:
-    return run(recipe, folder, threads=threads)
+def train(recipe: Recipe | TextRecipe, folder: Path, data: Sequence[Path], threads: int) -> dict[str, Any]:
+    if isinstance(recipe, TextRecipe):
+        return text.run(recipe, folder, data, threads=threads)
+    return clip.run(recipe, folder, threads=threads)
 
 
 @task(name="measure", cache_policy=NO_CACHE)
-def measure(recipe: Recipe, folder: Path, record: dict[str, Any], data: Sequence[Path]) -> dict[str, Any]:
-    return entry(recipe, folder, record, data)
+def measure(recipe: Recipe | TextRecipe, folder: Path, record: dict[str, Any], data: Sequence[Path]) -> dict[str, Any]:
+    if isinstance(recipe, TextRecipe):
+        return zoo_measure_text.entry(recipe, folder, record, data)
+    return zoo_measure.entry(recipe, folder, record, data)
+
+
+def read_recipe(name: str) -> Recipe | TextRecipe:
+    """Returns a recipe of the zoo, of the family that it names.
+
+    Raises:
+        UnknownModelError: If the zoo has no such recipe.
+        ConfigError: If the recipe is none of its family.
+    """
+    kind = TextRecipe if zoo.family(name) == "t5" else Recipe
+    return kind.load(zoo.recipe(name))
+
+
+def check(name: str, data: Sequence[Path]) -> None:
+    """Raises what would make the flow fail for want of a recipe or a corpus."""
+    recipe = read_recipe(name)
+    if isinstance(recipe, TextRecipe):
+        find_corpus(recipe.corpus, data)
 
 
 @flow(name="pretrain", validate_parameters=False)
@@ -29,7 +54,8 @@ def pretrain(name: str, out: Path, data: Sequence[Path] = (), threads: int = 1) 
     Arguments:
         name: A recipe of the zoo.
         out: The model's directory; its measurements go into `manifest.json` beside it.
-        data: Folders of further tasks to measure zero-shot accuracy on.
+        data: Folders of further tasks to measure zero-shot accuracy on; for a text model, the corpus to train on, and
+            text tasks to probe on.
         threads: How many threads torch may use.
 
     Returns:
@@ -38,10 +64,11 @@ def pretrain(name: str, out: Path, data: Sequence[Path] = (), threads: int = 1) 
     Raises:
         UnknownModelError: If the zoo has no such recipe.
         ConfigError: If the fonts that the recipe's pictures need are not installed.
+        DataError: If the corpus is not among the folders.
     """
-    recipe = Recipe.load(zoo.recipe(name))
-    out = Path(out)
-    record = train(recipe, out, threads)
-    measured = measure(recipe, out, record, [Path(folder) for folder in data])
+    recipe = read_recipe(name)
+    out, data = Path(out), [Path(folder) for folder in data]
+    record = train(recipe, out, data, threads)
+    measured = measure(recipe, out, record, data)
     zoo.register(out.name, measured, out.parent)
     return measured

@@ -11,14 +11,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bico.data.hub import PREFIX
-from bico.data.tasks import EMBEDDED
-from bico.errors import ConfigError, nearest
+from bico.data.hub import HUB, PREFIX
+from bico.data.tasks import EMBEDDED, get_task
+from bico.data.text_hub import TEXT_HUB
+from bico.errors import BicoError, ConfigError, nearest
 from flows.config import CONFIGS, TransferConfig, make_config, read_yaml, validated
 
 REPRODUCE = CONFIGS / "reproduce"
-TASKS = ("EuroSAT", "GTSRB", "SVHN", "RESISC45", "DTD", "Cars", "MNIST", "SUN397")
-"""The order of `values` in a row of the paper."""
+PAPER_TASKS = {"picture": tuple(HUB), "text": tuple(TEXT_HUB)}
+"""By what they show, the tasks of the paper, in the order of its tables."""
 
 
 class PaperRow(BaseModel):
@@ -31,8 +32,8 @@ class PaperRow(BaseModel):
     samples: int = 0
     transfer: str | None = None
     """The transfer that it belongs to; without it, all."""
-    values: Annotated[list[float], Field(min_length=len(TASKS), max_length=len(TASKS))] | None = None
-    """Accuracies in percent, in the order of `TASKS`."""
+    values: Annotated[list[float], Field(min_length=1)] | None = None
+    """Accuracies in percent, in the order of the real side's tasks."""
     average: float
     """As printed."""
     sd: float | None = None
@@ -63,6 +64,8 @@ class Recipe(BaseModel):
     note: str = ""
     """How the miniature stands for the real experiment, and other decisions."""
     kind: Literal["table", "figure"] = "table"
+    shows: Literal["picture", "text"] = "picture"
+    """What its tasks are made of."""
     figure: str | None = None
     """For a figure: its name in `flows.figures.FIGURES`."""
     shared: dict[str, Any] = {}
@@ -81,6 +84,10 @@ class Recipe(BaseModel):
             raise ValueError("`figure: NAME` goes with `kind: figure`, and only with it")
         if self.real is None and self.mini is None:
             raise ValueError("needs `real` or `mini`, or both")
+        count = len(PAPER_TASKS[self.shows])
+        for index, row in enumerate(self.paper):
+            if row.values is not None and len(row.values) != count:
+                raise ValueError(f"paper.{index}.values: {len(row.values)} of {count} tasks")
         if strange := {row.transfer for row in self.paper} - {None, *self.transfers}:
             raise ValueError(f"paper: no transfer is called {strange.pop()!r}; {nearest('', self.transfers)}")
         return self
@@ -108,7 +115,12 @@ class Recipe(BaseModel):
         side = self.mini if mini else self.real
         if side is None:
             raise ConfigError(f"{self.id} has no {name} side: {'leave out' if mini else 'add'} --mini.")
-        side = side | {"tasks": chosen_tasks(self.id, side.get("tasks", []), data, mini), "data": list(data)}
+        side = side | {"tasks": self.tasks(mini, data), "data": list(data)}
+        if not side["tasks"]:
+            raise ConfigError(
+                f"{self.id}, {name}: none of its tasks is at hand; give folders of {', '.join(self.left_out(mini, data))} "
+                "by --data."
+            )
         return {
             title: make_config(
                 {"export": "none", "out": out / self.label(mini) / title} | side | self.shared | own,
@@ -116,6 +128,11 @@ class Recipe(BaseModel):
             )
             for title, own in self.transfers.items()
         }
+
+    def tasks(self, mini: bool, data: Sequence[Path]) -> list[str]:
+        """The tasks of a side that are at hand, and those that join in: `configs`."""
+        side = (self.mini if mini else self.real) or {}
+        return chosen_tasks(self.id, side.get("tasks", []), data, mini, self.shows)
 
     def left_out(self, mini: bool, data: Sequence[Path]) -> list[str]:
         """The tasks of a side that need a folder which was not given."""
@@ -127,8 +144,8 @@ class Recipe(BaseModel):
         return {(row.method, row.samples): row for row in self.paper if row.transfer in (None, transfer)}
 
 
-def chosen_tasks(recipe: str, listed: Sequence[str], data: Sequence[Path], mini: bool) -> list[str]:
-    names = [folder.resolve().name for folder in data]
+def chosen_tasks(recipe: str, listed: Sequence[str], data: Sequence[Path], mini: bool, shows: str) -> list[str]:
+    names = [folder.resolve().name for folder in data if not _of_another_kind(folder, shows)]
     known = {task.removeprefix(PREFIX) for task in listed}
     if not mini and (strange := [name for name in names if name not in known]):
         raise ConfigError(
@@ -137,6 +154,14 @@ def chosen_tasks(recipe: str, listed: Sequence[str], data: Sequence[Path], mini:
         )
     extra = [name for name in names if name not in known]
     return [task for task in listed if _at_hand(task, data)] + extra
+
+
+def _of_another_kind(folder: Path, shows: str) -> bool:
+    """Whether a folder holds texts where pictures are asked for, or the reverse: it is meant for another recipe."""
+    try:
+        return get_task(folder.resolve().name, [folder]).modality != shows
+    except BicoError:  # the plan will say what is wrong with it
+        return False
 
 
 def _at_hand(task: str, data: Sequence[Path]) -> bool:

@@ -12,7 +12,7 @@ from prefect import flow
 
 from bico.errors import ConfigError, nearest
 from bico.provenance import made_by
-from bico.report import Row, headlines, markdown_table, method_label, short_name
+from bico.report import REFERENCES, Row, headlines, markdown_table, method_label, short_name
 from bico.sampling import Sampling
 from flows.config import Settings, TransferConfig
 from flows.figures import FIGURES, Drawn
@@ -111,7 +111,7 @@ def read_transfers(
         found = rows.get(title, [])
         for what, wanted, got in (
             ("tasks", set(config.tasks), {row.task for row in found}),
-            ("methods", {*config.methods, "zero-shot"}, {row.method for row in found} - {"fine-tuned", "expert"}),
+            ("methods", set(config.methods), {row.method for row in found} - set(REFERENCES)),
             ("budgets", {0, *config.samples}, {0} | {row.samples for row in found}),
             ("seeds", {None, *config.seeds}, {None} | {row.seed for row in found}),
         ):
@@ -160,7 +160,7 @@ def heading(recipe: Recipe, mini: bool, configs: Mapping[str, TransferConfig]) -
         lines += ["", f"Here: {recipe.note.strip()}"]
     if recipe.kind == "table":
         config = next(iter(configs.values()))
-        tested = "" if config.test_limit is None else f"; at most {config.test_limit} test pictures per task"
+        tested = "" if config.test_limit is None else f"; at most {config.test_limit} test {recipe.shows}s per task"
         seeds = ", ".join(map(str, config.seeds))
         lines += [
             "",
@@ -179,14 +179,17 @@ def section(recipe: Recipe, title: str, config: TransferConfig, rows: Sequence[R
     """One transfer's table with the paper's averages, on its models and tasks, in further columns."""
     parts = [f"## {models(title, config)}"]
     paper = recipe.paper_rows(title)
-    zero = next((row.recomputed for row in paper.values() if row.method == "zero-shot"), None)
-    columns: dict[str, dict[tuple[str, int], str]] = {"paper": {}, "paper, over zero-shot": {}} if paper else {}
+    base = "target-probe" if recipe.shows == "text" else "zero-shot"
+    starts = {samples: row.recomputed for (method, samples), row in paper.items() if method == base}
+    over = f"paper, over {method_label(base)}"
+    columns: dict[str, dict[tuple[str, int], str]] = {"paper": {}, over: {}} if paper else {}
     for key, row in paper.items():
         spread = "" if row.sd is None else f" ± {row.sd:.2f}"
         marks = " †" * row.misprinted + " ‡" * (row.doubt is not None)
         columns["paper"][key] = f"{row.recomputed:.2f}{spread}{marks}"
-        if zero is not None and row.method != "zero-shot":
-            columns["paper, over zero-shot"][key] = f"{row.recomputed - zero:+.2f}"
+        start = starts.get(row.samples if recipe.shows == "text" else 0)
+        if start is not None and row.method != base:
+            columns[over][key] = f"{row.recomputed - start:+.2f}"
     parts += [markdown_table(rows, columns)]
     if found := headlines(rows):
         parts += ["\n".join(found)]

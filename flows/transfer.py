@@ -35,6 +35,7 @@ from tasks.evaluate import evaluate_model, read_accuracy
 from tasks.finetune import adopt_expert, finetune_model
 from tasks.gradients import collect_parameter_gradients, gradients_key
 from tasks.layers import judge_layers
+from tasks.probe import probe_model
 from tasks.procrustes import BlockMaps, SignalMaps, solve_maps
 from tasks.publish import Export, write_results
 from tasks.record import record_run, register
@@ -148,9 +149,11 @@ class Collected:
 
 
 def collect_all(plan: Plan, ledger: Ledger) -> dict[tuple[str, int], Collected]:
-    """Covariances and parameter gradients by task and seed; only what some method asks for."""
+    """Covariances and parameter gradients by task and seed; only what some method asks for. Where models are probed, all
+    need the samples.
+    """
     collected, config = {}, plan.config
-    for name, task in plan.tasks.items() if plan.maps or plan.gradients else ():
+    for name, task in plan.tasks.items() if plan.maps or plan.gradients or plan.probed else ():
         with ledger.phase(f"collect on {name}"):
             far = (
                 ledger.run(class_distances, plan.space, plan.target, task).ref if config.sampling.by_distance else None
@@ -227,13 +230,19 @@ def transfer_all(
         alpha: float = 1.0,
     ) -> None:
         label = cell_label(name, method, samples, seed)
-        done = ledger.run(
-            evaluate_model, space, files, plan.tasks[name], weights, alpha, config.test_limit, label=label
-        )
+        about = space, files, plan.tasks[name], weights, alpha
+        if plan.probed:
+            fitted = None if seed is None else collected[name, seed].calibration.set_of(samples)
+            done = ledger.run(probe_model, *about, fitted, config.test_limit, label=label)
+        else:
+            done = ledger.run(evaluate_model, *about, config.test_limit, label=label)
         rows.append(Row(name, method, samples, seed, read_accuracy(done)))
 
-    with ledger.phase("evaluate zero-shot"):
-        for name in plan.tasks:
+    with ledger.phase("probe without transfer" if plan.probed else "evaluate zero-shot"):
+        for method, files in (("target-probe", plan.target), ("source-probe", plan.source)) if plan.probed else ():
+            for samples, seed, name in _everywhere(plan):
+                evaluate(files, name, None, method, samples, seed)
+        for name in plan.tasks if not plan.probed else ():
             evaluate(plan.target, name, None, "zero-shot")
     for method, carrier in plan.methods.items():
         with ledger.phase(f"transfer and evaluate {method}"):
@@ -246,6 +255,8 @@ def transfer_all(
                 vectors[name, method, samples, seed] = done
                 evaluate(plan.target, name, done, method, samples, seed, config.alpha)
     with ledger.phase("evaluate fine-tuned models"):
+        for name in plan.tasks if plan.probed and config.oracle else ():
+            evaluate(plan.target, name, None, "full-data")
         for name, oracle in oracles.items():
             evaluate(plan.target, name, oracle, "fine-tuned")
         for name, expert in experts.items():
@@ -255,7 +266,7 @@ def transfer_all(
 
 def _evidence(method: Method, count: int, found: Collected | None, blocks: list[BlockMaps]) -> EvidenceRefs:
     """What one method needs of what all methods' needs have left."""
-    if found is None:
+    if found is None or not method.needs:
         return EvidenceRefs()
     needs = method.needs
     maps = tuple(part for block in blocks for part in block.parts if (part.signal, part.completion) in needs.maps)
@@ -264,8 +275,12 @@ def _evidence(method: Method, count: int, found: Collected | None, blocks: list[
 
 
 def _sweep(plan: Plan, method: str) -> Iterable[tuple[int, int | None, str]]:
-    if not plan.methods[method].needs:
+    if not plan.methods[method].needs and not plan.probed:
         return [(0, None, name) for name in plan.tasks]
+    return _everywhere(plan)
+
+
+def _everywhere(plan: Plan) -> list[tuple[int, int, str]]:
     return [(n, seed, name) for n in plan.config.samples for seed in plan.config.seeds for name in plan.tasks]
 
 
@@ -300,7 +315,8 @@ def _exports(config: TransferConfig, rows: list[Row], vectors: dict[tuple, Done]
 def _origin(plan: Plan) -> Origin:
     config = plan.config
     digests = {"source": plan.source.digest(), "target": plan.target.digest()}
-    return Origin(config.source, config.target, digests, config.sampling.value, config.completion.value, config.alpha)
+    drawn = config.sampling.value, config.completion.value, config.alpha
+    return Origin(config.source, config.target, digests, *drawn, plan.target.family)
 
 
 def _recorded(plan: Plan) -> dict[str, Any]:
@@ -313,6 +329,8 @@ def _recorded(plan: Plan) -> dict[str, Any]:
         "target_digest": plan.target.digest()[:16],
         "sampling": config.sampling.value,
         "completion": config.completion.value,
+        "loss": plan.loss,
+        "measured_by": "probe" if plan.probed else "head",
         "alpha": config.alpha,
         "others": "leave",
         "finetune": asdict(plan.recipes[0]),

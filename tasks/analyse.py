@@ -61,7 +61,7 @@ def compare_inputs(
         VERSION,
         source=source.digest(),
         target=target.digest(),
-        task=task.open().identity,
+        task=task.identity,
         split=split,
         indices=list(indices),
         maps=sorted(part.key for part in parts),
@@ -106,7 +106,7 @@ def compare_outputs(
         "compare-outputs",
         VERSION,
         target=target.digest(),
-        task=task.open().identity,
+        task=task.identity,
         oracle=oracle.ref,
         weights=None if weights is None else weights.ref,
         series=series,
@@ -130,7 +130,7 @@ def trace_finetuning(
 ) -> Done | State[Done]:
     """Stores the image tower as it is after each of `steps` optimiser steps: as many checkpoints."""
     key = artefact_key(
-        "trace-fine-tuning", VERSION, model=model.digest(), task=task.open().identity, config=config, steps=list(steps)
+        "trace-fine-tuning", VERSION, model=model.digest(), task=task.identity, config=config, steps=list(steps)
     )
 
     def build(out: Path) -> None:
@@ -160,7 +160,7 @@ def measure_drift(
         "measure-drift",
         VERSION,
         model=model.digest(),
-        task=task.open().identity,
+        task=task.identity,
         trajectory=trajectory.ref,
         steps=list(steps),
         limit=limit,

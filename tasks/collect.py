@@ -13,6 +13,7 @@ from prefect.client.schemas import State
 
 from bico.calibration import Batch, cross_covariances, split_at
 from bico.memory import plan_memory
+from bico.models.base import PROBE
 from bico.models.loading import ModelFiles
 from bico.sampling import Sampling, choose_samples, draw_samples, set_sizes
 from bico.signals import Signal
@@ -57,7 +58,7 @@ class Calibration:
             VERSION,
             source=self.source.digest(),
             target=self.target.digest(),
-            task=self.task.open().identity,
+            task=self.task.identity,
             indices=self.indices,
             samples={str(count): size for count, size in self.sizes.items()},
             signals=list(signals),
@@ -77,6 +78,15 @@ class Calibration:
         distances = None if self.distances is None else read_distances(self.distances)
         labels, classes = task.open("train").labels, len(task.class_names)
         return choose_samples(self.sampling, labels, classes, self.samples[-1], self.seed, distances).tolist()
+
+    def set_of(self, count: int) -> list[int]:
+        """The samples of one of the counts."""
+        return self.indices[: self.sizes[count]]
+
+    @property
+    def head_indices(self) -> tuple[int, ...] | None:
+        """Samples for a head that has to be fitted: the smallest set, which every count may look at."""
+        return tuple(self.set_of(self.samples[0])) if self.task.loss == PROBE else None
 
     @property
     def drawn(self) -> dict[str, Any]:
@@ -180,7 +190,7 @@ def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]):
     models = [calibration.source, calibration.target]
     source, target = (open_model(files, space.device) for files in models)
     ours, theirs = (open_split(files, space.device, calibration.task, "train") for files in models)
-    heads = tuple(open_head(files, space.device, calibration.task) for files in models)
+    heads = tuple(open_head(files, space.device, calibration.task, calibration.head_indices) for files in models)
     indices, count_of = torch.tensor(calibration.indices), {size: n for n, size in calibration.sizes.items()}
 
     def batches():

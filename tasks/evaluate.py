@@ -42,7 +42,7 @@ def evaluate_model(
         "evaluate",
         VERSION,
         model=model.digest(),
-        task=task.open().identity,
+        task=task.identity,
         weights=None if weights is None else weights.ref,
         alpha=alpha,
         limit=limit,

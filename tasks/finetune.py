@@ -31,8 +31,8 @@ EXPERT = "expert.safetensors"
 def finetune_model(
     space: Workspace, model: ModelFiles, task: TaskRef, config: FinetuneConfig, progress: bool = False
 ) -> Done | State[Done]:
-    """Stores the fine-tuned image tower."""
-    key = artefact_key("fine-tune", FINETUNE_VERSION, model=model.digest(), task=task.open().identity, config=config)
+    """Stores the parameters that fine-tuning changes: the fine-tuned image tower, or text encoder."""
+    key = artefact_key("fine-tune", FINETUNE_VERSION, model=model.digest(), task=task.identity, config=config)
 
     def build(out: Path) -> None:
         data = open_split(model, space.device, task, "train")
@@ -49,7 +49,7 @@ def finetune_model(
 
 @task(name="adopt-expert", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done | State[Done]:
-    """Stores an expert's image tower from a checkpoint of this model, whole or image tower only."""
+    """Stores an expert from a checkpoint of this model, whole or only what fine-tuning changes."""
     key = artefact_key(
         "adopt-expert", ADOPT_VERSION, model=model.digest(), checkpoint=content_digest(checkpoint, space.allow_pickle)
     )
@@ -66,11 +66,12 @@ def read_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> dict:
     Raises:
         CheckpointError: If the file is missing, damaged, not finite, or of another architecture.
     """
-    state = open_model(model, space.device).state()
+    opened = open_model(model, space.device)
+    state = opened.state()
     expert = {
         name: tensor.float()
         for name, tensor in load_state(checkpoint, space.allow_pickle).items()
-        if name.startswith("visual.")
+        if name.startswith(opened.prefixes)
     }
     check_same_architecture(expert, state, f"--expert {checkpoint}")
     return expert

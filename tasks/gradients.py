@@ -26,7 +26,7 @@ def gradients_key(calibration: Calibration, kind: ParameterGradient) -> str:
         "collect-parameter-gradients",
         VERSION,
         target=calibration.target.digest(),
-        task=calibration.task.open().identity,
+        task=calibration.task.identity,
         indices=calibration.indices,
         samples={str(count): size for count, size in calibration.sizes.items()},
         kind=kind,
@@ -50,7 +50,7 @@ def collect_parameter_gradients(
 
     def build(folders: dict[str, Path]) -> None:
         data = open_split(files, device, calibration.task, "train")
-        head = open_head(files, device, calibration.task)
+        head = open_head(files, device, calibration.task, calibration.head_indices)
         indices = torch.tensor(calibration.indices)
         count_of = {size: count for count, size in calibration.sizes.items()}
         snapshots = list(count_of)

@@ -92,7 +92,7 @@ def solve_maps(space: Workspace, block: BlockMaps) -> Done | State[Done]:
             arrays, ranks = {part.key: {} for part in alike}, {part.key: {} for part in alike}
             for name, cross in _covariances(alike[0]):
                 for part in alike:
-                    solved = procrustes(cross, part.completion)
+                    solved = procrustes(cross.to(space.device), part.completion)
                     arrays[part.key] |= {f"{name}/map": solved.matrix, f"{name}/spectrum": solved.spectrum}
                     ranks[part.key][name] = solved.rank
             for part in alike:

@@ -3,24 +3,20 @@
 import csv
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import open_clip
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from bico.card import Origin, model_card
-from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
-from bico.report import Row, markdown_table, plot_accuracy
-from bico.task_vector import add
-from storage.checkpoints import load_state, save_state
+from bico.models.loading import ModelFiles
+from bico.report import Row, markdown_table, plot_accuracy, start_of
+from tasks.export import export_model
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, open_model
-from tasks.transfer import VECTOR
+from tasks.stage import Done, Workspace
 
 CARD = "README.md"
 
@@ -69,40 +65,15 @@ def write_results(
         plot_accuracy(rows).figure.savefig(path, dpi=150, format="png")
     with _replacing(out / "calibration.json") as path:
         path.write_text(json.dumps(calibrations))
-    before = {row.task: row.accuracy for row in rows if row.method == "zero-shot"}
     for name, export in models.items():
         export_model(space, target, export.vector, origin.alpha, folder := out / "models" / name)
-        (folder / CARD).write_text(model_card(export.cell, before.get(export.cell.task), origin))
+        (folder / CARD).write_text(model_card(export.cell, start_of(export.cell, rows), origin))
     return {
         "table": str(out / "results.csv"),
         "markdown": str(out / "results.md"),
         "plot": str(out / "accuracy.png"),
         "calibration": str(out / "calibration.json"),
         "models": {name: str(out / "models" / name) for name in models},
-    }
-
-
-def export_model(space: Workspace, target: ModelFiles, vector: Done, alpha: float, folder: Path) -> None:
-    """Writes the updated target in open_clip's local-dir format, and the task vector beside it."""
-    model = open_model(target, space.device).model
-    update = load_state(vector.ref.path / VECTOR)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in target.files:
-        if path.name != CONFIG and path != target.weights:
-            shutil.copyfile(path, folder / path.name)  # the tokenizer
-    (folder / CONFIG).write_text(json.dumps(_configuration(target, model), indent=2))
-    save_state(folder / WEIGHTS, add(state, update, alpha))
-    shutil.copyfile(vector.ref.path / VECTOR, folder / VECTOR.replace("task_vector", "task-vector"))
-
-
-def _configuration(target: ModelFiles, model: Any) -> dict[str, Any]:
-    kept = next((path for path in target.files if path.name == CONFIG), None)
-    if kept is not None:
-        return json.loads(kept.read_text())
-    return {
-        "model_cfg": open_clip.get_model_config(target.name),
-        "preprocess_cfg": open_clip.get_model_preprocess_cfg(model),
     }
 
 

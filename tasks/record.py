@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from bico.report import REFERENCES, Row, markdown_table, summarise
+from bico.report import REFERENCES, Row, base_of, markdown_table, method_label, start_of, summarise
 from storage.runs import MODELS, register_models
 from storage.tracking import Tracker
 from tasks.retries import RETRIES
@@ -48,15 +48,16 @@ def record_run(
         "versions": f"bico {version('bico')}, torch {version('torch')}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
-    before = {row.task: row.accuracy for row in rows if row.method == "zero-shot"}
+    base = base_of(rows)
+    gained = f"over {method_label(base)}"
     parent = tracker.start_parent(name, params, tags | about, once="prefect.flow_run")
     status = "FAILED"
     try:
         for row in rows:
             cell = {"task": row.task, "method": row.method, "samples": row.samples, "seed": row.seed}
             metrics = {"accuracy": row.accuracy}
-            if row.method not in REFERENCES and row.task in before:
-                metrics["over zero-shot"] = row.accuracy - before[row.task]
+            if row.method not in REFERENCES and (start := start_of(row, rows)) is not None:
+                metrics[gained] = row.accuracy - start
             tracker.log_child(parent, row.label, params | cell, metrics, {"bico.kind": "cell"} | cell)
         for path in (outputs[kind] for kind in ("table", "markdown", "plot", "calibration")):
             tracker.log_artifact(parent, Path(path))
@@ -64,13 +65,14 @@ def record_run(
             tracker.log_artifact(parent, Path(folder), f"{MODELS}/{model}")
         tracker.describe(parent, markdown_table(rows))
         summaries = summarise(rows)
-        zero = next((line.average[0] for line in summaries if line.method == "zero-shot"), None)
+        starts = {line.samples: line.average[0] for line in summaries if line.method == base}
         for line in summaries:
             # MLflow's metric names have no equals sign, which settings of methods are written with.
             label = line.method.replace("=", " ")
             metrics = {f"accuracy/{label}": line.average[0]}
+            zero = starts.get(0 if base == "zero-shot" else line.samples)
             if zero is not None and line.method not in REFERENCES:
-                metrics[f"over zero-shot/{label}"] = line.average[0] - zero
+                metrics[f"{gained}/{label}"] = line.average[0] - zero
             tracker.log_metrics(parent, metrics, step=line.samples)
         tracker.log_table(parent, [asdict(row) for row in rows], "results.json")
         status = "FINISHED"

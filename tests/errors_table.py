@@ -19,11 +19,13 @@ from safetensors.torch import load_file, save_file
 from bico import zoo
 from bico.compare import compare
 from bico.data.tasks import get_task
+from bico.data.text_corpus import read_passages
 from bico.errors import BicoError
 from bico.methods import Pair, get_method
 from bico.models.loading import CONFIG, WEIGHTS, load, resolve
 from bico.models.releases import Release, releases_at
 from bico.report import Row
+from flows import pretrain
 from flows.cache_cli import parse_age
 from flows.config import Settings, TransferConfig, make_config, read_config
 from flows.plan import make_plan
@@ -216,6 +218,8 @@ MISTAKES = [
     Mistake(
         "Data", "a table without labels", lambda h: get_task("flowers", [_table(h, picture=["a"], name=["b"])])
     ),
+    Mistake("Data", "`bico zoo build t5-mini-a` without `--data`", lambda h: pretrain.check("t5-mini-a", [])),
+    Mistake("Data", "a corpus without titles", lambda h: read_passages(_table(h, text=["a"]), "train")),
     Mistake("Data", "5000 samples of a task with 1297", lambda h: h.plan(samples=[5000])),
     Mistake("Data", "an expert for two tasks", lambda h: h.plan(
         tasks=["digits", "segments"], expert=h.file("e.safetensors", ""))),

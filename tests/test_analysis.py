@@ -82,8 +82,9 @@ class TestCka:
         assert linear_cka(sum(parts[1:], start=parts[0])) == pytest.approx(1, abs=1e-3)
         assert exact < 0.99  # so that 1 is no foregone conclusion
 
-    def test_mapped_moments_are_those_of_mapped_rows(self) -> None:
-        x, y, q = randn(30, 5) + 2, randn(30, 7), randn(5, 7)
+    @pytest.mark.parametrize("width", [5, 7])
+    def test_mapped_moments_are_those_of_mapped_rows(self, width: int) -> None:
+        x, y, q = randn(30, 5) + 2, randn(30, 7), randn(5, width)
         mapped, literal = Moments.of(x, y).mapped(q), Moments.of(x @ q, y)
         for name in ("mean_a", "mean_b", "aa", "bb", "ab"):
             assert_close(getattr(mapped, name), getattr(literal, name))
@@ -211,6 +212,13 @@ class TestDrift:
         moved = self.drift(source, vector, labels)
         assert select(moved, "direction", "fine-tuning")["blocks.1.c_fc_in"] == pytest.approx(2)
         assert select(moved, "magnitude", "fine-tuning")["blocks.1.c_fc_in"] == pytest.approx(0, abs=1e-12)
+
+    def test_shrinking_counts_as_growing_does(self, source: ClipViT, labels: Tensor) -> None:
+        state = source.state()
+        at = "visual.transformer.resblocks.1.ln_2"
+        vector = {f"{at}.{part}": -0.5 * state[f"{at}.{part}"] for part in ("weight", "bias")}
+        moved = self.drift(source, vector, labels)
+        assert select(moved, "magnitude", "fine-tuning")["blocks.1.c_fc_in"] == pytest.approx(0.5)
 
     def test_batches_change_nothing(self, source: ClipViT, labels: Tensor) -> None:
         whole, pieces = (self.drift(source, random_task_vector(source), labels, size) for size in (12, 5))

@@ -134,15 +134,25 @@ def test_every_claim_compares_rows_that_its_recipes_make() -> None:
     made: dict[str, dict[str, list[Row]]] = {}
     for name in catalogue.recipes:
         made[name] = {}
-        for title, config in read_recipe(name).configs(mini=True).items():
+        recipe = read_recipe(name)
+        for title, config in recipe.configs(mini=recipe.shows == "picture").items():
             made[name][title] = [
                 Row("digits", method, n, None, 50.0)
-                for method in [*config.methods, "zero-shot"]
+                for method in [*config.methods, *BASES[recipe.shows]]
                 for n in (config.samples if method not in UNCALIBRATED else [0])
             ]
     for claim in catalogue.claims:
         assert claim.left.of(made) and claim.right.of(made), claim.id
     assert catalogue.claims[0].group and len(catalogue.claims) > 30
+
+
+BASES = {"picture": ["zero-shot"], "text": ["target-probe", "source-probe"]}
+
+
+def test_claims_without_tasks_at_hand_are_left_out_by_name() -> None:
+    served, without = read_catalogue().at_hand(mini=True, data=[])
+    assert "table2" not in served.recipes and "table5" in served.recipes and served.norms
+    assert all(name.startswith("language-") for name in without) and len(without) == 9
 
 
 UNCALIBRATED = {"zero-shot", "naive", "zero-pad", "crop", "transfusion"}

@@ -177,7 +177,7 @@ def test_the_exported_model_is_open_clips_and_does_what_its_row_says(bench: Benc
     tokenizer, digits = open_clip.get_tokenizer(f"local-dir:{folder}"), get_task("digits")
     test = digits.open("test")
     with torch.no_grad():
-        images = model.encode_image(torch.stack([preprocess(test.picture(i).convert("RGB")) for i in range(30)]))
+        images = model.encode_image(torch.stack([preprocess(test.example(i).convert("RGB")) for i in range(30)]))
         texts = F.normalize(
             model.encode_text(tokenizer([digits.prompts[0].format(n) for n in digits.class_names])), dim=-1
         )

@@ -37,7 +37,7 @@ def test_maps_of_two_pre_trained_models_are_those_of_the_svd(monkeypatch: pytest
     digits = get_task("digits")
     train, heads = digits.open("train"), tuple(m.head(digits.class_names, digits.prompts) for m in models)
     chosen = draw_samples(len(train), 20, seed=0).tolist()
-    inputs = [m.prepare([train.picture(i) for i in chosen]) for m in models]
+    inputs = [m.prepare([train.example(i) for i in chosen]) for m in models]
     found = gather(*models, [Batch(*inputs, train.labels[chosen])], heads, BiCo()).covariances
     block = [key for key in found if key[0].startswith(("blocks.0.", "blocks.5."))]
     assert {min(found[key].shape) for key in block} == {128, 512}

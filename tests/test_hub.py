@@ -65,7 +65,7 @@ def test_a_local_copy_has_the_pictures_and_the_benchmark_the_names(layout: str, 
     assert (task.sizes["train"], task.sizes["test"]) == (6, 3)
     train = task.open("train")
     assert train.labels.tolist() == [6, 5, 4, 3, 2, 1]
-    assert [train.picture(n).getpixel((0, 0))[0] for n in (0, 4)] == [0, 4]
+    assert [train.example(n).getpixel((0, 0))[0] for n in (0, 4)] == [0, 4]
 
 
 def test_a_plain_name_takes_a_folder_as_it_is(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from bico import polar, procrustes
+from bico import polar, procrustes, tridiagonal
 from bico.procrustes import Completion, by_svd
 
 CUT = procrustes.RANK_TOLERANCE
@@ -25,6 +25,8 @@ def _small_sizes_too() -> Iterator[None]:
         patch.setattr(procrustes, "FAST_FROM", 1)
         patch.setattr(polar, "SKETCH_FROM", 12)
         patch.setattr(polar, "OVERSAMPLING", 2)
+        patch.setattr(polar, "BLOCK", 6)
+        patch.setattr(polar, "PARTIAL_FROM", 1)
         yield
 
 
@@ -90,7 +92,9 @@ def solvers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the factorisations that are made from now on, `eigh` with its size."""
     made: list[str] = []
     eigh = polar._eigh_of_gram
-    monkeypatch.setattr(polar, "_eigh_of_gram", lambda m: made.append(f"eigh {m.shape[1]}") or eigh(m))
+    monkeypatch.setattr(
+        polar, "_eigh_of_gram", lambda m, *a, **k: made.append(f"eigh {m.shape[1]}") or eigh(m, *a, **k)
+    )
     monkeypatch.setattr(procrustes, "by_svd", lambda *args: made.append("svd") or by_svd(*args))
     return made
 
@@ -101,6 +105,51 @@ def test_no_svd_where_none_is_needed(solvers: list[str]) -> None:
     # twenty values within the trusted part, ten between there and the cut
     procrustes.procrustes(with_values(30, 40, [1.0] * 20 + [1e-5] * 10, seed=0))
     assert solvers[1:] == ["eigh 30", "eigh 10"]
+
+
+def test_few_values_that_stand_out_spare_the_second_level(solvers: list[str]) -> None:
+    procrustes.procrustes(with_values(40, 30, [1.0, 0.5] + [1e-3] * 14 + [2e-6] * 14, seed=0))
+    assert solvers == ["eigh 30"]
+    # two eigenvalues as large as the first are more than the block is sure about
+    procrustes.procrustes(with_values(40, 30, [1.0] * 4 + [1e-3] * 14 + [2e-6] * 12, seed=0))
+    assert solvers[1:] == ["eigh 30", "eigh 12"]
+
+
+def test_triples_that_stand_out_are_all_of_them_or_none() -> None:
+    for many in (1, 2, 3, 4, 8, 20):
+        cross = with_values(60, 50, [1.0] * many + [0.01] * 50, seed=0)
+        found = polar.outstanding(cross, 0.05)
+        assert (found is not None) == (many <= polar.BLOCK // 2)
+        if found is not None:
+            left, right = found.left, found.right
+            assert left.shape[1] == many
+            rest = cross - left @ (left.T @ cross)
+            assert_close(rest @ right, torch.zeros_like(left), atol=1e-12, rtol=0)
+            assert float(torch.linalg.matrix_norm(left.T @ cross - left.T @ cross @ right @ right.T)) < 1e-8
+
+
+def test_a_value_that_the_iteration_has_missed_is_not_lost(monkeypatch: pytest.MonkeyPatch, solvers: list[str]) -> None:
+    cross = with_values(40, 30, [1.0, 0.5] + [1e-3] * 14 + [2e-6] * 14, seed=0)
+    u, s, vh = torch.linalg.svd(cross, full_matrices=False)
+    monkeypatch.setattr(polar, "outstanding", lambda *args: polar.Triples(u[:, :1], s[:1], vh[:1].T))
+    assert_agrees(cross)
+    assert solvers == ["eigh 30", "eigh 30", "eigh 14"]
+
+
+@given(st.integers(2, 40), st.floats(-12, 2), seeds)
+def test_eigenvectors_above_a_bound_are_those_of_the_whole_decomposition(n: int, bound: float, seed: int) -> None:
+    torch.manual_seed(seed)
+    square = torch.randn(n, n, dtype=torch.float64)
+    matrix = (square @ square.T).numpy()
+    values, vectors = tridiagonal.eigh_above(matrix, 10.0**bound)
+    expected, whole = torch.linalg.eigh(torch.from_numpy(matrix))
+    count = int((expected > 10.0**bound).sum())
+    assert vectors.shape == (n, count)
+    assert_close(torch.from_numpy(values), expected, atol=1e-12 * float(expected[-1]), rtol=0)
+    found, kept = torch.from_numpy(vectors), whole[:, n - count :]
+    assert_close(found.T @ found, torch.eye(count, dtype=torch.float64), atol=1e-10, rtol=0)
+    assert_close(matrix @ vectors, vectors * values[n - count :], atol=1e-11 * float(expected[-1]), rtol=0)
+    assert_close((found.T @ kept).norm() ** 2, torch.tensor(float(count), dtype=torch.float64), atol=1e-4, rtol=0)
 
 
 def test_low_rank_is_solved_in_few_dimensions(solvers: list[str]) -> None:

@@ -14,6 +14,7 @@ import flows.reproduce
 from benchmarks import real_path
 from benchmarks.real_path import Pair
 from bico.data.hub import HUB
+from bico.data.text_hub import TEXT_HUB
 from bico.errors import ConfigError
 from bico.methods import get_method
 from bico.models.loading import resolve
@@ -25,6 +26,8 @@ from flows.recipes import Recipe, list_recipes, read_recipe
 from flows.reproduce import check, find_figure, heading, read_transfers, reproduce, section
 from tests.flow_setup import SHORT, Bench
 from tests.test_cli import refused, run
+from tests.test_hub import rows as picture_rows
+from tests.test_text_tasks import write as write_text_folder
 from tests.tiny import config as tiny_architecture
 
 MAIN = ["table1", "table3", "table4", "table5"]
@@ -38,7 +41,7 @@ SUMMARY = {  # averages of the printed values, by (recipe, method, samples)
 
 
 def test_there_is_one_recipe_per_table_and_figure() -> None:
-    assert sorted(list_recipes()) == sorted(WANTED)
+    assert sorted(list_recipes()) == sorted([*WANTED, "table2"])
     assert list_recipes()[0] == "table1" and list_recipes()[-1] == "figureB"
 
 
@@ -115,7 +118,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"transfers": {"one": {"sampling": "randomly"}}}, "one: sampling='randomly'"),
         ({"paper": [{"method": "bico", "averag": 1}]}, "unknown key 'paper.0.averag'; did you mean 'average'"),
         ({"paper": [{"method": "bico", "average": 1, "transfer": "three"}]}, "no transfer is called 'three'"),
-        ({"paper": [{"method": "bico", "average": 1, "values": [1]}]}, "paper.0.values"),
+        ({"paper": [{"method": "bico", "average": 1, "values": [1]}]}, "paper.0.values: 1 of 8 tasks"),
         ({"kind": "figure"}, "`figure: NAME` goes with `kind: figure`"),
         ({"mini": None}, "needs `real` or `mini`"),
         ({"transfers": {}}, "transfers"),
@@ -138,6 +141,47 @@ def test_folders_join_in_miniature_and_are_local_copies_on_the_real_side(tmp_pat
         recipe.configs(False, folders)
     with pytest.raises(ConfigError, match="has no real side: add --mini"):
         Recipe(id="x", **GOOD).configs(mini=False)
+
+
+def test_the_table_of_language_stands_on_its_own_tasks(tmp_path: Path) -> None:
+    recipe = read_recipe("table2")
+    real = recipe.configs(mini=False)["pair"]
+    assert (real.source, real.target) == ("hf:google-t5/t5-3b", "hf:google-t5/t5-large")
+    assert real.tasks == [f"hub:{task}" for task in TEXT_HUB] and real.samples == [50, 100, 200]
+    assert not any(row.misprinted for row in recipe.paper)
+    rows = {(row.method, row.samples): row.recomputed for row in recipe.paper}
+    assert (rows["bico", 200], rows["theseus", 50], rows["target-probe", 100]) == (76.12, 60.6, 62.3)
+    words, colours = write_texts(tmp_path / "trec"), write_pictures(tmp_path / "mine")
+    mini = recipe.configs(True, [words, colours])["pair"]
+    assert mini.tasks == ["trec"] and read_recipe("table3").configs(True, [words, colours])["pair"].tasks[3:] == [
+        "mine"
+    ]
+    with pytest.raises(ConfigError, match="table2, mini: none of its tasks is at hand; give folders of trec, subj"):
+        recipe.configs(True, [colours])
+
+
+def write_texts(folder: Path) -> Path:
+    labels = ["ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"]
+    return write_text_folder(folder, labels, {"text": ["Who ?"]}, [3])
+
+
+def write_pictures(folder: Path) -> Path:
+    folder.mkdir()
+    for split in ("train", "test"):
+        picture_rows(["a", "b"], 4).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def test_a_section_of_probes_counts_from_the_target_s_own() -> None:
+    recipe = read_recipe("table2")
+    found = [("target-probe", 50, 40.0), ("bico", 50, 45.0), ("target-probe", 200, 60.0), ("bico", 200, 62.0)]
+    config = recipe.configs(mini=False)["pair"]
+    text = section(recipe, "pair", config, [Row("trec", m, n, 0, accuracy) for m, n, accuracy in found])
+    assert "| average | over target probe | paper | paper, over target probe |" in text
+    assert "| BiCo | 50 | 45.0 | 45.0 | +5.0 | 67.02 | +12.32 |" in text
+    assert "| BiCo | 200 | 62.0 | 62.0 | +2.0 | 76.12 | +5.02 |" in text
+    assert "- N=200: BiCo − target probe = +2.0 ± 0.0 points" in text
+    assert "test texts" in heading(recipe, True, {"pair": config.model_copy(update={"test_limit": 500})})
 
 
 def test_an_unknown_figure_is_refused_before_any_work(bench: Bench) -> None:

@@ -33,7 +33,7 @@ def test_embedded_tasks_are_whole(name: str) -> None:
         opened = task.open(split)
         assert len(opened) == task.sizes[split]
         assert opened.labels.unique().tolist() == list(range(len(task.class_names)))
-        assert opened.picture(0).size[0] >= 8
+        assert opened.example(0).size[0] >= 8
 
 
 # What the generator drew when GENERATED was last raised: cached results are keyed on that number alone.
@@ -43,14 +43,14 @@ PINNED = {"segments": "43b133a7c8f387ec", "lamps": "1cd5905b99df8ab4"}
 def test_generated_pictures_change_only_with_their_revision() -> None:
     for name, expected in PINNED.items():
         test = get_task(name).open("test")
-        pictures = b"".join(np.asarray(test.picture(index)).tobytes() for index in range(20))
+        pictures = b"".join(np.asarray(test.example(index)).tobytes() for index in range(20))
         assert hashlib.sha256(pictures).hexdigest()[:16] == expected, f"{name} changed: raise GENERATED and pin anew"
     assert set(PINNED) == set(EMBEDDED) - {"digits"}
 
 
 def test_digits_splits_share_no_picture() -> None:
     task = get_task("digits")
-    seen = [{np.asarray(task.open(s).picture(i)).tobytes() for i in range(task.sizes[s])} for s in ("train", "test")]
+    seen = [{np.asarray(task.open(s).example(i)).tobytes() for i in range(task.sizes[s])} for s in ("train", "test")]
     assert not seen[0] & seen[1]
 
 
@@ -60,7 +60,7 @@ def test_a_parquet_folder_is_a_task(folder: Path) -> None:
     assert task.sizes == {"train": 9, "test": 6}
     train = task.open("train")
     assert train.labels.tolist() == [0, 1, 2] * 3
-    assert train.picture(4).getpixel((0, 0)) == (0, 200, 0)
+    assert train.example(4).getpixel((0, 0)) == (0, 200, 0)
     assert get_task("colours", [folder]).revision == task.revision
 
 

@@ -1,21 +1,23 @@
-"""What a task is: labelled pictures with class names and prompts, opened when asked for."""
+"""What a task is: labelled pictures or texts with class names and prompts, opened when asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from PIL import Image
 from torch import Tensor
+
+from bico.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled pictures; a picture is decoded when it is asked for."""
+    """Labelled pictures or texts; each is read when it is asked for."""
 
     labels: Tensor
     """Class indices (samples,), int64."""
-    picture: Callable[[int], Image.Image]
+    example: Callable[[int], Any]
+    """A PIL picture, or a string."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -30,17 +32,19 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task; its pictures are opened when they are asked for."""
+    """A classification task; its examples are read when they are asked for."""
 
     name: str
     class_names: tuple[str, ...]
     prompts: tuple[str, ...]
-    """Templates with one `{}` for the class name."""
+    """Of pictures: templates with one `{}` for the class name. Of texts: how an example is put, once."""
     revision: str
     """Changes whenever the data do."""
     sizes: Sizes
     """Samples of the splits `train` and `test`."""
     open: Callable[[str], Split]
+    modality: str = "picture"
+    """What its examples are: "picture" or "text"."""
 
     @property
     def identity(self) -> dict[str, object]:
@@ -53,14 +57,32 @@ class Task:
         }
 
 
+def check_modality(task: Task, model: str, modality: str) -> None:
+    """Raises ConfigError unless a model reads what a task shows."""
+    if task.modality != modality:
+        raise ConfigError(
+            f"{model} reads {modality}s, and the examples of task {task.name!r} are {task.modality}s: choose a model or a "
+            "task of the other kind."
+        )
+
+
 class Prepared:
-    """A split as one model wants it: each picture is preprocessed at most once and kept while memory allows."""
+    """A split as one model wants it: each example is preprocessed at most once and kept while memory allows."""
 
     BUDGET = 1 << 30
-    """Bytes of preprocessed pictures that one split may keep."""
+    """Bytes of preprocessed examples that one split may keep."""
 
-    def __init__(self, split: Split, prepare: Callable[[Sequence[Image.Image]], Tensor]) -> None:
-        self.split, self._prepare = split, prepare
+    def __init__(
+        self,
+        split: Split,
+        prepare: Callable[[Sequence[Any]], Tensor],
+        stack: Callable[[list[Tensor]], Tensor] = torch.stack,
+    ) -> None:
+        """Arguments:
+        prepare: The model's `prepare`.
+        stack: The model's `stack`, where examples differ in shape.
+        """
+        self.split, self._prepare, self._stack = split, prepare, stack
         self._kept: dict[int, Tensor] = {}
         self._bytes = 0
 
@@ -70,7 +92,7 @@ class Prepared:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Returns prepared inputs (batch, ...) and labels (batch,) of the given samples."""
         rows = [self._row(int(index)) for index in indices]
-        return torch.stack(rows), self.split.labels[indices]
+        return self._stack(rows), self.split.labels[indices]
 
     def batches(self, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the split in order, up to the first `limit` samples."""
@@ -80,7 +102,7 @@ class Prepared:
     def _row(self, index: int) -> Tensor:
         if index in self._kept:
             return self._kept[index]
-        row = self._prepare([self.split.picture(index)])[0]
+        row = self._prepare([self.split.example(index)])[0]
         if self._bytes + row.nbytes <= self.BUDGET:
             self._kept[index] = row
             self._bytes += row.nbytes

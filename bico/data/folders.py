@@ -4,18 +4,20 @@
     FOLDER/data/train-*.parquet, test-*.parquet  a download from the hub; `data` may have another name, or be left out
     FOLDER/dataset_dict.json, train/, test/      `DatasetDict.save_to_disk`
 
-Pictures are in a column `image`, classes in a column `label` of type `ClassLabel`.
+Pictures are in a column `image`, classes in a column `label` of type `ClassLabel`. Where there is no such column, the
+columns of strings are texts (`text`).
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bico.data import text
 from bico.data.base import Split, Task
 from bico.data.vision8 import PROMPTS
 from bico.errors import UnknownTaskError
@@ -31,10 +33,9 @@ IN_MEMORY = 256 << 20
 
 @dataclass(frozen=True)
 class Table:
-    """Both splits of a folder, with pictures and labels where `image` and `label` say."""
+    """Both splits of a folder; labels are in the column `label`."""
 
     rows: dict[str, "Dataset"]
-    image: str
     label: str
     digest: str
     """Changes whenever a file does."""
@@ -44,12 +45,25 @@ class Table:
         return self.rows["train"].features[self.label].names
 
     @property
+    def strings(self) -> tuple[str, ...]:
+        """The columns of text, in order."""
+        return string_columns(self.rows["train"])
+
+    @property
     def sizes(self) -> dict[str, int]:
         return {split: len(part) for split, part in self.rows.items()}
 
-    def split(self, name: str) -> Split:
-        part = self.rows[name]
-        return Split(torch.tensor(part[self.label][:]), lambda index: part[index][self.image])
+    def split(self, name: str, example: Callable[[Mapping[str, Any]], Any]) -> Split:
+        """Opens a split, without the rows that have no label (-1, as SNLI has some).
+
+        Arguments:
+            example: From a row to what the model is shown.
+        """
+        part, labels = self.rows[name], torch.tensor(self.rows[name][self.label][:])
+        if (labels >= 0).all():
+            return Split(labels, lambda index: example(part[index]))
+        kept = torch.nonzero(labels >= 0).flatten()
+        return Split(labels[kept], lambda index: example(part[int(kept[index])]))
 
 
 @cache
@@ -59,41 +73,91 @@ def from_folder(folder: Path) -> Task:
     Raises:
         UnknownTaskError: If files or columns are missing.
     """
-    table = read_folder(folder)
+    table = read_folder(folder, None)
+    if "image" not in table.rows["train"].features:
+        return text_task(folder.name, table, f"--data {folder}")
     return Task(
         folder.name,
         tuple(name.replace("_", " ") for name in table.label_names),
         PROMPTS.get(folder.name, DEFAULT_PROMPTS),
         table.digest,
         table.sizes,
-        cache(table.split),
+        cache(lambda split: table.split(split, lambda row: row["image"])),
     )
 
 
+def text_task(name: str, table: Table, where: str) -> Task:
+    """A task of texts, put and answered as `text` says for its name.
+
+    Arguments:
+        where: How messages call the table.
+
+    Raises:
+        UnknownTaskError: If it lacks columns.
+        DataError: If the classes are not those that the name stands for.
+    """
+    form = text.form_of(name, table.strings, table.label_names, where)
+    splits = cache(lambda split: table.split(split, form.put))
+    sizes = SizesOf(splits)
+    return Task(name, form.answers, (form.prompt,), table.digest, sizes, splits, modality="text")
+
+
+@dataclass(frozen=True)
+class SizesOf:
+    """Samples by split, known once a split is opened."""
+
+    open: Callable[[str], Split]
+
+    def __getitem__(self, split: str, /) -> int:
+        return len(self.open(split))
+
+
 @cache
-def read_folder(folder: Path, image: str = "image", label: str = "label") -> Table:
+def read_folder(
+    folder: Path,
+    image: str | None = "image",
+    label: str = "label",
+    names: Sequence[Sequence[str]] = (("train",), ("test",)),
+) -> Table:
     """Reads both splits of a folder.
+
+    Arguments:
+        image: The column that must be there; without one, `image` or a column of strings.
+        names: What the files of the two splits may be called, in the order of preference.
 
     Raises:
         UnknownTaskError: If files or columns are missing.
     """
     import datasets  # seconds to import, and only needed here
 
-    if (folder / "dataset_dict.json").is_file():
-        files = {split: sorted((folder / split).glob("*.arrow")) for split in SPLITS}
-        _check_files(folder, files)
-        rows = {split: datasets.load_from_disk(str(folder / split)) for split in SPLITS}
+    if saved := (folder / "dataset_dict.json").is_file():
+        found = {split: [sorted((folder / name).glob("*.arrow")) for name in called] for split, called in _named(names)}
     else:
-        files = {split: parquet_files(folder, split) for split in SPLITS}
-        _check_files(folder, files)
+        found = {split: [parquet_files(folder, name) for name in called] for split, called in _named(names)}
+    files = {split: next(filter(None, choices), []) for split, choices in found.items()}
+    _check_files(folder, files)
+    if saved:
+        rows = {split: datasets.load_from_disk(str(paths[0].parent)) for split, paths in files.items()}
+    else:
         rows = {split: _read_parquet(paths) for split, paths in files.items()}
     for split, part in rows.items():
-        if image not in part.features or not isinstance(part.features.get(label), datasets.ClassLabel):
+        shown = image in part.features if image else "image" in part.features or string_columns(part)
+        if not shown or not isinstance(part.features.get(label), datasets.ClassLabel):
+            needed = f"a column `{image}`" if image else "a column `image`, or columns of text,"
             raise UnknownTaskError(
-                f"--data {folder}: the {split} split needs a column `{image}` and a column `{label}` of type "
-                f"ClassLabel, has {list(part.features)}."
+                f"--data {folder}: the {split} split needs {needed} and a column `{label}` of type ClassLabel, has "
+                f"{list(part.features)}."
             )
-    return Table(rows, image, label, _digest(path for paths in files.values() for path in paths))
+    return Table(rows, label, _digest(path for paths in files.values() for path in paths))
+
+
+def string_columns(part: "Dataset") -> tuple[str, ...]:
+    kinds = {name: getattr(kind, "dtype", None) for name, kind in part.features.items()}
+    return tuple(name for name, kind in kinds.items() if kind in ("string", "large_string"))
+
+
+def _named(names: Sequence[Sequence[str]]) -> Iterable[tuple[str, Sequence[str]]]:
+    return zip(SPLITS, names, strict=True)
 
 
 def parquet_files(folder: Path, split: str) -> list[Path]:

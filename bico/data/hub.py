@@ -9,13 +9,12 @@ them, and are checked again when a data set is opened.
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from bico.data.base import Split, Task
-from bico.data.folders import SPLITS, Table, read_folder
+from bico.data.folders import SPLITS, SizesOf, Table, read_folder
 from bico.data.vision8 import CLASS_NAMES, PROMPTS
 from bico.errors import DataError, UnknownTaskError, nearest
 
@@ -73,22 +72,18 @@ def from_hub(name: str, copy: Path | None = None) -> Task:
 
     @cache
     def open_split(split: str) -> Split:
-        return _table(name, copy or download(name)).split(split)
+        return _table(name, copy or download(name)).split(split, lambda row: row[HUB[name].image])
 
     return Task(name, CLASS_NAMES[name], PROMPTS[name], revision, SizesOf(open_split), open_split)
 
 
-@dataclass(frozen=True)
-class SizesOf:
-    """Samples by split, known once a split is opened."""
-
-    open: Callable[[str], Split]
-
-    def __getitem__(self, split: str, /) -> int:
-        return len(self.open(split))
-
-
 def download(name: str) -> Path:
+    """Fetches a data set of `HUB`: `fetch`."""
+    spec = HUB[name]
+    return fetch(name, spec.repo, spec.revision, spec.files)
+
+
+def fetch(name: str, repo: str, revision: str, files: list[str]) -> Path:
     """Fetches a data set's files, unless the hub client's cache has them, and returns their folder.
 
     Raises:
@@ -96,15 +91,12 @@ def download(name: str) -> Path:
     """
     import huggingface_hub  # slow to import, and only needed here
 
-    spec = HUB[name]
     try:
-        found = huggingface_hub.snapshot_download(
-            spec.repo, repo_type="dataset", revision=spec.revision, allow_patterns=spec.files
-        )
+        found = huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=files)
     except Exception as error:  # whatever the hub client raises where there is no network, no room or no such commit
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{PREFIX}{name}: {spec.repo} at {spec.revision[:7]} cannot be downloaded ({reason}): give a local copy by "
+            f"{PREFIX}{name}: {repo} at {revision[:7]} cannot be downloaded ({reason}): give a local copy by "
             f"--data FOLDER/{name}, with train.parquet and test.parquet or as `datasets` downloads or saves it."
         ) from error
     return Path(found)

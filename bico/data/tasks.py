@@ -1,8 +1,8 @@
-"""The registry of classification tasks: pictures, labels, class names and prompts, by name.
+"""The registry of classification tasks: pictures or texts, labels, class names and prompts, by name.
 
 Embedded tasks need no files: `digits` (scikit-learn's scanned handwritten digits) and the generated ones. A folder
 (`folders`) is a task by its own name and with its own class names; `hub:NAME` is a data set of the eight-task benchmark
-(`hub`), with the benchmark's class names.
+(`hub`), with the benchmark's class names, or one of GLUE's and SNLI (`text_hub`).
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +17,7 @@ from bico.data import embedded
 from bico.data.base import Prepared, Split, Task
 from bico.data.folders import from_folder
 from bico.data.hub import HUB, PREFIX, from_hub
+from bico.data.text_hub import TEXT_HUB, from_text_hub
 from bico.data.vision8 import PROMPTS
 from bico.errors import UnknownTaskError, nearest
 
@@ -34,15 +35,18 @@ def get_task(name: str, folders: Sequence[Path] = ()) -> Task:
     """
     by_name = {folder.resolve().name: folder.resolve() for folder in map(Path, folders)}
     if name.startswith(PREFIX):
-        return from_hub(name.removeprefix(PREFIX), by_name.get(name.removeprefix(PREFIX)))
+        plain = name.removeprefix(PREFIX)
+        return (from_text_hub if plain in TEXT_HUB else from_hub)(plain, by_name.get(plain))
     if name in by_name:
         return from_folder(by_name[name])
     if name in EMBEDDED:
         return EMBEDDED[name]
     if name in HUB:
         return from_hub(name)
+    if name in TEXT_HUB:
+        return from_text_hub(name)
     raise UnknownTaskError(
-        f"Unknown task {name!r}: {nearest(name, [*EMBEDDED, *by_name, *HUB])} Other data come in by --data FOLDER with "
+        f"Unknown task {name!r}: {nearest(name, [*EMBEDDED, *by_name, *HUB, *TEXT_HUB])} Other data come in by --data FOLDER with "
         "train.parquet and test.parquet."
     )
 

@@ -112,6 +112,12 @@ def load_t5(files: ModelFiles, device: str | torch.device) -> T5Encoder:
     return T5Encoder(model.to(device), tokenizer, files.ref)
 
 
+def save_t5(model: T5Encoder, folder: Path) -> None:
+    """Writes a model, at its present weights, in transformers' format; the tokenizer is not part of it."""
+    with _quiet():
+        model.model.save_pretrained(folder)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Mutes transformers' progress bars and reports: what they tell is checked."""

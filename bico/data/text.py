@@ -1,0 +1,86 @@
+"""How text tasks are posed to a text-to-text model: the prompt that an example becomes, and the words of each class.
+
+The forms are T5's own where it was trained on the task (Raffel et al., 2020, arXiv:1910.10683, appendix D); the others
+follow them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bico.errors import DataError, UnknownTaskError
+
+PAIRS = ("sentence1", "sentence2"), ("premise", "hypothesis")
+
+
+@dataclass(frozen=True)
+class Form:
+    """What one task's examples and classes are called; columns by any of several names."""
+
+    prompt: str
+    """With `{0}` and `{1}` for the columns."""
+    columns: tuple[tuple[str, ...], ...]
+    labels: tuple[str, ...]
+    """Of the data set, in its order."""
+    answers: tuple[str, ...] = ()
+    """What the model is to answer; the labels, unless given."""
+
+
+_NLI = ("entailment", "neutral", "contradiction")
+_TOPICS = ("abbreviation", "description", "entity", "human", "location", "number")
+FORMS: dict[str, Form] = {
+    "mnli": Form("mnli hypothesis: {1} premise: {0}", (("premise", "hypothesis"),), _NLI),
+    "snli": Form("snli hypothesis: {1} premise: {0}", (("premise", "hypothesis"),), _NLI),
+    "qnli": Form("qnli question: {0} sentence: {1}", (("question", "sentence"),), ("entailment", "not_entailment")),
+    "rte": Form("rte sentence1: {0} sentence2: {1}", PAIRS, ("entailment", "not_entailment")),
+    "qqp": Form("qqp question1: {0} question2: {1}", (("question1", "question2"),), ("not_duplicate", "duplicate")),
+    "mrpc": Form("mrpc sentence1: {0} sentence2: {1}", PAIRS, ("not_equivalent", "equivalent")),
+    "trec": Form("trec question: {0}", (("text",),), ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"), _TOPICS),
+    "subj": Form("subj sentence: {0}", (("text",),), ("objective", "subjective")),
+}
+
+
+@dataclass(frozen=True)
+class Posed:
+    """A form that fits one table."""
+
+    prompt: str
+    columns: tuple[str, ...]
+    answers: tuple[str, ...]
+
+    def put(self, row: Mapping[str, Any]) -> str:
+        """What the model reads for one row."""
+        return self.prompt.format(*(row[column] for column in self.columns))
+
+
+def form_of(name: str, strings: Sequence[str], labels: Sequence[str], where: str) -> Posed:
+    """Returns how a table's rows are put and answered; of a task that is not in `FORMS`, by the table's own names.
+
+    Arguments:
+        strings: The table's columns of text.
+        labels: The names of its classes.
+        where: How messages call it.
+
+    Raises:
+        UnknownTaskError: If columns are missing.
+        DataError: If the classes are others than the form's, or in another order.
+
+    Example:
+        >>> form = form_of("colours", ["a", "b"], ["light_blue", "red"], "here")
+        >>> form.put({"a": "sky", "b": "sea"}), form.answers
+        ('colours a: sky b: sea', ('light_blue', 'red'))
+    """
+    form = FORMS.get(name)
+    if form is None:
+        prompt = " ".join([name, *(f"{column}: {{{n}}}" for n, column in enumerate(strings))])
+        return Posed(prompt, tuple(strings), tuple(labels))
+    columns = next((names for names in form.columns if set(names) <= set(strings)), None)
+    if columns is None:
+        wanted = " or ".join(" and ".join(names) for names in form.columns)
+        raise UnknownTaskError(f"{where}: {name} needs the columns of text {wanted}, has {list(strings)}.")
+    if [label.lower() for label in labels] != [label.lower() for label in form.labels]:
+        raise DataError(
+            f"{where}: {name} has the classes {', '.join(form.labels)}, in this order; here they are {', '.join(labels)}. "
+            "Give the folder another name to have it taken as it is."
+        )
+    return Posed(form.prompt, columns, form.answers or form.labels)

@@ -1,0 +1,59 @@
+"""Accuracy of a linear probe on a model, bare, fine-tuned or with a transferred task vector."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State
+
+from bico.models.loading import ModelFiles
+from bico.probe import fit_probe
+from bico.readout import readout_accuracy
+from storage.keys import artefact_key
+from tasks.evaluate import METRICS, read_vector
+from tasks.retries import RETRIES
+from tasks.stage import Done, TaskRef, Workspace, open_model, open_split, read_features, run_stage
+
+VERSION = 1
+
+
+@task(name="probe", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
+def probe_model(
+    space: Workspace,
+    model: ModelFiles,
+    task: TaskRef,
+    weights: Done | None,
+    alpha: float = 1.0,
+    indices: Sequence[int] | None = None,
+    limit: int | None = None,
+) -> Done | State[Done]:
+    """Stores the test accuracy (percent) of a probe on a model's features.
+
+    Arguments:
+        weights: Fine-tuned parameters, a task vector, or nothing for the model as it is.
+        alpha: How much of the task vector is added.
+        indices: The training samples that the probe is fitted on; all, unless given.
+        limit: Only the first so many test samples.
+    """
+    key = artefact_key(
+        "probe",
+        VERSION,
+        model=model.digest(),
+        task=task.open().identity,
+        weights=None if weights is None else weights.ref,
+        alpha=alpha,
+        indices=None if indices is None else list(indices),
+        limit=limit,
+    )
+
+    def build(out: Path) -> None:
+        opened, classes = open_model(model, space.device), len(task.open().class_names)
+        train, test = (open_split(model, space.device, task, split) for split in ("train", "test"))
+        with opened.updated(read_vector(weights, opened.state()), alpha):
+            probe = fit_probe(*read_features(opened, train, indices), classes)
+            percent = readout_accuracy(opened, test.batches(250, limit), probe)
+        (out / METRICS).write_text(json.dumps({"accuracy": percent}))
+
+    return run_stage(space, "probe", key, build, {"model": model.ref, "task": task.name})
