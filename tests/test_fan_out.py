@@ -44,7 +44,7 @@ def test_a_slow_block_is_waited_for_and_a_hanging_one_is_not(api: None, schedule
 
 
 def test_a_cluster_without_workers_is_given_up(api: None) -> None:
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=None, host="127.0.0.1") as cluster:
+    with LocalCluster(n_workers=0, dashboard_address=":0", host="127.0.0.1") as cluster:
         with pytest.raises(ClusterError, match=r"has had no worker for 1 s: start some"):
             waited_for(cluster.scheduler_address, 0.0, None)
 
