@@ -91,7 +91,9 @@ def main() -> None:
     given = parser.parse_args()
     clock = Clock(given.clock)
     source, target = (random_t5(name, given.blocks, seed) for seed, name in enumerate(SHAPES, 1))
-    heads = tuple(torch.randn(2, 1025, generator=torch.Generator().manual_seed(n)) for n in (1, 2))
+    heads = tuple(
+        torch.randn(2, m.model.config.d_model + 1, generator=torch.Generator().manual_seed(0)) for m in (source, target)
+    )
     batches = random_batches(given.samples, given.tokens)
     rows = [f"{machine()}. {clock}; {given.samples} texts of {given.tokens} tokens, {given.blocks} blocks.", ""]
     rows += [head(["block", "covariances, GB", "collect, s", "maps, s", "apply, s", "peak memory, GB"])]
