@@ -95,7 +95,7 @@ class Comparison:
         found = self.methods[self.about].outcome
         numbers = f"{found.mean:+.2f} points for {method_label(self.about)}"
         if not any(cell.delta for cell in self.methods[self.about].cells):
-            return f"Neither: both runs agree in all {len(self.methods[self.about].cells)} cells."
+            return f"Neither: both runs agree in each cell ({len(self.methods[self.about].cells)})."
         if found.tasks < 2:
             return f"Undecided: {numbers}, on one task, which allows no test of what other tasks would do."
         test = f"mean of {found.tasks} tasks, sd {found.sd:.2f}, one-sided p = {_p(self.methods[self.about]):.3g}"

@@ -10,6 +10,8 @@ for _name, _value in {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
     "DASK_LOGGING__DISTRIBUTED": "error",
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "120s",  # a busy machine is not a lost one
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "120s",
 }.items():
     os.environ.setdefault(_name, _value)
 
@@ -327,19 +329,14 @@ def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:
         return
     from bico.recommend import advice
     from bico.report import markdown_table
-    from flows.links import where_to_look
+    from flows.links import what_was_written, where_to_look
 
     outputs, stages = result.outputs, result.to_json()["stages"]
     print("\n\n".join([markdown_table(result.rows), *advice(result.rows)]))
     print(
         f"\nStages: {stages['computed']} computed, {stages['cached']} cached, in {time.perf_counter() - started:.0f} s"
     )
-    print(f"Plot:    {outputs['plot']}\nTable:   {outputs['table']}")
-    for folder in outputs["models"].values():
-        print(f"Model:   {folder}")
-    for model, number in outputs.get("registered", {}).items():
-        print(f"Version: {model} {number}")
-    print(where_to_look(outputs))
+    print(f"{what_was_written(outputs)}\n{where_to_look(outputs)}")
 
 
 def _run(work: Callable[[Any], Any], check: Callable[[Any], Any] = lambda _: None, **settings: Any) -> Any:

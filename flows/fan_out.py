@@ -3,8 +3,10 @@
 import time
 from typing import Any
 
+from distributed import CancelledError
 from distributed import TimeoutError as DaskTimeoutError
-from prefect import flow, unmapped
+from distributed.comm import CommClosedError
+from prefect import flow, get_run_logger, unmapped
 from prefect_dask import DaskTaskRunner
 from prefect_dask.task_runners import PrefectDaskFuture
 
@@ -18,6 +20,26 @@ LOOK_EVERY = 20.0
 """Seconds between looks at the cluster while a result is waited for."""
 NO_WORKER = 180.0
 """Seconds without any worker after which nobody is expected to come; one that died is replaced in a few."""
+
+
+TRIES = 3
+"""How often a cluster that was lost is asked again: what was solved by then is in the store."""
+
+
+def solve_blocks(space: Workspace, blocks: list[BlockMaps], settings: Settings) -> list[Done]:
+    """Solves maps on the cluster that the settings name.
+
+    Raises:
+        ClusterError: If the cluster is lost again and again, has no workers, or takes too long.
+    """
+    runner = dask_runner(settings)
+    for attempt in range(1, TRIES + 1):
+        try:
+            return fan_out.with_options(task_runner=runner.duplicate())(space, blocks, settings.stage_timeout)
+        except (CancelledError, CommClosedError) as error:
+            get_run_logger().warning("Lost the Dask cluster (try %d of %d): %s", attempt, TRIES, error)
+            lost = " ".join(str(error).split())[:200]
+    raise ClusterError(f"The connection to the Dask cluster was lost {TRIES} times ({lost}): look at its scheduler.")
 
 
 @flow(name="solve-maps", flow_run_name="solve-maps", validate_parameters=False)

@@ -19,6 +19,13 @@ def mlflow_page(run: Mapping[str, Any]) -> str:
     return f"{address}/#/experiments/{run['experiment']}/runs/{run['run']}?workflowType=machine_learning"
 
 
+def what_was_written(outputs: Mapping[str, Any]) -> str:
+    """The files and versions of a transfer."""
+    lines = [f"Plot:    {outputs['plot']}", f"Table:   {outputs['table']}"]
+    lines += [f"Model:   {folder}" for folder in outputs["models"].values()]
+    return "\n".join(lines + [f"Version: {name} {n}" for name, n in outputs.get("registered", {}).items()])
+
+
 def where_to_look(outputs: Mapping[str, Any]) -> str:
     """What to start and open, for somebody whose transfer has just ended."""
     run, own = outputs["mlflow"], "PREFECT_API_URL" not in os.environ

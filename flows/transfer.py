@@ -19,7 +19,7 @@ from bico.report import Row, cell_label
 from bico.signals import Signal
 from bico.sites import Site
 from flows.config import Settings, TransferConfig
-from flows.fan_out import dask_runner, fan_out
+from flows.fan_out import solve_blocks
 from flows.plan import Plan, make_plan
 from flows.regimes import Place, everywhere, is_first, sweep
 from storage.keys import Ref
@@ -236,9 +236,7 @@ def solve_all(
     missing = [block for block in everything if not block.is_complete(plan.space)]
     with ledger.phase("solve maps"):
         if missing:
-            for done in fan_out.with_options(task_runner=dask_runner(settings))(
-                plan.space, missing, settings.stage_timeout
-            ):
+            for done in solve_blocks(plan.space, missing, settings):
                 ledger.add(done)
         for block in everything:
             if block not in missing:

@@ -65,7 +65,7 @@ def test_what_has_no_answer() -> None:
     one = compare(rows(tasks=["a"]), rows({"a": 3.0}, tasks=["a"]))
     assert one.answer is Answer.UNDECIDED and "one task" in one.sentence and "+3.00" in one.sentence
     same = compare(rows(), rows())
-    assert same.answer is Answer.UNDECIDED and same.sentence == "Neither: both runs agree in all 30 cells."
+    assert same.answer is Answer.UNDECIDED and same.sentence == "Neither: both runs agree in each cell (30)."
     assert "| 1 | undecided |" in comparison_table(same)
 
 
