@@ -11,7 +11,7 @@ from bico.data.base import check_modality
 from bico.errors import ConfigError, NotEnoughSamplesError, OutputError, nearest
 from bico.finetune import FinetuneConfig, default_config
 from bico.memory import plan_memory
-from bico.models.base import Model
+from bico.models.base import TEXT, Model
 from bico.models.loading import ModelFiles, resolve
 from bico.parameter_gradients import ParameterGradient
 from bico.procrustes import Completion
@@ -19,6 +19,7 @@ from bico.rivals import rivals
 from bico.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled, set_sizes
 from bico.signals import Signal
 from bico.sites import match_sites
+from bico.teacher import Teacher
 from flows.config import Settings, TransferConfig
 from tasks.collect import ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS
 from tasks.finetune import read_expert
@@ -105,6 +106,10 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
             f"--samples 0: {theirs.name} is measured by a probe, which learns from labelled samples: raise --samples."
         )
     loss = config.loss or theirs.losses[0]
+    if loss == TEXT and config.unlabelled and config.teacher is Teacher.SOFT:
+        raise ConfigError(
+            "teacher=soft: the loss of a class's words takes no probabilities; use teacher=hard or loss=probe."
+        )
     plan = Plan(config, space, source, target, tasks, methods, recipes, loss, theirs.probed)
     if plan.maps:
         signals = [signal for group in plan.collected for signal in group]

@@ -19,6 +19,7 @@ from storage.checkpoints import load_state
 from tasks.stage import TaskRef, open_split
 from tests.flow_setup import Bench
 from tests.test_flow import BLOCKS, computed
+from tests.test_flow_text import settings, words  # noqa: F401 - a fixture
 
 UNLABELLED = 12
 
@@ -104,6 +105,23 @@ def test_no_labels_at_all_and_rivals(bench: Bench) -> None:
     assert (folder / "readout.safetensors").exists()
     assert "With 12 unlabelled inputs" in Path(result.outputs["markdown"]).read_text()
     assert computed(bench.run(methods=methods, samples=[0], unlabelled=UNLABELLED, rivals=True, seeds=[0, 1])) == {}
+
+
+def test_text_models_get_the_same_through_their_probe(words: Bench) -> None:  # noqa: F811
+    about = settings(words, methods=["bico+head", "bico"], samples=[12], unlabelled=9, rivals=True, oracle=False)
+    result = words.run(**about)
+    assert {(r.method, r.samples, r.unlabelled) for r in result.rows if r.method.startswith(("bico", "none"))} == {
+        *((m, 12, u) for m in ("bico", "bico+head", "none+head", "none+head:fit=logistic", "none+tune:steps=30") for u in (0, 9)),
+        *((f"none+head:targets=labels{fit}", 12, 0) for fit in ("", ":fit=logistic")),
+    }  # fmt: skip
+    assert (Path(result.outputs["models"]["colours-bico+head-n12-u9-seed0"]) / "readout.safetensors").exists()
+    assert computed(words.run(**about)) == {}
+    for changes, message in (
+        ({"samples": [0]}, "is measured by a probe"),
+        ({"teacher": "soft"}, "takes no probabilities"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            make_plan(words.config(**about | changes), words.settings)
 
 
 def test_what_cannot_be_drawn_is_told_before_any_work(bench: Bench) -> None:
