@@ -5,6 +5,7 @@
     python -m benchmarks.tables real --data DIR --data DIR   mini-a to mini-b on data sets in folders
     python -m benchmarks.tables completion                   both ways to complete a map
     python -m benchmarks.tables rates --data DIR ...         few-shot fine-tuning of table C at several learning rates
+    python -m benchmarks.tables losses --data DIR ...        both losses of a text model, t5-mini-a to t5-mini-b
 
 The paper's own are `bico reproduce`, which does the work here too. Each writes benchmarks/results/NAME.md and NAME.csv.
 Artefacts are kept in .bico, so an interrupted table goes on where it stopped.
@@ -17,14 +18,16 @@ from typing import Any
 
 # Importing the command line sets the environment (telemetry, logging) that every run gets.
 from flows.cli import log_to_stderr  # isort: skip
+from bico.models.t5 import T5Encoder
 from flows.config import Settings
-from flows.recipes import Recipe
+from flows.recipes import Recipe, read_recipe
 from flows.reproduce import check, reproduce
 from flows.server import prefect_api
 
 RESULTS = Path(__file__).parent / "results"
 EMBEDDED = ["digits", "segments", "lamps"]
-TAKE_DATA = ("real", "rates")
+TAKE_DATA = ("real", "rates", "losses")
+NEED_DATA = ("real", "losses")
 RATES = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3]
 SHAPES = [("mini-a", "mini-b-plus"), ("mini-b-plus", "mini-a"), ("mini-a", "mini-l"), ("mini-l", "mini-a")]
 
@@ -48,6 +51,11 @@ def table(name: str, tasks: list[str]) -> Recipe:
             shared = {"methods": methods, "samples": [5], "sampling": "per-class", "test_limit": 500}
             parts = {"shared": shared, "transfers": {"pair": {}}}
             pair["target"] = "zoo:mini-b-plus"
+        case "losses":  # as table 2, with which it shares its stages
+            mini = read_recipe("table2")
+            pair = mini.mini | {"tasks": tasks}
+            parts = {"shared": mini.shared, "transfers": {loss: {"loss": loss} for loss in T5Encoder.losses}}
+            parts["shows"] = mini.shows
         case _:
             raise ValueError(name)
     return Recipe(id=name, title="the zoo", real=pair, **parts)
@@ -55,13 +63,15 @@ def table(name: str, tasks: list[str]) -> Recipe:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=["embedded", "real", "shapes", "completion", "rates"])
+    parser.add_argument("table", choices=["embedded", "real", "shapes", "completion", "rates", "losses"])
     parser.add_argument("--data", action="append", type=Path, default=[], help="task folder with both splits")
     arguments = parser.parse_args()
-    if (arguments.table == "real") > bool(arguments.data) or (arguments.data and arguments.table not in TAKE_DATA):
-        parser.error(f"--data goes with {' and '.join(TAKE_DATA)}; real needs it")
+    if (arguments.table in NEED_DATA) > bool(arguments.data) or (arguments.data and arguments.table not in TAKE_DATA):
+        parser.error(f"--data goes with {', '.join(TAKE_DATA)}; {' and '.join(NEED_DATA)} need it")
     names = [folder.resolve().name for folder in arguments.data]
-    tasks = {"real": names, "shapes": EMBEDDED[:1], "rates": EMBEDDED + names}.get(arguments.table, EMBEDDED)
+    tasks = {"real": names, "losses": names, "shapes": EMBEDDED[:1], "rates": EMBEDDED + names}.get(
+        arguments.table, EMBEDDED
+    )
     command = " ".join(["python -m benchmarks.tables", arguments.table, *(f"--data DATA/{name}" for name in names)])
     log_to_stderr()
     recipe, settings = table(arguments.table, tasks), Settings.from_environment()

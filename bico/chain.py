@@ -37,6 +37,11 @@ class Chain:
         )
 
     @property
+    def steps_need(self) -> Needs:
+        """The part of it that the steps ask for."""
+        return Chain(None, self.steps).needs
+
+    @property
     def uses_samples(self) -> bool:
         return bool(self.steps or self.needs)
 
@@ -44,6 +49,15 @@ class Chain:
     def uses_unlabelled(self) -> bool:
         """Whether samples without labels make a difference."""
         return bool(self.needs) or any(not step.needs_labels for step in self.steps)
+
+    @property
+    def ends_in_head(self) -> bool:
+        """Whether it leaves a classifier of its own."""
+        return bool(self.steps) and self.steps[-1].name == "head"
+
+    @property
+    def needs_labels(self) -> bool:
+        return any(step.needs_labels for step in self.steps)
 
     @property
     def settings(self) -> list[dict[str, Any]]:

@@ -196,6 +196,7 @@ def read_rows(lines: Iterable[str], origin: str) -> list[Row]:
                 int(r["samples"]),
                 int(r["seed"]) if r["seed"] else None,
                 float(r["accuracy"]),
+                int(r.get("unlabelled") or 0),
             )
             for r in csv.DictReader(lines)
         ]
@@ -212,7 +213,12 @@ def _differences(cells: Iterable[Cell]) -> dict[str, dict[int | None, float]]:
 
 
 def _by_cell(rows: Iterable[Row]) -> dict[tuple[str, str, int, int | None], float]:
-    return {(row.task, row.method, row.samples, row.seed): row.accuracy for row in rows}
+    return {(row.task, _spelt(row), row.samples, row.seed): row.accuracy for row in rows}
+
+
+def _spelt(row: Row) -> str:
+    """The method, and the inputs without labels that it was given."""
+    return row.method + f", {row.unlabelled} unlabelled" * bool(row.unlabelled)
 
 
 def _listed(rows: Sequence[Row]) -> str:

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bico.report import REFERENCES, Row, cell, method_label
+from bico.report import REFERENCES, Row, base_of, cell, method_label
 from bico.rivals import keeps_vocabulary, transports
 
 Key = tuple[str, int, int]
@@ -50,10 +50,14 @@ def candidates(rows: Sequence[Row], samples: int, unlabelled: int) -> list[Candi
     """Returns all that can be done in a regime: rows with its data, with a part of it, or with none; the fine-tuned
     references are left out, and so is a method that lacks a task or a seed.
     """
-    tasks = {row.task for row in rows}
+    tasks, start = {row.task for row in rows}, base_of(rows)
     grouped: dict[Key, dict[int | None, dict[str, float]]] = {}
     for row in rows:
-        if row.samples in (0, samples) and row.unlabelled in (0, unlabelled) and row.method not in REFERENCES[1:]:
+        if (
+            row.samples in (0, samples)
+            and row.unlabelled in (0, unlabelled)
+            and (row.method not in REFERENCES or row.method == start)
+        ):
             key = (row.method, row.samples, row.unlabelled)
             grouped.setdefault(key, {}).setdefault(row.seed, {})[row.task] = row.accuracy
     seeds = {seed for found in grouped.values() for seed in found} - {None}
@@ -76,7 +80,7 @@ def recommend(rows: Sequence[Row], samples: int, unlabelled: int = 0) -> str:
         unlabelled: Inputs without labels at hand.
     """
     found = candidates(rows, samples, unlabelled)
-    zero = next((c for c in found if c.method == "zero-shot"), None)
+    zero = next((c for c in found if c.method == base_of(rows)), None)
     carried = [c for c in found if transports(c.method)]
     bare = [c for c in found if not transports(c.method) and c is not zero]
     data = " and ".join([f"{samples} labels"] * bool(samples) + [f"{unlabelled} unlabelled inputs"] * bool(unlabelled))
@@ -112,6 +116,13 @@ def recommendations(rows: Sequence[Row]) -> list[str]:
     return [
         f"- {recommend(rows, samples, unlabelled)}" for samples, unlabelled in regimes(rows) if unlabelled == largest
     ]
+
+
+def advice(rows: Sequence[Row]) -> list[str]:
+    """Returns the part of a report that says what to do, as paragraphs; none where nothing was carried over with data."""
+    if not any(transports(row.method) and (row.samples or row.unlabelled) for row in rows):
+        return []
+    return ["What was best:", "\n".join(recommendations(rows))]
 
 
 def _vocabulary(best: Candidate, carried: list[Candidate]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from bico.chain import NONE, control
+from bico.report import REFERENCES
 
 PROBES = (
     f"{NONE}+head:targets=labels",
@@ -34,7 +35,7 @@ def transports(method: str) -> bool:
         >>> [transports(m) for m in ("bico+head", "none+head", "few-shot:lr=0.1", "zero-shot")]
         [True, False, False, False]
     """
-    return method.partition(":")[0].partition("+")[0] not in (NONE, "few-shot", "zero-shot", "fine-tuned", "expert")
+    return method.partition(":")[0].partition("+")[0] not in (NONE, "few-shot", *REFERENCES)
 
 
 def keeps_vocabulary(method: str) -> bool:

@@ -51,6 +51,28 @@ def draw_samples(available: int, count: int, seed: int) -> Int[Tensor, " count"]
     return torch.randperm(available, generator=_generator(seed))[:count]
 
 
+def draw_unlabelled(available: int, taken: Iterable[int], count: int, seed: int) -> Int[Tensor, " count"]:
+    """Returns the indices of inputs that serve without their labels, drawn uniformly from those not taken.
+
+    Nested: the first 50 of 100 are those for 50.
+
+    Raises:
+        NotEnoughSamplesError: If fewer than `count` are left.
+
+    Example:
+        >>> sorted(draw_unlabelled(5, taken=[1, 3], count=3, seed=0).tolist())
+        [0, 2, 4]
+    """
+    taken = set(taken)
+    if not 0 < count <= available - len(taken):
+        raise NotEnoughSamplesError(
+            f"{count} unlabelled inputs asked for, but the training split holds {available}, of which {len(taken)} serve "
+            f"with labels: lower --unlabelled to {available - len(taken)}."
+        )
+    order = torch.randperm(available, generator=_generator(seed))
+    return torch.tensor([index for index in order.tolist() if index not in taken][:count])
+
+
 def set_sizes(sampling: Sampling, samples: Iterable[int], classes: int) -> dict[int, int]:
     """Returns, for each count asked for (N, or K per class), how many samples the set has.
 

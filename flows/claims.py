@@ -18,7 +18,7 @@ from flows.catalogue import Catalogue
 from flows.config import Settings, TransferConfig
 from flows.recipes import read_recipe
 from flows.reproduce import check, missing, read_transfers, run_transfers, scratch
-from flows.transfer import transfer
+from flows.transfer import totals, transfer
 from storage.checkpoints import load_state
 from tasks.reports import write_report
 
@@ -84,7 +84,9 @@ def claims(
     }
     for claim in catalogue.norms:
         config = next(iter(configs[claim.recipe].values()))
-        found = {task: {seed: share - 100} for (task, seed), share in norms_kept(config, settings, progress).items()}
+        kept, counted = norms_kept(config, settings, progress)
+        stages = {word: stages[word] + counted[word] for word in stages}
+        found = {task: {seed: share - 100} for (task, seed), share in kept.items()}
         outcomes[claim.id] = evaluate(found, Kind.ALIKE, claim.margin)
     about = made_by(command, time.perf_counter() - started, stages)
     about += [f"Rows of earlier runs, read from {', '.join(tables)}."] if tables else []
@@ -96,8 +98,10 @@ def claims(
     return Evaluated(outcomes, written, text)
 
 
-def norms_kept(config: TransferConfig, settings: Settings, progress: bool) -> dict[tuple[str, int], float]:
-    """How much of the task vector's norm arrives by plain `U Vᵀ` maps, in percent by task and seed.
+def norms_kept(
+    config: TransferConfig, settings: Settings, progress: bool
+) -> tuple[dict[tuple[str, int], float], dict[str, int]]:
+    """How much of the task vector's norm arrives by plain `U Vᵀ` maps, in percent by task and seed; and stage counts.
 
     The vector that `naive` adds is the source's own; it is compared on the parameters that BiCo moves.
     """
@@ -111,13 +115,14 @@ def norms_kept(config: TransferConfig, settings: Settings, progress: bool) -> di
         "oracle": False,
         "out": config.out / "norms",
     }
-    folders = transfer(config.model_copy(update=changes), settings, progress).outputs["models"]
+    done = transfer(config.model_copy(update=changes), settings, progress)
+    folders = done.outputs["models"]
     kept = {}
     for task in config.tasks:
         moved = load_state(Path(folders[f"{task}-bico-n{samples}-seed{seed}"]) / "task-vector.safetensors")
         own = load_state(Path(folders[f"{task}-naive"]) / "task-vector.safetensors")
         kept[task, seed] = 100 * norm(moved) / norm({name: own[name] for name in moved})
-    return kept
+    return kept, totals(done.stages)
 
 
 def render(catalogue: Catalogue, outcomes: Mapping[str, Outcome], about: Sequence[str]) -> str:

@@ -72,6 +72,15 @@ def transfer(
     samples: Annotated[
         str | None, typer.Option(help="Calibration samples, comma-separated [default: 10,20,50,100].")
     ] = None,
+    unlabelled: Annotated[
+        int | None, typer.Option(help="Training inputs to use without their labels, beside them [default: 0].")
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="What of the expert stands in for labels: hard or soft [default: hard].")
+    ] = None,
+    rivals: Annotated[
+        bool | None, typer.Option("--rivals/--no-rivals", help="Measure what a transfer has to beat at the same data.")
+    ] = None,
     sampling: Annotated[
         str | None, typer.Option(help="How they are chosen, such as class-balanced or per-class [default: random].")
     ] = None,
@@ -108,6 +117,9 @@ def transfer(
         "data": data or None,
         "methods": _names(methods),
         "samples": _numbers(samples, "--samples"),
+        "unlabelled": unlabelled,
+        "teacher": teacher,
+        "rivals": rivals,
         "sampling": sampling,
         "seeds": _numbers(seeds, "--seeds"),
         "completion": completion,
@@ -315,11 +327,12 @@ def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:
     if as_json:
         print(json.dumps(result.to_json()))
         return
+    from bico.recommend import advice
     from bico.report import markdown_table
     from flows.links import what_was_written, where_to_look
 
     outputs, stages = result.outputs, result.to_json()["stages"]
-    print(markdown_table(result.rows))
+    print("\n\n".join([markdown_table(result.rows), *advice(result.rows)]))
     print(
         f"\nStages: {stages['computed']} computed, {stages['cached']} cached, in {time.perf_counter() - started:.0f} s"
     )

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from bico.errors import ConfigError, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.procrustes import Completion
 from bico.sampling import Sampling
+from bico.teacher import Teacher
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -32,8 +33,15 @@ class TransferConfig(BaseModel):
     data: list[Path] = []
     """Folders with train.parquet and test.parquet; a folder's name is the name of its task."""
     methods: Annotated[list[str], Field(min_length=1)] = ["bico", "theseus", "naive"]
-    samples: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [10, 20, 50, 100]
-    """Calibration samples N (K per class for `sampling: per-class`); the sets are nested, and one pass serves all."""
+    samples: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [10, 20, 50, 100]
+    """Calibration samples N (K per class for `sampling: per-class`); the sets are nested, and one pass serves all. 0 for
+    no labels at all, where there are unlabelled inputs."""
+    unlabelled: Annotated[int, Field(ge=0)] = 0
+    """Training inputs that serve without their labels, beside the labelled ones: the expert's predictions stand in."""
+    teacher: Teacher = Teacher.HARD
+    """What of the expert's predictions becomes the target of the loss: hard (the class) or soft (probabilities)."""
+    rivals: bool = False
+    """Measure what a transfer has to beat at the same data: probes, few-shot fine-tuning, last steps without transport."""
     sampling: Sampling = Sampling.RANDOM
     """How calibration samples are chosen: random, class-balanced, centroid-near, centroid-far, half-class, one-class,
     or per-class."""
@@ -66,6 +74,17 @@ class TransferConfig(BaseModel):
     @classmethod
     def _ascending(cls, samples: list[int]) -> list[int]:
         return sorted(set(samples))
+
+    @model_validator(mode="after")
+    def _some_samples(self) -> "TransferConfig":
+        if 0 in self.samples and not self.unlabelled:
+            raise ValueError("samples: 0 labels need inputs without labels; give `unlabelled` (--unlabelled 500)")
+        return self
+
+    @property
+    def labelled(self) -> list[int]:
+        """The sample counts at which there are labels."""
+        return [count for count in self.samples if count]
 
     @field_validator("methods", "tasks", "seeds")
     @classmethod

@@ -112,16 +112,16 @@ def outputs(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]
     if not config.oracle:
         raise ConfigError("Layer outputs are compared with those of the fine-tuned target: set oracle to true.")
     experts, oracles = fine_tune_all(plan, ledger, progress=False)
-    collected = collect_all(plan, ledger)
+    collected = collect_all(plan, ledger, experts)
     blocks = solve_all(plan, settings, collected, ledger)
     _, vectors = transfer_all(plan, experts, oracles, collected, blocks, ledger)
     candidates = {(name, "zero-shot", 0, None): None for name in plan.tasks} | vectors
     records = []
-    for (name, method, samples, seed), weights in candidates.items():
+    for (name, method, samples, seed, *_), weights in candidates.items():
         if samples not in (0, config.samples[-1]):
             continue
-        limit = min(PROBES, config.test_limit or PROBES)
-        args = plan.space, plan.target, plan.tasks[name], oracles[name], weights, method, config.alpha, limit
+        limit, strength = min(PROBES, config.test_limit or PROBES), plan.strength(method) if weights else 1.0
+        args = plan.space, plan.target, plan.tasks[name], oracles[name], weights, method, strength, limit
         done = ledger.run(compare_outputs, *args, label=f"{name}/{method}")
         records += [replace(r, task=name, seed=seed, samples=samples) for r in read_measurements(done)]
     return records

@@ -2,21 +2,24 @@
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bico.chain import Chain, get_chain
 from bico.data.base import check_modality
 from bico.errors import ConfigError, NotEnoughSamplesError, OutputError, nearest
 from bico.finetune import FinetuneConfig, default_config
 from bico.memory import plan_memory
-from bico.methods import Method, Pair, get_method
-from bico.models.base import Model
+from bico.models.base import TEXT, Model
 from bico.models.loading import ModelFiles, resolve
 from bico.parameter_gradients import ParameterGradient
 from bico.procrustes import Completion
-from bico.sampling import Sampling, choose_samples, draw_samples
+from bico.rivals import rivals
+from bico.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled, set_sizes
 from bico.signals import Signal
 from bico.sites import match_sites
+from bico.teacher import Teacher
 from flows.config import Settings, TransferConfig
 from tasks.collect import ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS
 from tasks.finetune import read_expert
@@ -32,8 +35,8 @@ class Plan:
     source: ModelFiles
     target: ModelFiles
     tasks: dict[str, TaskRef]
-    methods: dict[str, Method]
-    """By their spelling in the configuration."""
+    methods: dict[str, Chain]
+    """By their spelling; the rivals that the configuration asks for come last."""
     recipes: tuple[FinetuneConfig, FinetuneConfig]
     """Fine-tuning of source and target."""
     loss: str
@@ -57,6 +60,14 @@ class Plan:
         """What parameter gradients of the target the methods need, all together."""
         return tuple(sorted({kind for method in self.methods.values() for kind in method.needs.gradients}))
 
+    @property
+    def uses_samples(self) -> bool:
+        return any(chain.uses_samples for chain in self.methods.values())
+
+    def strength(self, method: str) -> float:
+        """How much of a method's outcome is added: last steps have seen α already."""
+        return 1.0 if self.methods[method].steps else self.config.alpha
+
 
 def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     """Resolves a configuration.
@@ -67,7 +78,8 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     """
     if not math.isfinite(config.alpha):
         raise ConfigError(f"alpha={config.alpha} must be a finite number.")
-    spelt = [get_method(text) for text in config.methods]  # a misspelt one shows before a model is fetched
+    spelt = {text: get_chain(text) for text in config.methods}  # a misspelt one shows before a model is fetched
+    check_labels(config, spelt)
     folders = tuple(str(folder.expanduser().resolve()) for folder in config.data)
     tasks = {name: TaskRef(name, folders) for name in config.tasks}
     check_writable(config.out)
@@ -75,7 +87,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     space = Workspace(settings.store, settings.resolved_device(), settings.memory, settings.allow_pickle)
     for ref in tasks.values():
         ref.open()
-        if any(method.needs for method in spelt):
+        if config.rivals or any(chain.uses_samples for chain in spelt.values()):
             check_samples(config, ref)
     source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
@@ -84,11 +96,20 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         tasks = {name: pose(task, model, config.loss) for name, task in tasks.items()}
     recipes = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))
     # What a method leaves open follows the run: few-shot takes its step at the rate the target is fine-tuned with.
-    methods = {text: get_method(text, completion=config.completion, lr=recipes[1].lr) for text in config.methods}
-    pair = Pair.of(ours, theirs)
-    for method in methods.values():
-        method.check(pair)
+    asked = [*config.methods, *(rivals(config.methods) if config.rivals else [])]
+    methods = {text: get_chain(text, completion=config.completion, lr=recipes[1].lr) for text in asked}
+    methods = {text: chain for text, chain in methods.items() if config.labelled or not chain.needs_labels}
+    for chain in methods.values():
+        chain.check(ours, theirs)
+    if theirs.probed and 0 in config.samples:
+        raise ConfigError(
+            f"--samples 0: {theirs.name} is measured by a probe, which learns from labelled samples: raise --samples."
+        )
     loss = config.loss or theirs.losses[0]
+    if loss == TEXT and config.unlabelled and config.teacher is Teacher.SOFT:
+        raise ConfigError(
+            "teacher=soft: the loss of a class's words takes no probabilities; use teacher=hard or loss=probe."
+        )
     plan = Plan(config, space, source, target, tasks, methods, recipes, loss, theirs.probed)
     if plan.maps:
         signals = [signal for group in plan.collected for signal in group]
@@ -100,6 +121,15 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
             )
         read_expert(space, source, str(config.expert))
     return plan
+
+
+def check_labels(config: TransferConfig, methods: Mapping[str, Chain]) -> None:
+    """Raises ConfigError if a method that was asked for learns from labels, and there are none."""
+    if config.labelled:
+        return
+    for text, chain in methods.items():
+        if chain.needs_labels:
+            raise ConfigError(f"Method {text!r} learns from labels, and --samples 0 gives none: raise --samples.")
 
 
 def pose(task: TaskRef, model: Model, loss: str | None) -> TaskRef:
@@ -120,6 +150,11 @@ def check_samples(config: TransferConfig, ref: TaskRef) -> None:
     """Raises NotEnoughSamplesError if a calibration set cannot be drawn; a dry run tells."""
     task, count = ref.open(), config.samples[-1]
     try:
+        if config.unlabelled:
+            labelled = range(sum(set_sizes(config.sampling, config.labelled[-1:], len(task.class_names)).values()))
+            draw_unlabelled(task.sizes["train"], labelled, config.unlabelled, 0)
+        if not config.labelled:
+            return
         if config.sampling is Sampling.RANDOM:
             draw_samples(task.sizes["train"], count, 0)
             return

@@ -138,8 +138,8 @@ def ask(config: WatchConfig, verdict: str, release: str) -> Decision:
     return pause_flow_run(wait_for_input=form, timeout=seconds, key=key, poll_interval=POLL)
 
 
-def _place(row: Row) -> tuple[str, str, int, int | None]:
-    return row.task, row.method, row.samples, row.seed
+def _place(row: Row) -> tuple[str, str, int, int | None, int]:
+    return row.task, row.method, row.samples, row.seed, row.unlabelled
 
 
 def _is_waiting(flow_run: str) -> bool:

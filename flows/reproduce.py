@@ -12,7 +12,9 @@ from prefect import flow
 
 from bico.errors import ConfigError, nearest
 from bico.provenance import made_by
+from bico.recommend import advice
 from bico.report import REFERENCES, Row, headlines, markdown_table, method_label, short_name
+from bico.rivals import transports
 from bico.sampling import Sampling
 from flows.config import Settings, TransferConfig
 from flows.figures import FIGURES, Drawn
@@ -193,6 +195,8 @@ def section(recipe: Recipe, title: str, config: TransferConfig, rows: Sequence[R
     parts += [markdown_table(rows, columns)]
     if found := headlines(rows):
         parts += ["\n".join(found)]
+    if any(row.samples and not transports(row.method) and row.method not in REFERENCES for row in rows):
+        parts += advice(rows)
     parts += [
         f"† The paper prints {row.average:.2f} for {_name(row.method, row.samples)}; this is the average of its values."
         for row in paper.values()

@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ from prefect import Task, flow, get_run_logger, runtime
 
 from bico.card import Origin
 from bico.layers import Layer
-from bico.methods import Method
+from bico.methods import Needs
 from bico.models.loading import ModelFiles
 from bico.parameter_gradients import ParameterGradient
 from bico.report import Row, cell_label
 from bico.signals import Signal
+from bico.sites import Site
 from flows.config import Settings, TransferConfig
 from flows.fan_out import solve_blocks
 from flows.plan import Plan, make_plan
+from flows.regimes import Place, everywhere, is_first, sweep
 from storage.keys import Ref
 from tasks.collect import (
     ACTIVATIONS,
@@ -39,8 +41,10 @@ from tasks.probe import probe_model
 from tasks.procrustes import BlockMaps, SignalMaps, solve_maps
 from tasks.publish import Export, write_results
 from tasks.record import record_run, register
+from tasks.refit import refit_model
 from tasks.show import show_results
 from tasks.stage import Done, noted, open_model, result_of
+from tasks.taught import Taught
 from tasks.transfer import EvidenceRefs, transfer_vector
 
 
@@ -107,13 +111,13 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
     ledger = Ledger(settings.stage_timeout)
     with noted(plan.space, str(runtime.flow_run.id)):
         experts, oracles = fine_tune_all(plan, ledger, progress)
-        calibrations = collect_all(plan, ledger)
+        calibrations = collect_all(plan, ledger, experts)
         maps = solve_all(plan, settings, calibrations, ledger)
         rows, vectors = transfer_all(plan, experts, oracles, calibrations, maps, ledger)
         layers = judge_all(plan, vectors, maps)
     counts = {stage: dict(counter) for stage, counter in ledger.counts.items()}
-    drawn = [found.calibration.drawn for found in calibrations.values()]
-    exports = _exports(config, rows, vectors)
+    drawn = [made.drawn for found in calibrations.values() for made in found.calibrations if made is not None]
+    exports = _exports(plan, rows, vectors)
     outputs = write_results(plan.space, config.out, plan.target, rows, drawn, exports, _origin(plan))
     show_results(config.source, config.target, rows, layers, counts, Path(outputs["plot"]), outputs["models"])
     outputs["prefect"] = {"flow_run": str(runtime.flow_run.id)}
@@ -143,31 +147,67 @@ def fine_tune_all(plan: Plan, ledger: Ledger, progress: bool) -> tuple[dict[str,
 class Collected:
     """What was gathered on one task with one seed; no artefacts where no method asks for them."""
 
-    calibration: Calibration
+    calibration: Calibration | None
+    """None without labels."""
     covariances: dict[Signal, Done]
     gradients: dict[ParameterGradient, Ref]
+    taught: "Collected | None" = None
+    """The same of inputs without labels, if there are some."""
+
+    @property
+    def calibrations(self) -> tuple[Calibration | None, Taught | None]:
+        """Labelled and unlabelled."""
+        return self.calibration, None if self.taught is None else self.taught.calibration
 
 
-def collect_all(plan: Plan, ledger: Ledger) -> dict[tuple[str, int], Collected]:
-    """Covariances and parameter gradients by task and seed; only what some method asks for. Where models are probed, all
-    need the samples.
+def collect_all(
+    plan: Plan, ledger: Ledger, experts: Mapping[str, Done] | None = None
+) -> dict[tuple[str, int], Collected]:
+    """Covariances and parameter gradients by task and seed; only what some method asks for. Where models are
+    probed, all need the samples.
+
+    Arguments:
+        experts: By task, to stand in for labels that inputs lack; without them, those inputs are left out.
     """
     collected, config = {}, plan.config
-    for name, task in plan.tasks.items() if plan.maps or plan.gradients or plan.probed else ():
+    for name, task in plan.tasks.items() if plan.uses_samples or plan.probed else ():
         with ledger.phase(f"collect on {name}"):
             far = (
                 ledger.run(class_distances, plan.space, plan.target, task).ref if config.sampling.by_distance else None
             )
             for seed in config.seeds:
-                draw = (tuple(config.samples), seed, config.sampling, far)
-                calibration = Calibration(plan.source, plan.target, task, *draw, config.batch_size)
-                covariances = collect_covariances(plan, calibration, ledger) if plan.maps else {}
-                if plan.gradients:
-                    ledger.run(collect_parameter_gradients, plan.space, calibration, plan.gradients)
-                store = plan.space.artefacts
-                gradients = {kind: store.ref(gradients_key(calibration, kind)) for kind in plan.gradients}
-                collected[name, seed] = Collected(calibration, covariances, gradients)
+                labelled = Collected(None, {}, {})
+                if config.labelled:
+                    draw = (tuple(config.labelled), seed, config.sampling, far)
+                    calibration = Calibration(plan.source, plan.target, task, *draw, config.batch_size)
+                    labelled = collect_one(plan, calibration, ledger)
+                taught = None
+                if config.unlabelled and experts is not None:
+                    taken = () if labelled.calibration is None else tuple(labelled.calibration.indices)
+                    unlabelled = Taught(
+                        plan.source,
+                        plan.target,
+                        task,
+                        (config.unlabelled,),
+                        seed,
+                        batch_size=config.batch_size,
+                        expert=experts[name].ref,
+                        teacher=config.teacher,
+                        taken=taken,
+                        labelled_head=labelled.calibration.head_indices if taken else None,
+                    )
+                    taught = collect_one(plan, unlabelled, ledger)
+                collected[name, seed] = replace(labelled, taught=taught)
     return collected
+
+
+def collect_one(plan: Plan, calibration: Calibration, ledger: Ledger) -> Collected:
+    covariances = collect_covariances(plan, calibration, ledger) if plan.maps else {}
+    if plan.gradients:
+        ledger.run(collect_parameter_gradients, plan.space, calibration, plan.gradients)
+    store = plan.space.artefacts
+    gradients = {kind: store.ref(gradients_key(calibration, kind)) for kind in plan.gradients}
+    return Collected(calibration, covariances, gradients)
 
 
 def collect_covariances(plan: Plan, calibration: Calibration, ledger: Ledger) -> dict[Signal, Done]:
@@ -186,19 +226,11 @@ def solve_all(
 ) -> dict[tuple[str, int], list[BlockMaps]]:
     """Maps by task and seed. A cluster is started only if a map is missing."""
     sites = open_model(plan.target, plan.space.device).sites
+    groups = dict.fromkeys(site.group for site in sites)
     blocks = {
-        place: [
-            BlockMaps(
-                group,
-                tuple(
-                    SignalMaps.of(found.covariances[s].ref, s, sites, group, plan.config.samples, completion)
-                    for s, completion in plan.maps
-                ),
-            )
-            for group in dict.fromkeys(site.group for site in sites)
-        ]
+        place: [BlockMaps(group, tuple(_signal_maps(plan, found, sites, group))) for group in groups]
         for place, found in collected.items()
-        if found.covariances
+        if plan.maps
     }
     everything = [block for group in blocks.values() for block in group]
     missing = [block for block in everything if not block.is_complete(plan.space)]
@@ -212,103 +244,116 @@ def solve_all(
     return blocks
 
 
+def _signal_maps(plan: Plan, found: Collected, sites: Iterable[Site], group: str) -> Iterator[SignalMaps]:
+    """All maps of one block: of the labelled samples, and of those with the unlabelled ones."""
+    config = plan.config
+    for signal, completion in plan.maps:
+        labelled = found.covariances[signal].ref if found.covariances else None
+        if labelled is not None:
+            yield SignalMaps.of(labelled, signal, sites, group, config.labelled, completion)
+        if found.taught is not None:
+            taught = (found.taught.covariances[signal].ref, config.unlabelled)
+            yield SignalMaps.of(labelled, signal, sites, group, config.samples, completion, taught)
+
+
 def transfer_all(
     plan: Plan, experts: dict[str, Done], oracles: dict[str, Done], collected: dict, blocks: dict, ledger: Ledger
 ) -> tuple[list[Row], dict[tuple, Done]]:
-    """Rows of the results, and the transferred task vectors by (task, method, samples, seed)."""
+    """Rows of the results, and the target's task vectors after all steps by their places."""
     config, space = plan.config, plan.space
     rows: list[Row] = []
-    vectors: dict[tuple, Done] = {}
+    vectors: dict[Place, Done] = {}
 
-    def evaluate(
-        files: ModelFiles,
-        name: str,
-        weights: Done | None,
-        method: str,
-        samples: int = 0,
-        seed: int | None = None,
-        alpha: float = 1.0,
-    ) -> None:
-        label = cell_label(name, method, samples, seed)
+    def evaluate(files: ModelFiles, place: Place, weights: Done | None, alpha: float = 1.0) -> None:
+        name, method, samples, seed, unlabelled = place
+        label = cell_label(*place)
         about = space, files, plan.tasks[name], weights, alpha
-        if plan.probed:
+        if plan.probed and not (method in plan.methods and plan.methods[method].ends_in_head):
             fitted = None if seed is None else collected[name, seed].calibration.set_of(samples)
             done = ledger.run(probe_model, *about, fitted, config.test_limit, label=label)
         else:
             done = ledger.run(evaluate_model, *about, config.test_limit, label=label)
-        rows.append(Row(name, method, samples, seed, read_accuracy(done)))
+        rows.append(Row(name, method, samples, seed, read_accuracy(done), unlabelled))
 
     with ledger.phase("probe without transfer" if plan.probed else "evaluate zero-shot"):
         for method, files in (("target-probe", plan.target), ("source-probe", plan.source)) if plan.probed else ():
-            for samples, seed, name in _everywhere(plan):
-                evaluate(files, name, None, method, samples, seed)
+            for place in everywhere(plan, method):
+                evaluate(files, place, None)
         for name in plan.tasks if not plan.probed else ():
-            evaluate(plan.target, name, None, "zero-shot")
-    for method, carrier in plan.methods.items():
+            evaluate(plan.target, Place(name, "zero-shot"), None)
+    for method in plan.methods:
         with ledger.phase(f"transfer and evaluate {method}"):
-            for samples, seed, name in _sweep(plan, method):
-                place = (name, seed)
-                evidence = _evidence(carrier, samples, collected.get(place), blocks.get(place, []))
-                label = cell_label(name, method, samples, seed)
-                models = plan.source, plan.target
-                done = ledger.run(transfer_vector, space, *models, experts[name], carrier, evidence, label=label)
-                vectors[name, method, samples, seed] = done
-                evaluate(plan.target, name, done, method, samples, seed, config.alpha)
+            for place in sweep(plan, method):
+                found, solved = collected.get((place.task, place.seed)), blocks.get((place.task, place.seed), [])
+                vectors[place] = transfer_one(plan, place, experts[place.task], found, solved, ledger)
+                evaluate(plan.target, place, vectors[place], plan.strength(method))
     with ledger.phase("evaluate fine-tuned models"):
         for name in plan.tasks if plan.probed and config.oracle else ():
-            evaluate(plan.target, name, None, "full-data")
+            evaluate(plan.target, Place(name, "full-data"), None)
         for name, oracle in oracles.items():
-            evaluate(plan.target, name, oracle, "fine-tuned")
+            evaluate(plan.target, Place(name, "fine-tuned"), oracle)
         for name, expert in experts.items():
-            evaluate(plan.source, name, expert, "expert")
+            evaluate(plan.source, Place(name, "expert"), expert)
     return rows, vectors
 
 
-def _evidence(method: Method, count: int, found: Collected | None, blocks: list[BlockMaps]) -> EvidenceRefs:
+def transfer_one(
+    plan: Plan, place: Place, expert: Done, found: Collected | None, blocks: list[BlockMaps], ledger: Ledger
+) -> Done:
+    """The target's task vector of one cell: transported, and after the last steps, if there are some."""
+    chain, models, done = plan.methods[place.method], (plan.source, plan.target), None
+    label = cell_label(*place)
+    if chain.method is not None:
+        # The transport before last steps is that of the method alone, and found in the store if that was measured too.
+        needs = chain.method.needs
+        evidence = _evidence(needs, place, found, blocks) if needs else EvidenceRefs()
+        done = ledger.run(transfer_vector, plan.space, *models, expert, chain.method, evidence, label=label)
+    if chain.steps:
+        evidence = _evidence(chain.steps_need, place, found, blocks)
+        drawn = (found.calibration if place.samples else None, found.taught.calibration if place.unlabelled else None)
+        args = models, expert, done, plan.config.alpha, chain.steps, evidence, drawn
+        done = ledger.run(refit_model, plan.space, *args, label=label)
+    return done
+
+
+def _evidence(needs: Needs, place: Place, found: Collected | None, blocks: list[BlockMaps]) -> EvidenceRefs:
     """What one method needs of what all methods' needs have left."""
-    if found is None or not method.needs:
+    if found is None or place.seed is None:
         return EvidenceRefs()
-    needs = method.needs
-    maps = tuple(part for block in blocks for part in block.parts if (part.signal, part.completion) in needs.maps)
-    gradients = {kind: found.gradients[kind] for kind in needs.gradients}
-    return EvidenceRefs(count, found.calibration.sizes[count], maps, gradients)
+    parts = [part for block in blocks for part in block.parts if (part.taught is not None) == bool(place.unlabelled)]
+    maps = tuple(part for part in parts if (part.signal, part.completion) in needs.maps)
+    labelled = found if place.samples else None
+    sizes = labelled.calibration.sizes[place.samples] if labelled else 0
+    gradients = {kind: labelled.gradients[kind] for kind in needs.gradients} if labelled else {}
+    if not place.unlabelled:
+        return EvidenceRefs(place.samples, sizes, maps, gradients)
+    taught = {kind: found.taught.gradients[kind] for kind in needs.gradients}
+    return EvidenceRefs(place.samples, sizes, maps, gradients, place.unlabelled, taught)
 
 
-def _sweep(plan: Plan, method: str) -> Iterable[tuple[int, int | None, str]]:
-    if not plan.methods[method].needs and not plan.probed:
-        return [(0, None, name) for name in plan.tasks]
-    return _everywhere(plan)
-
-
-def _everywhere(plan: Plan) -> list[tuple[int, int, str]]:
-    return [(n, seed, name) for n in plan.config.samples for seed in plan.config.seeds for name in plan.tasks]
-
-
-def judge_all(plan: Plan, vectors: dict[tuple, Done], blocks: dict) -> list[Layer]:
-    """Per task, how the first method's transfer at the largest N and first seed looks block by block."""
+def judge_all(plan: Plan, vectors: dict[Place, Done], blocks: dict) -> list[Layer]:
+    """Per task, how the transfer that is shown looks block by block."""
     layers: list[Layer] = []
-    for (task, method, samples, seed), done in vectors.items():
-        if _first(plan.config, method, samples, seed):
-            needed = plan.methods[method].needs.maps
-            maps = [p for b in blocks.get((task, seed), []) for p in b.parts if (p.signal, p.completion) in needed]
-            layers += judge_layers(plan.space, plan.target, task, done, maps, samples, plan.config.alpha)
+    for place, done in vectors.items():
+        if is_first(plan, place):
+            needed, taught = plan.methods[place.method].needs.maps, bool(place.unlabelled)
+            parts = [part for block in blocks.get((place.task, place.seed), []) for part in block.parts]
+            maps = [p for p in parts if (p.signal, p.completion) in needed and (p.taught is not None) == taught]
+            strength = plan.strength(place.method)
+            layers += judge_layers(plan.space, plan.target, place.task, done, maps, place.samples, strength)
     return layers
 
 
-def _first(config: TransferConfig, method: str, samples: int, seed: int | None) -> bool:
-    """Whether a cell is of the first method, at the largest N, with the first seed: the one that is shown."""
-    return method == config.methods[0] and samples in (0, config.samples[-1]) and seed in (None, config.seeds[0])
-
-
-def _exports(config: TransferConfig, rows: list[Row], vectors: dict[tuple, Done]) -> dict[str, Export]:
+def _exports(plan: Plan, rows: list[Row], vectors: dict[Place, Done]) -> dict[str, Export]:
     """The models to write, by folder name: per task the one that is shown, all, or none."""
-    cells = {(row.task, row.method, row.samples, row.seed): row for row in rows}
+    cells = {Place(row.task, row.method, row.samples, row.seed, row.unlabelled): row for row in rows}
     chosen = {}
     for place, done in vectors.items():
-        task, method, samples, seed = place
-        if config.export == "all" or (config.export == "one" and _first(config, method, samples, seed)):
-            drawn = "" if seed is None else f"-n{samples}-seed{seed}"
-            chosen[f"{task}-{method.replace(':', '-')}{drawn}"] = Export(done, cells[place])
+        if plan.config.export == "all" or (plan.config.export == "one" and is_first(plan, place)):
+            more = f"-u{place.unlabelled}" * bool(place.unlabelled)
+            drawn = "" if place.seed is None else f"-n{place.samples}{more}-seed{place.seed}"
+            name = f"{place.task}-{place.method.replace(':', '-')}{drawn}"
+            chosen[name] = Export(done, cells[place], plan.strength(place.method))
     return chosen
 
 
@@ -329,6 +374,8 @@ def _recorded(plan: Plan) -> dict[str, Any]:
         "target_digest": plan.target.digest()[:16],
         "sampling": config.sampling.value,
         "completion": config.completion.value,
+        "unlabelled": config.unlabelled,
+        "teacher": config.teacher.value,
         "loss": plan.loss,
         "measured_by": "probe" if plan.probed else "head",
         "alpha": config.alpha,

@@ -10,6 +10,7 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
+from torch import Tensor
 
 from bico.calibration import Batch, cross_covariances, split_at
 from bico.memory import plan_memory
@@ -62,7 +63,17 @@ class Calibration:
             indices=self.indices,
             samples={str(count): size for count, size in self.sizes.items()},
             signals=list(signals),
+            **self.beside,
         )
+
+    @property
+    def beside(self) -> dict[str, object]:
+        """What else determines a collection, for its key."""
+        return {}
+
+    def targets(self, space: Workspace) -> Tensor | None:
+        """Targets of the loss, sample by sample; None for the labels that the data have."""
+        return None
 
     @property
     def sizes(self) -> dict[int, int]:
@@ -192,11 +203,12 @@ def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]):
     ours, theirs = (open_split(files, space.device, calibration.task, "train") for files in models)
     heads = tuple(open_head(files, space.device, calibration.task, calibration.head_indices) for files in models)
     indices, count_of = torch.tensor(calibration.indices), {size: n for n, size in calibration.sizes.items()}
+    taught = calibration.targets(space)
 
     def batches():
         for part in split_at(len(indices), calibration.batch_size, count_of):
             inputs, labels = ours.batch(indices[part])
-            yield Batch(inputs, theirs.batch(indices[part])[0], labels)
+            yield Batch(inputs, theirs.batch(indices[part])[0], labels if taught is None else taught[part])
 
     plan = plan_memory(source, target, signals, calibration.batch_size, len(calibration.samples), space.memory)
     parts = len(list(split_at(len(indices), calibration.batch_size, count_of)))

@@ -9,11 +9,13 @@ from prefect.client.schemas import State
 
 from bico.evaluate import accuracy
 from bico.models.loading import ModelFiles
+from bico.readout import readout_accuracy
 from bico.task_vector import subtract
 from storage.checkpoints import load_state
 from storage.keys import artefact_key
 from tasks.finetune import EXPERT
 from tasks.progress import reported
+from tasks.refit import read_readout
 from tasks.retries import RETRIES
 from tasks.stage import Done, TaskRef, Workspace, open_head, open_model, open_split, run_stage
 from tasks.transfer import VECTOR
@@ -34,7 +36,8 @@ def evaluate_model(
     """Stores the test accuracy (percent) of a model on a task.
 
     Arguments:
-        weights: A fine-tuned image tower, a task vector, or nothing for the model as it is.
+        weights: A fine-tuned image tower, a task vector (with a classifier of its own, if it has one), or nothing for the
+            model as it is.
         alpha: How much of the task vector is added.
         limit: Only the first so many test samples.
     """
@@ -51,13 +54,16 @@ def evaluate_model(
     def build(out: Path) -> None:
         opened = open_model(model, space.device)
         data = open_split(model, space.device, task, "test")
-        head = open_head(model, space.device, task)
         tested = len(data) if limit is None else min(limit, len(data))
         with (
             reported("evaluate", f"test samples of {task.name}", tested) as advance,
             opened.updated(read_vector(weights, opened.state()), alpha),
         ):
-            percent = accuracy(opened, data.batches(250, limit), head, on_batch=advance)
+            batches, readout = data.batches(250, limit), read_readout(weights)
+            if readout is None:
+                percent = accuracy(opened, batches, open_head(model, space.device, task), on_batch=advance)
+            else:
+                percent = readout_accuracy(opened, batches, readout, on_batch=advance)
         (out / METRICS).write_text(json.dumps({"accuracy": percent}))
 
     return run_stage(space, "evaluate", key, build, {"model": model.ref, "task": task.name})

@@ -12,6 +12,7 @@ from bico.models.files import T5
 from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
 from bico.task_vector import add
 from storage.checkpoints import load_state, save_state
+from tasks.refit import READOUT
 from tasks.stage import Done, Workspace, open_model
 from tasks.transfer import VECTOR
 
@@ -38,6 +39,8 @@ def export_model(space: Workspace, target: ModelFiles, vector: Done, alpha: floa
         (folder / CONFIG).write_text(json.dumps(_configuration(target, model), indent=2))
         save_state(folder / WEIGHTS, add(state, update, alpha))
     shutil.copyfile(vector.ref.path / VECTOR, folder / VECTOR.replace("task_vector", "task-vector"))
+    if (vector.ref.path / READOUT).exists():
+        shutil.copyfile(vector.ref.path / READOUT, folder / READOUT)
 
 
 def _configuration(target: ModelFiles, model: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
+from torch import Tensor
 
 from bico.calibration import split_at
 from bico.parameter_gradients import ParameterGradient, parameter_gradients
@@ -30,6 +31,7 @@ def gradients_key(calibration: Calibration, kind: ParameterGradient) -> str:
         indices=calibration.indices,
         samples={str(count): size for count, size in calibration.sizes.items()},
         kind=kind,
+        **calibration.beside,
     )
 
 
@@ -54,7 +56,9 @@ def collect_parameter_gradients(
         indices = torch.tensor(calibration.indices)
         count_of = {size: count for count, size in calibration.sizes.items()}
         snapshots = list(count_of)
-        batches = (data.batch(indices[part]) for part in split_at(len(indices), calibration.batch_size, snapshots))
+        taught = calibration.targets(space)
+        parts = split_at(len(indices), calibration.batch_size, snapshots)
+        batches = (_batch(data.batch(indices[part]), None if taught is None else taught[part]) for part in parts)
         missing = {keys[key]: folder for key, folder in folders.items()}
         # A group of arrays for each sample count, so that memory holds one.
         for size, gathered in parameter_gradients(open_model(files, device), batches, head, missing, snapshots):
@@ -76,6 +80,10 @@ def collect_parameter_gradients(
 def read_parameter_gradients(ref: Ref, samples: int) -> Tensors:
     """Reads a statistic back at one sample count, by parameter."""
     return read_arrays(_arrays(ref.path, samples))
+
+
+def _batch(labelled: tuple[Tensor, Tensor], taught: Tensor | None) -> tuple[Tensor, Tensor]:
+    return labelled if taught is None else (labelled[0], taught)
 
 
 def _arrays(folder: Path, samples: int) -> Path:

@@ -27,7 +27,8 @@ VERSION = 2
 class SignalMaps:
     """The maps of one signal and completion in one block of a calibrated pair, at every sample count: one artefact."""
 
-    covariances: Ref
+    covariances: Ref | None
+    """Of labelled samples; None without any."""
     group: str
     """The block's name."""
     signal: Signal
@@ -35,19 +36,22 @@ class SignalMaps:
     """The tensors of the block that carry the signal."""
     samples: tuple[int, ...]
     completion: Completion
+    taught: tuple[Ref, int] | None = None
+    """Covariances of unlabelled inputs and their number, which are added at every sample count."""
 
     @classmethod
     def of(
         cls,
-        covariances: Ref,
+        covariances: Ref | None,
         signal: Signal,
         sites: Iterable[Site],
         group: str,
         samples: Iterable[int],
         completion: Completion,
+        taught: tuple[Ref, int] | None = None,
     ) -> Self:
         tensors = dict.fromkeys(signal_key(site, signal)[0] for site in sites if site.group == group)
-        return cls(covariances, group, signal, tuple(tensors), tuple(samples), completion)
+        return cls(covariances, group, signal, tuple(tensors), tuple(samples), completion, taught)
 
     @property
     def key(self) -> str:
@@ -61,6 +65,7 @@ class SignalMaps:
             samples=list(self.samples),
             completion=self.completion,
             rtol=RANK_TOLERANCE,
+            **({} if self.taught is None else {"taught": self.taught[0], "unlabelled": self.taught[1]}),
         )
 
 
@@ -112,8 +117,23 @@ def _by_covariances(parts: Iterable[SignalMaps]) -> list[list[SignalMaps]]:
 
 
 def _covariances(part: SignalMaps) -> Iterator[tuple[str, Tensor]]:
-    names = [array_name(tensor, part.signal, samples) for tensor in part.tensors for samples in part.samples]
-    return iterate_arrays(part.covariances.path / "covariances", names)
+    places = [(tensor, samples) for tensor in part.tensors for samples in part.samples]
+    names = [array_name(tensor, part.signal, samples) for tensor, samples in places]
+    if part.taught is None:
+        return iterate_arrays(part.covariances.path / "covariances", names)
+    return _with_taught(part, places)
+
+
+def _with_taught(part: SignalMaps, places: Iterable[tuple[str, int]]) -> Iterator[tuple[str, Tensor]]:
+    """Losses are summed over samples, so covariances of labelled and unlabelled inputs add up."""
+    ref, count = part.taught
+    for tensor, samples in places:
+        name = array_name(tensor, part.signal, samples)
+        ((_, total),) = iterate_arrays(ref.path / "covariances", [array_name(tensor, part.signal, count)])
+        if samples:
+            ((_, labelled),) = iterate_arrays(part.covariances.path / "covariances", [name])
+            total = total + labelled
+        yield name, total
 
 
 class StoredMaps:

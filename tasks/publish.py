@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from bico.card import Origin, model_card
 from bico.models.loading import ModelFiles
+from bico.recommend import advice
 from bico.report import Row, markdown_table, plot_accuracy, start_of
 from tasks.export import export_model
 from tasks.retries import RETRIES
@@ -29,6 +30,8 @@ class Export:
     """The target's task vector."""
     cell: Row
     """Its row of the results."""
+    alpha: float = 1.0
+    """How much of the task vector is added."""
 
 
 @task(name="write-results", task_run_name="write-results", cache_policy=NO_CACHE, persist_result=False, **RETRIES)
@@ -60,13 +63,13 @@ def write_results(
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
     with _replacing(out / "results.md") as path:
-        path.write_text(table + "\n")
+        path.write_text("\n\n".join([table, *advice(rows)]) + "\n")
     with _replacing(out / "accuracy.png") as path:
         plot_accuracy(rows).figure.savefig(path, dpi=150, format="png")
     with _replacing(out / "calibration.json") as path:
         path.write_text(json.dumps(calibrations))
     for name, export in models.items():
-        export_model(space, target, export.vector, origin.alpha, folder := out / "models" / name)
+        export_model(space, target, export.vector, export.alpha, folder := out / "models" / name)
         (folder / CARD).write_text(model_card(export.cell, start_of(export.cell, rows), origin))
     return {
         "table": str(out / "results.csv"),

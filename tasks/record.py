@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from bico.recommend import advice
 from bico.report import REFERENCES, Row, base_of, markdown_table, method_label, start_of, summarise
 from storage.runs import MODELS, register_models
 from storage.tracking import Tracker
@@ -22,6 +23,16 @@ class Settings(Protocol):
     home: Path
     mlflow_uri: str | None
     experiment: str
+
+
+def metric_label(method: str, unlabelled: int) -> str:
+    """MLflow's metric names have neither the equals sign of settings nor the plus of last steps.
+
+    Example:
+        >>> metric_label("bico+head:targets=labels", 500)
+        'bico with head:targets labels u500'
+    """
+    return method.replace("=", " ").replace("+", " with ") + f" u{unlabelled}" * bool(unlabelled)
 
 
 def open_tracker(settings: Settings) -> Tracker:
@@ -54,7 +65,13 @@ def record_run(
     status = "FAILED"
     try:
         for row in rows:
-            cell = {"task": row.task, "method": row.method, "samples": row.samples, "seed": row.seed}
+            cell = {
+                "task": row.task,
+                "method": row.method,
+                "samples": row.samples,
+                "unlabelled": row.unlabelled,
+                "seed": row.seed,
+            }
             metrics = {"accuracy": row.accuracy}
             if row.method not in REFERENCES and (start := start_of(row, rows)) is not None:
                 metrics[gained] = row.accuracy - start
@@ -63,12 +80,11 @@ def record_run(
             tracker.log_artifact(parent, Path(path))
         for model, folder in outputs["models"].items():
             tracker.log_artifact(parent, Path(folder), f"{MODELS}/{model}")
-        tracker.describe(parent, markdown_table(rows))
+        tracker.describe(parent, "\n\n".join([markdown_table(rows), *advice(rows)]))
         summaries = summarise(rows)
         starts = {line.samples: line.average[0] for line in summaries if line.method == base}
         for line in summaries:
-            # MLflow's metric names have no equals sign, which settings of methods are written with.
-            label = line.method.replace("=", " ")
+            label = metric_label(line.method, line.unlabelled)
             metrics = {f"accuracy/{label}": line.average[0]}
             zero = starts.get(0 if base == "zero-shot" else line.samples)
             if zero is not None and line.method not in REFERENCES:

@@ -10,6 +10,7 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact, c
 from prefect.cache_policies import NO_CACHE
 
 from bico.layers import Layer, worst
+from bico.recommend import advice
 from bico.report import Row, headlines, markdown_table, method_label, short_name
 
 
@@ -50,6 +51,7 @@ def page(
     parts = [f"# {pair}", "Accuracy in %, mean ± sd over calibration seeds.", markdown_table(rows)]
     if lines := headlines(rows):
         parts.append("\n".join(lines))
+    parts += advice(rows)
     if layers:
         parts += ["## Blocks", f"{worst(layers)} The artifact `layers` has them all."]
     parts += ["## Stages", "| stage | computed | cached |\n| --- | ---: | ---: |"]

@@ -38,6 +38,10 @@ class EvidenceRefs:
     """How many samples that set has."""
     maps: Sequence[SignalMaps] = ()
     gradients: Mapping[ParameterGradient, Ref] | None = None
+    unlabelled: int = 0
+    """How many inputs without labels there are beside them."""
+    taught_gradients: Mapping[ParameterGradient, Ref] | None = None
+    """Of those."""
 
 
 @task(name="transfer", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
@@ -57,6 +61,7 @@ def transfer_vector(
         gradients={str(kind): ref for kind, ref in (evidence.gradients or {}).items()},
         count=evidence.count,
         samples=evidence.samples,
+        **_beside(evidence),
     )
 
     def build(out: Path) -> None:
@@ -69,19 +74,32 @@ def transfer_vector(
     return run_stage(space, "transfer", key, build, {"method": method.name, "samples": evidence.count})
 
 
+def _beside(evidence: EvidenceRefs) -> dict[str, object]:
+    """What unlabelled inputs add to the key; without them it is as it always was."""
+    if not evidence.unlabelled:
+        return {}
+    gradients = {str(kind): ref for kind, ref in (evidence.taught_gradients or {}).items()}
+    return {"unlabelled": evidence.unlabelled, "taught_gradients": gradients}
+
+
 class StoredEvidence:
     """Evidence in the store, read when a method asks for it."""
 
     def __init__(self, space: Workspace, refs: EvidenceRefs) -> None:
-        self.samples = refs.samples
+        self.samples = refs.samples + refs.unlabelled
         self._maps = StoredMaps(space, refs.maps, refs.count)
-        self._gradients, self._count, self._device = refs.gradients or {}, refs.count, space.device
+        self._refs, self._device = refs, space.device
 
     def map(self, key: SignalKey, completion: Completion) -> Tensor:
         return self._maps(key, completion).to(self._device)
 
     def gradient(self, kind: ParameterGradient) -> Mapping[str, Tensor]:
-        if kind not in self._gradients:
+        places = [
+            (self._refs.gradients or {}, self._refs.count),
+            (self._refs.taught_gradients or {}, self._refs.unlabelled),
+        ]
+        parts = [read_parameter_gradients(refs[kind], count) for refs, count in places if kind in refs and count]
+        if not parts:
             raise undeclared(f"parameter gradients ({kind})")
-        read = read_parameter_gradients(self._gradients[kind], self._count)
-        return {name: tensor.to(self._device) for name, tensor in read.items()}
+        # Both statistics are sums over samples.
+        return {name: sum(part[name] for part in parts).to(self._device) for name in parts[0]}

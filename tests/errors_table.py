@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bico import zoo
+from bico.chain import get_chain
 from bico.compare import compare
 from bico.data.tasks import get_task
 from bico.data.text_corpus import read_passages
@@ -189,6 +190,15 @@ MISTAKES = [
     Mistake("Configurations", "no `target`", lambda h: h.yaml("source: x\ntasks: [digits]\n")),
     Mistake("Configurations", "`tasks: []`", lambda h: h.yaml(TWO + "tasks: []\n")),
     Mistake("Configurations", "`samples: [0]`", lambda h: h.yaml(TWO + "tasks: [digits]\nsamples: [0]\n")),
+    Mistake("Configurations", "`--samples 0`, a method of labels", lambda h: h.plan(
+        samples=[0], unlabelled=5, methods=["none+head:targets=labels"])),
+    Mistake("Configurations", "method `none`", lambda h: get_chain("none")),
+    Mistake("Configurations", "method `bico+projektion`", lambda h: get_chain("bico+projektion")),
+    Mistake("Configurations", "method `bico+head+projection`", lambda h: get_chain("bico+head+projection")),
+    Mistake("Configurations", "method `none+head:fit=logistic:penalty=1`", lambda h: get_chain(
+        "none+head:fit=logistic:penalty=1")),
+    Mistake("Configurations", "method `none+tune:steps=0`", lambda h: get_chain("none+tune:steps=0")),
+    Mistake("Configurations", "`teacher: medium`", lambda h: h.yaml(TWO + "tasks: [digits]\nteacher: medium\n")),
     Mistake("Configurations", "`samples: many`", lambda h: h.yaml(TWO + "tasks: [digits]\nsamples: many\n")),
     Mistake("Configurations", "`sampling: centroid`", lambda h: h.yaml(TWO + "tasks: [digits]\nsampling: centroid\n")),
     Mistake("Configurations", "`completion: full`", lambda h: h.yaml(TWO + "tasks: [digits]\ncompletion: full\n")),
@@ -206,6 +216,7 @@ MISTAKES = [
     Mistake("Configurations", "method `gradfix:mask=soft`", lambda h: get_method("gradfix:mask=soft")),
     Mistake("Configurations", "method `naive` between two shapes", lambda h: h.plan(
         target=str(h.release("wide", width=24)), methods=["naive"])),
+    Mistake("Configurations", "`--loss text` of pictures", lambda h: h.plan(loss="text")),
     Mistake("Configurations", "`BICO_DEVICE=tpu`", lambda h: Settings.from_environment(device="tpu")),
     Mistake("Configurations", "`BICO_WORKERS=two`", lambda h: Settings.from_environment(workers="two")),
     Mistake("Configurations", "`--memory -1`", lambda h: Settings.from_environment(memory=-1)),
@@ -218,9 +229,12 @@ MISTAKES = [
     Mistake(
         "Data", "a table without labels", lambda h: get_task("flowers", [_table(h, picture=["a"], name=["b"])])
     ),
+    Mistake("Data", "pictures for a T5", lambda h: h.plan(source=str(h.text()), target=str(h.text()))),
     Mistake("Data", "`bico zoo build t5-mini-a` without `--data`", lambda h: pretrain.check("t5-mini-a", [])),
     Mistake("Data", "a corpus without titles", lambda h: read_passages(_table(h, text=["a"]), "train")),
     Mistake("Data", "5000 samples of a task with 1297", lambda h: h.plan(samples=[5000])),
+    Mistake("Data", "1290 unlabelled inputs of a task with 1297 samples", lambda h: h.plan(
+        samples=[100], unlabelled=1290)),
     Mistake("Data", "an expert for two tasks", lambda h: h.plan(
         tasks=["digits", "segments"], expert=h.file("e.safetensors", ""))),
     Mistake("Models and checkpoints", "`zoo:mini-q`", lambda h: resolve("zoo:mini-q")),

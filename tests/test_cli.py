@@ -54,7 +54,7 @@ def with_weights(release: Path, folder: Path, **changes: torch.Tensor) -> Path:
         (["--methods", "gradfix:mask=soft"], ["mask='soft'", "force, normal"]),
         (["--samples", "4,5000"], ["5000 calibration samples", "1297", "lower --samples"]),
         (["--samples", "four"], ["--samples four", "whole numbers"]),
-        (["--samples", "0"], ["samples", "greater than or equal to 1"]),
+        (["--samples", "0"], ["samples", "0 labels", "--unlabelled"]),
         (["--completion", "full"], ["completion", "'partial' or 'svd'"]),
         (["--expert", "nowhere.safetensors"], ["nowhere.safetensors", "no such file", "check the path"]),
         (["--alpha", "nan"], ["alpha=nan", "finite"]),

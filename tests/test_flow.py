@@ -260,4 +260,4 @@ def test_an_edited_comment_recomputes_nothing_and_json_is_all_there_is(bench: Be
     printed = json.loads(done.stdout)
     assert printed["stages"]["computed"] == 0 and printed["stages"]["cached"] == 16
     assert set(printed) == {"rows", "outputs", "stages"}
-    assert set(printed["rows"][0]) == {"task", "method", "samples", "seed", "accuracy"}
+    assert set(printed["rows"][0]) == {"task", "method", "samples", "seed", "accuracy", "unlabelled"}

@@ -24,8 +24,11 @@ from bico.data.text_corpus import (
 from bico.errors import ConfigError, DataError
 from bico.models.loading import load, resolve
 from bico.models.t5 import T5Encoder
-from bico.pretrain_text import TextRecipe, build, learning_rate, run, save, train
+from bico.pretrain_text import TextRecipe, build, learning_rate, run, save, start_embedding, train
+from bico.zoo import read_manifest, summary
+from bico.zoo import resolve as resolve_zoo
 from bico.zoo_measure_text import entry, held_out_loss, probes, read_texts, sentence_features
+from flows.pretrain import pretrain
 
 TINY = TextRecipe(
     corpus="tales", seed=5, steps=30, warm_up=3, batch_size=8, length=24, density=0.25, span=2.0,
@@ -83,6 +86,37 @@ def test_a_recipe_and_a_corpus_make_a_model_that_transformers_loads(folder, tmp_
     assert {path.name for path in (tmp_path / "m").iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
+
+
+def test_a_step_is_as_long_as_the_schedule_says(folder, tokenizer):
+    passages, sentinels = encode(tokenizer, read_passages(folder, "train")), sentinel_ids(tokenizer)
+    model = build(TINY, len(tokenizer))
+    before = model.shared.weight.detach().clone()
+    train(model, passages, sentinels, dataclasses.replace(TINY, steps=1, warm_up=4), progress=False, bfloat16=False)
+    moved = (model.shared.weight.detach() - before).abs().max().item()
+    assert moved == pytest.approx(TINY.embedding_rate / 4, rel=1e-3)  # AdamW's first step is the rate in every element
+
+
+def test_training_starts_from_word_vectors_of_its_own_books(folder, tmp_path):
+    recipe = dataclasses.replace(TINY, steps=1, embedding_rate=0.0, books=(0.0, 0.6))
+    run(recipe, tmp_path, [folder], progress=False)
+    loaded, passages = load(resolve(str(tmp_path))), read_passages(folder, "train")
+    model = build(recipe, len(loaded.tokenizer))
+    start_embedding(model, encode(loaded.tokenizer, choose_books(passages, 0.0, 0.6)), recipe)
+    torch.testing.assert_close(loaded.model.shared.weight, model.shared.weight, atol=1e-2, rtol=0)
+    start_embedding(model, encode(loaded.tokenizer, passages), recipe)
+    assert (loaded.model.shared.weight - model.shared.weight).abs().max() > 0.1
+
+
+def test_the_flow_builds_measures_and_registers(api, folder, questions, tmp_path, monkeypatch):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(dataclasses.asdict(TINY) | {"steps": 2, "books": [0.0, 0.8]}))
+    monkeypatch.setattr("bico.zoo.recipe", lambda name: tmp_path / f"{name}.yaml")
+    pretrain("tiny", tmp_path / "zoo" / "tiny", [folder, questions])
+    entry = read_manifest(tmp_path / "zoo")["models"]["tiny"]
+    assert entry["recipe"]["books"] == [0.0, 0.8] and entry["parameters"] > entry["encoder_parameters"]
+    assert entry["probe"][questions.name]["embeddings"] == 100  # the first word of a question is its answer
+    assert resolve_zoo("tiny", tmp_path / "zoo") == tmp_path / "zoo" / "tiny"
+    assert summary("tiny", entry).startswith("zoo:tiny ")
 
 
 def test_what_is_saved_computes_the_same(tokenizer, tmp_path):

@@ -304,11 +304,15 @@ def test_rows_are_read_back_from_the_table_that_was_written(bench: Bench, tmp_pa
 
 def test_plain_maps_keep_norms_and_partial_ones_lose_some(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny(bench).configs(True, [], bench.folder)["alone"]
-    (kept,) = norms_kept(config, bench.settings, False).values()
+    by_place, stages = norms_kept(config, bench.settings, False)
+    (kept,) = by_place.values()
     assert kept == pytest.approx(100, abs=1e-3)
+    assert stages["computed"] > 0 == stages["cached"]
     monkeypatch.setattr(flows.claims, "PLAIN", Completion.PARTIAL)  # four samples span little
-    (kept,) = norms_kept(config, bench.settings, False).values()
+    by_place, stages = norms_kept(config, bench.settings, False)
+    (kept,) = by_place.values()
     assert 1 < kept < 99
+    assert stages["computed"] > 0 < stages["cached"]  # the other maps and what follows from them; the passes are shared
 
 
 def test_lists_and_mistakes_on_the_command_line(

@@ -18,6 +18,7 @@ from bico.refits import REFITS, Outcome, Samples, Scene
 from bico.refits.projection import Projection, added
 from bico.teacher import Teacher, expert_scores, targets
 from bico.transfer import transfer
+from tests import tiny_t5
 from tests.symmetry import permuted_copy
 from tests.test_methods import gradient_step
 from tests.tiny import CLASSES, head, pictures, random_task_vector, size, tiny_clip
@@ -248,6 +249,32 @@ def test_pairs_of_other_widths_and_sizes_are_served(source: ClipViT) -> None:
     target = tiny_clip(2, width=24, layers=3, image=16, embed=12)
     outcome = done("bico+projection+head", source, target, random_task_vector(source))
     assert outcome.vector["visual.proj"].shape == (24, 12) and outcome.readout.weight.shape == (24, CLASSES)
+
+
+def test_text_models_get_heads_and_steps_of_tuning() -> None:
+    """The family without a projection: heads read pooled features, padding differs between batches."""
+    ours, theirs = tiny_t5.tiny_t5(1), tiny_t5.tiny_t5(2, d_model=16)
+    words, labels = tiny_t5.texts(12), torch.arange(12) % 3
+    heads = tuple(model.head(tiny_t5.CLASS_NAMES) for model in (ours, theirs))
+    tau = tiny_t5.random_task_vector(ours)
+
+    def of(size: int) -> Samples:
+        parts = [slice(start, start + size) for start in range(0, 12, size)]
+        return Samples([Batch(ours.prepare(words[p]), theirs.prepare(words[p]), labels[p]) for p in parts])
+
+    whole, split = (run(get_chain("bico+head"), tau, ours, theirs, of(size), heads).readout for size in (12, 5))
+    assert whole.weight.shape == (16, 3) and whole.weight.any()
+    assert_close(split.weight, whole.weight, atol=1e-7, rtol=1e-5)
+    tuned = run(get_chain("none+tune:steps=10:lr=1e-3"), tau, ours, theirs, of(5), heads).vector
+
+    def loss() -> float:
+        return float(theirs.loss(theirs.prepare(words), labels, heads[1]))
+
+    before = loss()
+    with theirs.updated(tuned):
+        assert loss() < before
+    with pytest.raises(MethodError, match="tiny-t5-1 has none: use head"):
+        run(get_chain("bico+projection"), tau, ours, theirs, of(12), heads)
 
 
 def test_spelling() -> None:

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bico.calibration import Batch
@@ -41,29 +41,22 @@ class Scene:
     tau: Mapping[str, Tensor]
     """The source's task vector."""
     samples: Samples
-    _read: dict[str, Readings] = field(default_factory=dict, repr=False, compare=False)
+    known: dict[str, Readings] = field(default_factory=dict, repr=False, compare=False)
+    """What has been read of "source", "expert" and "target" so far."""
 
     def source_before(self) -> Readings:
-        return self._once("source", lambda: read(self.source, self._inputs("source")))
+        return self._once("source", {})
 
     def source_after(self) -> Readings:
         """Of the expert."""
-
-        def build() -> Readings:
-            with self.source.updated(self.tau):
-                return read(self.source, self._inputs("source"))
-
-        return self._once("expert", build)
+        return self._once("expert", self.tau)
 
     def target_before(self) -> Readings:
-        return self._once("target", lambda: read(self.target, self._inputs("target")))
+        return self._once("target", {})
 
     def target_after(self, vector: Mapping[str, Tensor]) -> Readings:
         """Of the target with a task vector."""
-        if not vector:
-            return self.target_before()
-        with self.target.updated(vector):
-            return read(self.target, self._inputs("target"))
+        return self._read("target", vector) if vector else self.target_before()
 
     @cached_property
     def scores(self) -> Float[Tensor, "samples classes"]:
@@ -71,17 +64,22 @@ class Scene:
         return expert_scores(self.source, self.tau, self._inputs("source"), self.heads[0])
 
     @property
-    def labels(self) -> Tensor:
-        """Class indices of the labelled samples (labelled,)."""
+    def labels(self) -> Int[Tensor, " labelled"]:
+        """Class indices of the labelled samples."""
         return torch.cat([batch.labels for batch in self.samples.labelled])
 
     def _inputs(self, side: str) -> list[Tensor]:
         return [getattr(batch, side) for batch in self.samples.batches]
 
-    def _once(self, name: str, build) -> Readings:
-        if name not in self._read:
-            self._read[name] = build()
-        return self._read[name]
+    def _read(self, side: str, vector: Mapping[str, Tensor]) -> Readings:
+        model = getattr(self, side)
+        with model.updated(vector):
+            return read(model, self._inputs(side))
+
+    def _once(self, name: str, vector: Mapping[str, Tensor]) -> Readings:
+        if name not in self.known:
+            self.known[name] = self._read("target" if name == "target" else "source", vector)
+        return self.known[name]
 
 
 @dataclass(frozen=True)

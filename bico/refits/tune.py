@@ -49,14 +49,13 @@ class Tune:
         rows = _rows(scene.samples.batches)
         if not rows:
             raise CalibrationError("tune needs samples, and there are none: raise --samples or --unlabelled.")
-        size = min(self.batch_size, len(rows))
+        target, size = scene.target, min(self.batch_size, len(rows))
         config = FinetuneConfig(steps=self.steps, batch_size=size, lr=self.lr, warmup=self.steps // 10, seed=self.seed)
 
         def batch(indices: Tensor) -> tuple[Tensor, Tensor]:
             chosen = [rows[int(index)] for index in indices]
-            return torch.stack([inputs for inputs, _ in chosen]), torch.stack([label for _, label in chosen])
+            return target.stack([inputs for inputs, _ in chosen]), torch.stack([label for _, label in chosen])
 
-        target = scene.target
         before = {name: tensor.clone() for name, tensor in target.state().items()}
         with target.updated(vector):
             tuned = finetune(target, batch, len(rows), scene.heads[1], config, progress=False)

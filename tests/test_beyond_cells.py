@@ -1,0 +1,115 @@
+"""The study's shortcuts (features read once, trunks shared) change nothing: its numbers are the library's."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.beyond.cells import Cell, Draw, Line, append, lines_of, read_cells
+from benchmarks.beyond.setting import Expert, Side
+from benchmarks.beyond.table import accuracy_table, prediction, spread
+from benchmarks.beyond.table import read_cells as read_table
+from bico.chain import get_chain, run
+from bico.evaluate import accuracy
+from bico.finetune import MINI
+from bico.readout import read, readout_accuracy
+from bico.refits import Samples
+from bico.teacher import expert_scores
+from tests.tiny import CLASSES, head, pictures, random_task_vector, size, tiny_clip
+
+SAMPLES = 60
+
+
+class Pictures:
+    """Prepared pictures in memory."""
+
+    def __init__(self, image: int, seed: int) -> None:
+        self.images, labels = pictures(SAMPLES, image, seed), torch.arange(SAMPLES) % CLASSES
+        self.split = SimpleNamespace(labels=labels)
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        return self.images[indices], self.split.labels[indices]
+
+    def batches(self, size: int, limit: int | None = None):
+        for indices in torch.arange(min(limit or SAMPLES, SAMPLES)).split(size):
+            yield self.batch(indices)
+
+
+def side(seed: int, **shape: int) -> Side:
+    model = tiny_clip(seed, **shape)
+    task = SimpleNamespace(name="made-up")
+    data = [Pictures(size(model), s) for s in (1, 2)]
+    return Side(f"zoo:tiny-{seed}", task, model, head(model), *data, limit=40)
+
+
+@pytest.fixture(scope="module")
+def cell() -> Cell:
+    source, target = side(1), side(2, width=24)
+    tau = random_task_vector(source.model)
+    inputs = source.inputs(source.pool)
+    with source.model.updated(tau):
+        after = read(source.model, inputs)
+    expert = Expert(source, tau, after, expert_scores(source.model, tau, inputs, source.head))
+    return Cell(expert, target, Draw.of(len(source.pool), labels=12, unlabelled=10, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("method", "data"),
+    [
+        ("bico", "mixed"),
+        ("bico", "teacher"),
+        ("theseus", "labels"),
+        ("bico+projection", "labels"),
+        ("bico+projection", "mixed"),
+        ("none+projection", "mixed"),
+        ("bico+head", "mixed"),
+        ("none+head:targets=labels", "labels"),
+        ("none+tune:steps=30", "labels"),
+    ],
+)
+def test_a_cell_measures_what_the_library_does(cell: Cell, method: str, data: str) -> None:
+    target, expert = cell.target, cell.expert
+    samples = {
+        "labels": Samples(cell.labelled),
+        "teacher": Samples([], cell.unlabelled),
+        "mixed": Samples(cell.labelled, cell.unlabelled),
+    }[data]
+    chain = get_chain(method, lr=MINI.lr)
+    outcome = run(chain, expert.tau, expert.side.model, target.model, samples, (expert.side.head, target.head))
+    test = list(target.test.batches(40, 40))
+    with target.model.updated(outcome.vector):
+        if outcome.readout is None:
+            expected = accuracy(target.model, test, target.head)
+        else:
+            expected = readout_accuracy(target.model, test, outcome.readout)
+    assert cell.measure(method, data) == pytest.approx(expected)
+    bare = {} if method.startswith("none") else outcome.vector
+    assert len(cell.unlabelled) and not set(cell.draw.labelled.tolist()) & set(cell.draw.unlabelled.tolist())
+    assert bare == {} or any(t.any() for t in bare.values())
+
+
+def test_experts_do_not_see_the_pool() -> None:
+    one = side(1)
+    seen = set(one.order[len(one.pool) :].tolist())
+    assert len(one.pool) == SAMPLES // 2 and not seen & set(one.pool.tolist()) and len(seen) == SAMPLES // 2
+
+
+def test_cells_are_written_whole_and_skipped(cell: Cell, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Side, "fine_tuned", lambda self, seed, folder: random_task_vector(self.model))
+    about = Line("tiny-1", "tiny-2", "digits", 0, 0, "", 0, 0, 0.0)
+    lines = list(lines_of(cell, about, tmp_path))
+    append(tmp_path / "cells.csv", lines)
+    done = ("tiny-1", "tiny-2", "digits", "0", "0", "12")
+    assert read_cells(tmp_path / "cells.csv") == {(*done, "10"), (*done, "0")}  # the labels' own regime is in it
+    (read,) = read_table(tmp_path / "cells.csv")
+    assert len(read.accuracy) == len(lines) and read.accuracy["bico", 12, 10] == pytest.approx(
+        cell.measure("bico", "mixed"), abs=1e-3
+    )
+    read.accuracy.update({("zero-shot", 0, 0): 10.0, ("fine-tuned", 0, 0): 60.0, ("bico", 12, 0): 35.0})
+    assert read.gap(("zero-shot", 0, 0)) == 0 and read.gap(("bico", 12, 0)) == 50
+    assert "| BiCo + projection | 12 | 10 |" in accuracy_table([read]) and prediction([read]) == []
+    assert spread([1.0, 3.0]) == "2.0 ± 1.4" and spread([2.0], "+") == "+2.0"
