@@ -144,6 +144,11 @@ def test_the_tokenizer_repeats(folder, tokenizer):
     assert again.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
 
 
+def test_letters_outside_the_alphabet_are_unknown():
+    foreign = train_tokenizer(["жук the fox"] * 5, vocabulary=110)
+    assert foreign("жук fox").input_ids.count(foreign.unk_token_id) == 1
+
+
 def test_windows_hold_every_token_once_without_padding():
     passages = [torch.arange(10 * i, 10 * i + 7) for i in range(10)]
     cut = windows(passages, 5, torch.Generator().manual_seed(0))
