@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from bico.errors import ConfigError, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.procrustes import Completion
+from bico.report import short_name
 from bico.sampling import Sampling
 from bico.teacher import Teacher
 
@@ -69,6 +70,11 @@ class TransferConfig(BaseModel):
     """Register the written models in MLflow under this name (NAME-FOLDER each, if there are several)."""
     out: Path = Path("out")
     """Where tables, plots and models go."""
+
+    @property
+    def title(self) -> str:
+        """Names a run of it: the two models, without the folders of one machine."""
+        return f"{short_name(self.source)}-to-{short_name(self.target)}"
 
     @field_validator("samples")
     @classmethod
