@@ -1,0 +1,187 @@
+"""Table 2 in miniature by the library alone, for a machine that has PyTorch and transformers but none of the pipeline.
+
+    python -m benchmarks.language_plain dump --data DATA/trec --data DATA/subj ... --into FOLDER    where the data are
+    python -m benchmarks.language_plain run FOLDER [--device cuda]                                  anywhere
+    python -m benchmarks.language_plain show FOLDER --machine "..."                                 where the project is
+
+`dump` leaves tokens and labels, `run` writes rows.csv (loss, task, method, samples, seed, accuracy), one process per task,
+and `show` writes benchmarks/results/losses.md and .csv. Draws, fine-tuning, maps and probes are those of `bico reproduce
+table2 --mini`, with whose rows these agree up to rounding; both losses of a text model are run.
+"""
+
+import argparse
+import csv
+import json
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bico.calibration import Batch, cross_covariances, split_at
+from bico.data.base import Prepared, Split
+from bico.finetune import FinetuneConfig, finetune
+from bico.methods import Gathered, Pair, get_method
+from bico.models.base import PROBE
+from bico.models.files import T5, ModelFiles
+from bico.models.t5 import T5Encoder
+from bico.models.t5_loading import load_t5
+from bico.probe import as_head, fit_probe
+from bico.readout import Readout, read
+from bico.sampling import draw_samples
+from bico.signals import Signal
+from bico.task_vector import subtract
+
+COLUMNS = ("loss", "task", "method", "samples", "seed", "accuracy")
+SIGNALS = (Signal.INPUT, Signal.OUTPUT, Signal.OUTPUT_GRAD)
+RESULTS = Path(__file__).parent / "results"
+
+
+class Work:
+    """One model with one task's tokens."""
+
+    def __init__(self, model: T5Encoder, data: dict[str, Any], limit: int) -> None:
+        self.model, self.classes = model, data["classes"]
+        self.train, self.test = (self._prepared(*data[split]) for split in ("train", "test"))
+        self.limit = limit
+
+    def _prepared(self, rows: list[Tensor], labels: Tensor) -> Prepared:
+        return Prepared(Split(labels, rows.__getitem__), self.model.stack, self.model.stack)
+
+    def features(self, data: Prepared, indices: Tensor) -> tuple[Tensor, Tensor]:
+        found = read(self.model, (data.batch(part)[0] for part in indices.split(250))).features
+        return found, data.split.labels[indices].to(found.device)
+
+    def probe(self, indices: Tensor | None = None) -> Readout:
+        chosen = torch.arange(len(self.train)) if indices is None else indices
+        features, labels = self.features(self.train, chosen)
+        if len(chosen) < 1000:  # not worth a GPU
+            features, labels = features.cpu(), labels.cpu()
+        return fit_probe(features, labels, len(self.classes))
+
+    def accuracy(self, indices: Tensor | None = None) -> float:
+        """Of a probe fitted on some training samples, or on all, in percent."""
+        probe = self.probe(indices)
+        features, labels = self.features(self.test, torch.arange(min(self.limit, len(self.test))))
+        scores = probe.scores(features.to(probe.weight.device))
+        return 100 * float((scores.argmax(1) == labels.to(scores.device)).double().mean())
+
+    def head(self, loss: str, indices: Tensor | None = None) -> Tensor:
+        if loss != PROBE:
+            return self.model.head(self.classes)
+        return as_head(self.probe(indices)).to(self.model.device)
+
+    def fine_tuned(self, loss: str, config: FinetuneConfig) -> dict[str, Tensor]:
+        """The task vector."""
+        head = self.head(loss)
+        tuned = finetune(self.model, self.train.batch, len(self.train), head, config, progress=False)
+        return subtract(tuned, self.model.state())
+
+
+def run_task(folder: Path, name: str, device: str) -> list[tuple]:
+    torch.set_num_threads(1 if device == "cpu" else 2)
+    about, data = json.loads((folder / "about.json").read_text()), torch.load(folder / f"{name}.pt", weights_only=True)
+    ours, theirs = (Work(load(folder / end, device), data, about["test_limit"]) for end in ("source", "target"))
+    config, counts = FinetuneConfig(**about["finetune"]), about["samples"]
+    draws = {seed: draw_samples(len(ours.train), counts[-1], seed) for seed in about["seeds"]}
+    rows: list[tuple] = []
+    for loss in about["losses"]:
+        started = time.perf_counter()
+        for work, method in ((theirs, "target-probe"), (ours, "source-probe")):
+            rows += [(loss, name, method, n, s, work.accuracy(d[:n])) for n in counts for s, d in draws.items()]
+        tau, oracle = ours.fine_tuned(loss, config), theirs.fine_tuned(loss, config)
+        for seed, drawn in draws.items():
+            rows += carry(loss, name, seed, drawn, counts, ours, theirs, tau, about["methods"])
+        rows.append((loss, name, "full-data", 0, "", theirs.accuracy()))
+        for work, vector, method in ((theirs, oracle, "fine-tuned"), (ours, tau, "expert")):
+            with work.model.updated(vector):
+                rows.append((loss, name, method, 0, "", work.accuracy()))
+        print(f"{name}, {loss}: {time.perf_counter() - started:.0f} s", flush=True)
+    return rows
+
+
+def carry(
+    loss: str,
+    name: str,
+    seed: int,
+    drawn: Tensor,
+    counts: list[int],
+    ours: Work,
+    theirs: Work,
+    tau: dict,
+    methods: list,
+) -> list[tuple]:
+    """Rows of one calibration draw."""
+    heads = tuple(work.head(loss, drawn[: counts[0]]) for work in (ours, theirs))
+    batches = [
+        Batch(ours.train.batch(drawn[s])[0], *theirs.train.batch(drawn[s])) for s in split_at(len(drawn), 32, counts)
+    ]
+    pair, rows = Pair.of(ours.model, theirs.model), []
+    here = {key: tensor.cpu() for key, tensor in tau.items()}
+    for n, sums in cross_covariances(ours.model, theirs.model, batches, heads, SIGNALS, counts):
+        evidence = Gathered(n, {key: value.cpu() for key, value in sums.items()})
+        for method in methods:
+            with theirs.model.updated(get_method(method).transport(here, pair, evidence)):
+                rows.append((loss, name, method, n, seed, theirs.accuracy(drawn[:n])))
+    return rows
+
+
+def load(folder: Path, device: str) -> T5Encoder:
+    weights = folder / "model.safetensors"
+    return load_t5(ModelFiles(folder.name, f"local-dir:{folder}", weights, (weights,), family=T5), device)
+
+
+def dump(folders: list[Path], into: Path) -> None:
+    import shutil
+
+    from bico import zoo
+    from bico.data.tasks import get_task
+    from flows.recipes import read_recipe
+
+    config = read_recipe("table2").configs(True, folders)["pair"]
+    into.mkdir(parents=True, exist_ok=True)
+    for end, ref in (("source", config.source), ("target", config.target)):
+        shutil.copytree(zoo.resolve(ref.removeprefix("zoo:")), into / end, dirs_exist_ok=True)
+    model = load(into / "source", "cpu")
+    for name in config.tasks:
+        task, splits = get_task(name, folders), {}
+        for split in ("train", "test"):
+            opened = task.open(split)
+            rows = [model.prepare([opened.example(n)])[0].short() for n in range(len(opened))]
+            splits[split] = ([row.long() for row in rows], opened.labels)
+        torch.save(splits | {"classes": list(task.class_names)}, into / f"{name}.pt")
+    about = {key: getattr(config, key) for key in ("tasks", "methods", "samples", "seeds", "test_limit")}
+    about |= {"losses": list(T5Encoder.losses), "finetune": vars(config.finetune)}
+    (into / "about.json").write_text(json.dumps(about))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("dump")
+    verb.add_argument("--data", action="append", type=Path, required=True)
+    verb.add_argument("--into", type=Path, required=True)
+    verb = verbs.add_parser("run")
+    verb.add_argument("folder", type=Path)
+    verb.add_argument("--device", default="cpu")
+    verb.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    if given.verb == "dump":
+        dump(given.data, given.into)
+        return
+    tasks = json.loads((given.folder / "about.json").read_text())["tasks"]
+    context = torch.multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(len(tasks) if given.device != "cpu" else 1, context) as pool:
+        done = pool.map(run_task, [given.folder] * len(tasks), tasks, [given.device] * len(tasks))
+        with (given.out or given.folder / "rows.csv").open("w", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(COLUMNS)
+            for rows in done:
+                writer.writerows(rows)
+                stream.flush()
+
+
+if __name__ == "__main__":
+    main()
