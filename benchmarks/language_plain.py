@@ -57,9 +57,7 @@ class Work:
     def probe(self, indices: Tensor | None = None) -> Readout:
         chosen = torch.arange(len(self.train)) if indices is None else indices
         features, labels = self.features(self.train, chosen)
-        if len(chosen) < 1000:  # not worth a GPU
-            features, labels = features.cpu(), labels.cpu()
-        return fit_probe(features, labels, len(self.classes))
+        return fit_probe(features.cpu(), labels.cpu(), len(self.classes))  # many small steps: no work for a GPU
 
     def accuracy(self, indices: Tensor | None = None) -> float:
         """Of a probe fitted on some training samples, or on all, in percent."""
@@ -80,26 +78,35 @@ class Work:
         return subtract(tuned, self.model.state())
 
 
-def run_task(folder: Path, name: str, device: str) -> list[tuple]:
+def run_task(folder: Path, name: str, device: str, out: Path) -> None:
+    """Writes NAME-LOSS.csv for each loss; what does not depend on it goes with the first."""
     torch.set_num_threads(1 if device == "cpu" else 2)
     about, data = json.loads((folder / "about.json").read_text()), torch.load(folder / f"{name}.pt", weights_only=True)
     ours, theirs = (Work(load(folder / end, device), data, about["test_limit"]) for end in ("source", "target"))
     config, counts = FinetuneConfig(**about["finetune"]), about["samples"]
     draws = {seed: draw_samples(len(ours.train), counts[-1], seed) for seed in about["seeds"]}
-    rows: list[tuple] = []
     for loss in about["losses"]:
-        started = time.perf_counter()
-        for work, method in ((theirs, "target-probe"), (ours, "source-probe")):
+        started, rows = time.perf_counter(), []
+        for work, method in ((theirs, "target-probe"), (ours, "source-probe")) if loss == about["losses"][0] else ():
             rows += [(loss, name, method, n, s, work.accuracy(d[:n])) for n in counts for s, d in draws.items()]
         tau, oracle = ours.fine_tuned(loss, config), theirs.fine_tuned(loss, config)
         for seed, drawn in draws.items():
             rows += carry(loss, name, seed, drawn, counts, ours, theirs, tau, about["methods"])
-        rows.append((loss, name, "full-data", 0, "", theirs.accuracy()))
+        write(out / f"{name}-{loss}.csv", rows)
+        if loss == about["losses"][0]:
+            rows.append((loss, name, "full-data", 0, "", theirs.accuracy()))
         for work, vector, method in ((theirs, oracle, "fine-tuned"), (ours, tau, "expert")):
             with work.model.updated(vector):
                 rows.append((loss, name, method, 0, "", work.accuracy()))
+        write(out / f"{name}-{loss}.csv", rows)
         print(f"{name}, {loss}: {time.perf_counter() - started:.0f} s", flush=True)
-    return rows
+
+
+def write(path: Path, rows: list[tuple]) -> None:
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
 
 
 def carry(
@@ -174,13 +181,10 @@ def main() -> None:
     tasks = json.loads((given.folder / "about.json").read_text())["tasks"]
     context = torch.multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(len(tasks) if given.device != "cpu" else 1, context) as pool:
-        done = pool.map(run_task, [given.folder] * len(tasks), tasks, [given.device] * len(tasks))
-        with (given.out or given.folder / "rows.csv").open("w", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(COLUMNS)
-            for rows in done:
-                writer.writerows(rows)
-                stream.flush()
+        for done in [
+            pool.submit(run_task, given.folder, name, given.device, given.out or given.folder) for name in tasks
+        ]:
+            done.result()
 
 
 if __name__ == "__main__":
