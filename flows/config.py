@@ -49,7 +49,7 @@ class TransferConfig(BaseModel):
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
     """Seeds of the calibration draw."""
     loss: str | None = None
-    """Of text models, the loss that fine-tuning takes and whose gradients are aligned: text or probe [default: text]."""
+    """Of text models, the loss that fine-tuning takes and whose gradients are aligned: probe or text [default: probe]."""
     completion: Completion = Completion.PARTIAL
     """What maps do outside the calibrated span."""
     alpha: float = 1.0
