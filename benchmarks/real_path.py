@@ -96,7 +96,7 @@ def shortened(pair: Pair, source: Path, target: Path) -> Recipe:
     # Random weights have nothing to match, and TransFusion's search for it would take most of the time.
     methods = ["transfusion:sweeps=2" if method == "transfusion" else method for method in recipe.shared["methods"]]
     real = {"source": str(source), "target": str(target), "tasks": [f"hub:{TASK}"]}
-    return recipe.model_copy(update={"real": real, "shared": recipe.shared | SHORT | {"methods": methods}, "paper": []})
+    return recipe.model_copy(update={"real": real, "shared": recipe.shared | {"methods": methods} | SHORT, "paper": []})
 
 
 def run(pair: Pair, folder: Path, settings: Settings, progress: bool = False) -> tuple[Reproduced, float]:

@@ -43,5 +43,6 @@ def test_words_of_one_kind_are_alike():
 def test_another_seed_gives_another_basis_of_the_same_geometry():
     one, same, other = (word_vectors([kinds()], 12, 8, torch.Generator().manual_seed(s), window=2) for s in (1, 1, 2))
     assert torch.equal(one, same)
-    assert (one - other).norm() > one.norm() / 2
+    # Unrotated, the first number of every vector is its share of the leading direction, whatever the seed.
+    assert torch.nn.functional.cosine_similarity(one[:, 0], other[:, 0], dim=0).abs() < 0.9
     torch.testing.assert_close(one @ one.T, other @ other.T, atol=0.05, rtol=0)
