@@ -33,7 +33,7 @@ class Layer:
         signal, share = min(self.determined.items(), key=lambda item: item[1])
         if share >= WELL:
             return "well determined"
-        few = "partly determined" if share >= HALF else "few directions: more samples would help"
+        few = "partly determined" if share >= HALF else "few directions"
         return f"{few} ({NAMES.get(signal, signal)})"
 
     def to_row(self) -> dict[str, str]:

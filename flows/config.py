@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from bico.errors import ConfigError, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.procrustes import Completion
+from bico.report import short_name
 from bico.sampling import Sampling
 from bico.teacher import Teacher
 
@@ -48,7 +49,7 @@ class TransferConfig(BaseModel):
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
     """Seeds of the calibration draw."""
     loss: str | None = None
-    """Of text models, the loss that fine-tuning takes and whose gradients are aligned: text or probe [default: text]."""
+    """Of text models, the loss that fine-tuning takes and whose gradients are aligned: probe or text [default: probe]."""
     completion: Completion = Completion.PARTIAL
     """What maps do outside the calibrated span."""
     alpha: float = 1.0
@@ -69,6 +70,11 @@ class TransferConfig(BaseModel):
     """Register the written models in MLflow under this name (NAME-FOLDER each, if there are several)."""
     out: Path = Path("out")
     """Where tables, plots and models go."""
+
+    @property
+    def title(self) -> str:
+        """Names a run of it: the two models, without the folders of one machine."""
+        return f"{short_name(self.source)}-to-{short_name(self.target)}"
 
     @field_validator("samples")
     @classmethod

@@ -65,9 +65,9 @@ def _result(future: PrefectDaskFuture, block: str, limit: float | None) -> Done:
     while True:
         try:
             return future.result(timeout=LOOK_EVERY)
-        except TimeoutError:  # of the waiting; one that the task itself raised comes back when it is done
-            if future.wrapped_future.done():
-                raise
+        except TimeoutError:
+            if future.wrapped_future.done():  # by now; what the task itself raised, this raises again
+                return future.result()
         client = future.wrapped_future.client
         if limit is not None and time.monotonic() - started > limit:
             raise ClusterError(

@@ -26,5 +26,5 @@ DataOption = Annotated[
     list[Path] | None, typer.Option("--data", help="Folder with train.parquet and test.parquet; repeatable.")
 ]
 LossOption = Annotated[
-    str | None, typer.Option("--loss", help="Of text models: text (the answer's words) or probe [default: text].")
+    str | None, typer.Option("--loss", help="Of text models: probe, or text (the answer's words) [default: probe].")
 ]

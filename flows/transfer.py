@@ -99,7 +99,7 @@ def totals(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
     return {word: sum(c[word] for c in counts.values()) for word in ("computed", "cached")}
 
 
-@flow(name="transfer", flow_run_name="{config.source}-to-{config.target}")
+@flow(name="transfer", flow_run_name="{config.title}")
 def transfer(config: TransferConfig, settings: Settings | None = None, progress: bool = False) -> Result:
     """Carries experts of the source over to the target and measures what arrived.
 
@@ -121,7 +121,7 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
     outputs = write_results(plan.space, config.out, plan.target, rows, drawn, exports, _origin(plan))
     show_results(config.source, config.target, rows, layers, counts, Path(outputs["plot"]), outputs["models"])
     outputs["prefect"] = {"flow_run": str(runtime.flow_run.id)}
-    name = f"{config.source}-to-{config.target}"
+    name = config.title
     tags = {"prefect.flow_run": outputs["prefect"]["flow_run"], **{f"stages.{k}": v for k, v in totals(counts).items()}}
     outputs |= record_run(settings, name, _recorded(plan), rows, outputs, tags)
     if config.register_as and exports:

@@ -70,17 +70,17 @@ def test_a_run_is_the_same_stages_with_probes(words: Bench) -> None:
     assert computed(run(words, test_limit=20)) == {"probe": 9}
     uri, parent = first.outputs["mlflow"]["uri"], first.outputs["mlflow"]["run"]
     recorded = MlflowClient(uri).get_run(parent).data
-    assert recorded.params["loss"] == "text" and recorded.params["measured_by"] == "probe"
+    assert recorded.params["loss"] == "probe" and recorded.params["measured_by"] == "probe"
     assert "over target probe" in Path(first.outputs["markdown"]).read_text()
 
 
 def test_the_loss_is_a_setting_that_reaches_what_depends_on_it(words: Bench) -> None:
     run(words)
-    probe = run(words, loss="probe")
+    text = run(words, loss="text")
     again = {"fine-tune": 2, "collect-activations": 1, "collect-gradients": 1, "procrustes": 2, "transfer": 2}
-    assert computed(probe) == again | {"probe": 4}  # not those of models as they are
-    params = MlflowClient(probe.outputs["mlflow"]["uri"]).get_run(probe.outputs["mlflow"]["run"]).data.params
-    assert params["loss"] == "probe"
+    assert computed(text) == again | {"probe": 4}  # not those of models as they are
+    params = MlflowClient(text.outputs["mlflow"]["uri"]).get_run(text.outputs["mlflow"]["run"]).data.params
+    assert params["loss"] == "text"
 
 
 def test_a_probe_sees_the_calibration_samples_and_no_others(words: Bench) -> None:

@@ -62,7 +62,7 @@ def perform(stage: Stage, pictures: Path | None) -> None:
     acts.deploy(stage)
     acts.check_schedules(stage)
     release(stage, "mini-b", "2026-10")
-    targets = {"2026-10": stage.root / "releases/2026-10", "2026-11": ROOT / "zoo/mini-b-plus"}
+    targets = {"2026-10": "zoo:mini-b", "2026-11": "zoo:mini-b-plus"}
     runs = acts.transfers(stage, targets)
     results = checks.recorded(stage, runs)
     checks.same_as_alone(stage, targets, results)

@@ -5,7 +5,6 @@ import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -109,12 +108,12 @@ def artifacts(run: str) -> dict[str, Any]:
         return {found.key: found.data for found in client.read_artifacts(artifact_filter=chosen, limit=100)}
 
 
-def transfers(stage: Stage, targets: dict[str, Path]) -> dict[str, str]:
+def transfers(stage: Stage, targets: dict[str, str]) -> dict[str, str]:
     """Triggers one transfer per target and waits for each."""
     runs = {}
-    for name, folder in targets.items():
+    for name, target in targets.items():
         started = time.monotonic()
-        config = TRANSFER | {"target": str(folder), "out": f"out/transfer/{name}"}
+        config = TRANSFER | {"target": target, "out": f"out/transfer/{name}"}
         runs[name] = run = trigger(stage, "transfer", config=config)
         done = finish(stage, run, f"transfer to {name}")
         assert done.state.is_completed(), done.state

@@ -39,11 +39,11 @@ def rows(stage: Stage, name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def same_as_alone(stage: Stage, targets: dict[str, Path], results: dict[str, Run]) -> None:
+def same_as_alone(stage: Stage, targets: dict[str, str], results: dict[str, Run]) -> None:
     """The first transfer once more with nothing of all this: a folder, SQLite, and a cluster of its own."""
     name = next(iter(targets))
     config = stage.folder / "alone.yaml"
-    config.write_text(json.dumps(TRANSFER | {"target": str(targets[name])}))  # JSON is YAML
+    config.write_text(json.dumps(TRANSFER | {"target": targets[name]}))  # JSON is YAML
     out, home = stage.folder / "alone", stage.folder / "alone-home"
     command = [f"{BIN}/python", "-m", "flows.cli", "transfer", "--config", str(config), "--out", str(out), "--json"]
     printed = stage.run(*command, without=ALONE, BICO_HOME=str(home), PREFECT_HOME=str(stage.folder / "prefect-alone"))

@@ -15,8 +15,12 @@ def browser() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-def shoot(url: str, file: Path, width: int = 1400, height: int = 1000, seconds: int = 15) -> None:
-    """Opens a page in a browser that knows nothing, lets it run for so long, and keeps what is seen."""
+def shoot(url: str, file: Path, width: int = 1600, height: int = 1000, cut: int = 0, seconds: int = 15) -> None:
+    """Opens a page in a browser that knows nothing, lets it run for so long, and keeps what is seen.
+
+    Arguments:
+        cut: Pixels to leave out at the right, where a page has a panel of no interest.
+    """
     program = browser()
     assert program is not None
     with tempfile.TemporaryDirectory() as profile:
@@ -27,13 +31,13 @@ def shoot(url: str, file: Path, width: int = 1400, height: int = 1000, seconds: 
             ],
             capture_output=True, timeout=120, check=True,
         )  # fmt: skip
-    shrink(file)
+    shrink(file, cut)
 
 
-def shrink(file: Path) -> None:
+def shrink(file: Path, cut: int) -> None:
     """Keeps 256 colours: a picture of a page needs no more, and the repository keeps it for ever."""
     from PIL import Image
 
     with Image.open(file) as picture:
-        small = picture.convert("RGB").quantize(256)
+        small = picture.convert("RGB").crop((0, 0, picture.width - cut, picture.height)).quantize(256)
     small.save(file, optimize=True)

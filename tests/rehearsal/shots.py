@@ -31,17 +31,17 @@ class Gallery:
     def transfer(self, run: str, results: dict[str, Run]) -> None:
         ui = self._stage.ui
         self._take("prefect-run.png", f"{ui}/runs/flow-run/{run}", 1000)
-        self._take("prefect-artifacts.png", f"{ui}/runs/flow-run/{run}?tab=Artifacts", 900)
+        self._take("prefect-artifacts.png", f"{ui}/artifacts", 900)
         self._take("prefect-results.png", f"{ui}/artifacts/artifact/{_artifact(run, 'results')}", 1100)
-        self._take("prefect-layers.png", f"{ui}/artifacts/artifact/{_artifact(run, 'layers')}", 800)
+        self._take("prefect-layers.png", f"{ui}/artifacts/artifact/{_artifact(run, 'layers')}", 640)
         ids = [found.info.run_id for found in results.values()]
         experiment = next(iter(results.values())).info.experiment_id
         about = f"runs={json.dumps(ids)}&experiments={json.dumps([experiment])}"
-        self._take("mlflow-compare.png", f"{self._stage.mlflow}/#/compare-runs?{about}", 1200)
+        self._take("mlflow-compare.png", f"{self._stage.mlflow}/#/compare-runs?{about}", 2000, cut=330)
 
-    def _take(self, name: str, url: str, height: int) -> None:
+    def _take(self, name: str, url: str, height: int, cut: int = 0) -> None:
         if self._folder is not None:
-            shoot(url, self._folder / name, height=height)
+            shoot(url, self._folder / name, height=height, cut=cut)
             self._stage.say(f"Picture: {name}, {(self._folder / name).stat().st_size / 1000:.0f} kB")
 
 
