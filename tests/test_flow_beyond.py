@@ -118,7 +118,7 @@ def test_text_models_get_the_same_through_their_probe(words: Bench) -> None:  # 
     assert computed(words.run(**about)) == {}
     for changes, message in (
         ({"samples": [0]}, "is measured by a probe"),
-        ({"teacher": "soft"}, "takes no probabilities"),
+        ({"teacher": "soft", "loss": "text"}, "takes no probabilities"),
     ):
         with pytest.raises(ConfigError, match=message):
             make_plan(words.config(**about | changes), words.settings)
