@@ -174,10 +174,9 @@ def read_rows(folder: Path) -> dict[str, list[Row]]:
     """By loss; what does not depend on it is in both."""
     rows: dict[str, list[Row]] = {loss: [] for loss in T5Encoder.losses}
     for path in sorted(folder.glob("*-*.csv")):
-        for r in csv.DictReader(path.read_text().splitlines()):
-            seed = int(r["seed"]) if r["seed"] else None
-            row = Row(r["task"], r["method"], int(r["samples"]), seed, float(r["accuracy"]))
-            for loss in T5Encoder.losses if row.method in SHARED else [r["loss"]]:
+        for record in csv.DictReader(path.read_text().splitlines()):
+            row = Row.parse(record)
+            for loss in T5Encoder.losses if row.method in SHARED else [record["loss"]]:
                 rows[loss].append(row)
     order = {method: place for place, method in enumerate(ORDER)}
     return {loss: sorted(group, key=lambda row: order[row.method]) for loss, group in rows.items()}

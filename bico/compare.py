@@ -190,14 +190,7 @@ def read_rows(lines: Iterable[str], origin: str) -> list[Row]:
     """
     try:
         return [
-            Row(
-                f"{r['transfer']}: {r['task']}" if r.get("transfer") else r["task"],
-                r["method"],
-                int(r["samples"]),
-                int(r["seed"]) if r["seed"] else None,
-                float(r["accuracy"]),
-                int(r.get("unlabelled") or 0),
-            )
+            Row.parse(r | {"task": f"{r['transfer']}: {r['task']}"} if r.get("transfer") else r)
             for r in csv.DictReader(lines)
         ]
     except (KeyError, TypeError, ValueError) as error:

@@ -92,6 +92,22 @@ class Row:
     unlabelled: int = 0
     """Calibration inputs without labels beside them."""
 
+    @classmethod
+    def parse(cls, record: Mapping[str, str]) -> "Row":
+        """Reads a line of a CSV table as transfers and recipes write it; older ones have no column `unlabelled`.
+
+        Raises:
+            KeyError: If a column is missing; TypeError or ValueError if a value is no number.
+        """
+        return cls(
+            record["task"],
+            record["method"],
+            int(record["samples"]),
+            int(record["seed"]) if record["seed"] else None,
+            float(record["accuracy"]),
+            int(record.get("unlabelled") or 0),
+        )
+
     @property
     def label(self) -> str:
         """Such as "digits/bico/N=100/seed=0"."""

@@ -104,9 +104,8 @@ def read_transfers(
     rows: dict[str, list[Row]] = {}
     try:
         with path.open(newline="") as stream:
-            for r in csv.DictReader(stream):
-                seed, samples, accuracy = int(r["seed"]) if r["seed"] else None, int(r["samples"]), float(r["accuracy"])
-                rows.setdefault(r["transfer"], []).append(Row(r["task"], r["method"], samples, seed, accuracy))
+            for record in csv.DictReader(stream):
+                rows.setdefault(record["transfer"], []).append(Row.parse(record))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: not a table that `bico reproduce` wrote ({error!r}).") from error
     for title, config in configs.items():

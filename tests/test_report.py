@@ -1,3 +1,5 @@
+from dataclasses import asdict
+
 import pytest
 import torch
 
@@ -84,3 +86,13 @@ def test_every_method_has_a_colour_of_its_own_and_variants_share_it() -> None:
 def test_labels_tell_variants_apart() -> None:
     assert method_label("few-shot:lr=5e-4") == "few-shot (one step), lr 5e-4"
     assert len({method_label(m) for m in [*METHODS, "gradfix:mask=force"]}) == len(METHODS) + 1
+
+
+def test_a_row_comes_back_from_csv_with_all_it_has() -> None:
+    row = Row("digits", "bico+head", 20, 1, 61.5, 500)
+    record = {key: str(value) for key, value in asdict(row).items()}
+    assert Row.parse(record) == row
+    older = {key: value for key, value in record.items() if key != "unlabelled"} | {"seed": ""}
+    assert Row.parse(older) == Row("digits", "bico+head", 20, None, 61.5)
+    with pytest.raises(ValueError, match="could not convert"):
+        Row.parse(record | {"accuracy": "high"})
