@@ -1,30 +1,25 @@
 """Contrastive pre-training of a small CLIP on generated, captioned pictures."""
 
-import datetime
 import json
 import math
-import platform
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-import yaml
 from open_clip.model import CLIP
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from bico.data.captions_tokenizer import CONTEXT, train_tokenizer
 from bico.data.pictures import Pool, draw_pool
 from bico.errors import ConfigError, nearest
+from bico.pretraining import Watch, descend, load_recipe, write_weights
 
 MEAN, STD = 0.5, 0.27
 """Of pixel values in 0..1, the same for all channels."""
@@ -76,15 +71,7 @@ class Recipe:
         Raises:
             ConfigError: If the file has a key that no recipe has, or lacks one that every recipe has.
         """
-        values = yaml.safe_load(path.read_text())
-        names = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in names:
-                raise ConfigError(f"{path.name}: unknown key {key!r}: {nearest(key, names)}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ConfigError(f"{path.name}: {error}") from error
+        return load_recipe(cls, path)
 
     def model_config(self, vocabulary: int) -> dict:
         """Returns the `model_cfg` of open_clip for this recipe and vocabulary size."""
@@ -176,10 +163,10 @@ def _optimisers(model: CLIP, recipe: Recipe) -> list[torch.optim.Optimizer]:
     others = [p for name, p in named.items() if name not in hidden]
     decayed = [p for p in others if p.ndim >= 2]
     groups = [{"params": decayed}, {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}]
-    optimisers = [torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)]
+    optimisers = [torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)]
     if muon:
         settings = {"weight_decay": recipe.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
-        optimisers.append(torch.optim.Muon(list(hidden.values()), lr=0.0, **settings))
+        optimisers.append(torch.optim.Muon(list(hidden.values()), lr=1.0, **settings))
     return optimisers
 
 
@@ -214,14 +201,10 @@ def train(
     images = torch.from_numpy(pool.images).permute(0, 3, 1, 2)
 
     generator = torch.Generator().manual_seed(recipe.seed)
-    optimisers = _optimisers(model, recipe)
-    model.train()
-    losses: list[float] = []
-    order = torch.empty(0, dtype=torch.int64)
-    bar = tqdm(range(recipe.steps), desc="pre-training", unit="step", disable=not progress, mininterval=5)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)  # patch dropout draws from torch's global generator
-        for step in bar:
+
+    def steps() -> Iterator[Tensor]:
+        order = torch.empty(0, dtype=torch.int64)
+        for step in range(recipe.steps):
             if recipe.patch_dropout and step == recipe.steps * 4 // 5:
                 model.visual.patch_dropout.prob = 0.0
             if len(order) < recipe.batch_size:
@@ -232,22 +215,18 @@ def train(
             with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext():
                 seen = model.encode_image(augment(images[batch], recipe.image_size, generator), normalize=True)
                 read = model.encode_text(tokens[batch, which], normalize=True)
-            loss = contrastive_loss(seen.float(), read.float(), model.logit_scale.exp(), meanings[batch, which])
-            model.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            for optimiser in optimisers:
-                for group in optimiser.param_groups:
-                    group["lr"] = learning_rate(step, recipe)
-                optimiser.step()
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, math.log(100))
-            losses.append(loss.item())
-            bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
-            if checkpoint and (step + 1) % 200 == 0:
-                checkpoint(step + 1)
-    model.eval()
-    return losses
+            yield contrastive_loss(seen.float(), read.float(), model.logit_scale.exp(), meanings[batch, which])
+
+    def after(done: int) -> None:
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, math.log(100))
+        if checkpoint and done % 200 == 0:
+            checkpoint(done)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)  # patch dropout draws from torch's global generator
+        rate = partial(learning_rate, recipe=recipe)
+        return descend(model, _optimisers(model, recipe), steps(), recipe.steps, rate, progress, after)
 
 
 def save(model: CLIP, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, folder: Path) -> None:
@@ -265,11 +244,8 @@ def save(model: CLIP, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, folder
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
     tokenizer.save_pretrained(folder)
     # The causal mask is no weight: open_clip makes it anew.
-    weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items() if name != "attn_mask"}
-    partial = folder / "open_clip_model.safetensors.partial"
-    save_file(weights, partial, metadata={"recipe": json.dumps(asdict(recipe))})
-    partial.chmod(0o644)
-    partial.replace(folder / "open_clip_model.safetensors")
+    weights = {name: tensor for name, tensor in model.state_dict().items() if name != "attn_mask"}
+    write_weights(folder / "open_clip_model.safetensors", weights, recipe)
 
 
 def run(recipe: Recipe, folder: Path, progress: bool = True, threads: int = 1) -> dict:
@@ -279,18 +255,15 @@ def run(recipe: Recipe, folder: Path, progress: bool = True, threads: int = 1) -
         recipe: What to build.
         folder: Where to write it.
         progress: Whether to show progress bars.
-        threads: How many threads torch may use. One is a good choice: the operations are small, and on a machine that
-            has other work threads mostly wait for each other. The last bits of the weights depend on it.
+        threads: How many threads torch may use (see `bico.pretraining.Watch`).
 
     Returns:
-        How it went: date, hardware, seconds, parameters and the mean loss of the last 50 steps.
+        How it went: `Watch.record`.
 
     Raises:
         ConfigError: If the recipe's distribution does not exist or its fonts are not installed.
     """
-    torch.set_num_threads(threads)
-    begin = time.perf_counter()
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    watch = Watch(threads)
     pool = draw_pool(recipe.distribution, recipe.pictures, recipe.seed, progress)
     tokenizer = train_tokenizer()
     model = build(recipe, len(tokenizer))
@@ -298,11 +271,4 @@ def run(recipe: Recipe, folder: Path, progress: bool = True, threads: int = 1) -
         model, tokenizer, pool, recipe, progress, checkpoint=lambda _: save(model, tokenizer, recipe, folder)
     )
     save(model, tokenizer, recipe, folder)
-    return {
-        "date": date,
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
-        "seconds": round(time.perf_counter() - begin),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "image_parameters": sum(p.numel() for p in model.visual.parameters()),
-        "loss": round(float(np.mean(losses[-50:])), 4),
-    }
+    return watch.record(model, losses, image=model.visual)

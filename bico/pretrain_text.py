@@ -1,21 +1,15 @@
 """Pre-training of a small T5 on running text, by span corruption."""
 
-import datetime
 import json
-import platform
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import torch
-import yaml
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from bico.data.cooccurrence import word_vectors
@@ -31,6 +25,7 @@ from bico.data.text_corpus import (
     train_tokenizer,
 )
 from bico.errors import ConfigError, nearest
+from bico.pretraining import Watch, descend, load_recipe, write_weights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -94,17 +89,7 @@ class TextRecipe:
         Raises:
             ConfigError: If the file has a key that no recipe has, or lacks one that every recipe has.
         """
-        values = yaml.safe_load(path.read_text())
-        names = [field.name for field in fields(cls)]
-        for key in values:
-            if key not in names:
-                raise ConfigError(f"{path.name}: unknown key {key!r}: {nearest(key, names)}")
-        if "books" in values:
-            values["books"] = tuple(values["books"])
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ConfigError(f"{path.name}: {error}") from error
+        return load_recipe(cls, path)
 
     def config(self, vocabulary: int) -> T5Config:
         """Returns the configuration of transformers for this recipe and vocabulary size."""
@@ -206,31 +191,22 @@ def train(
     """
     generator = torch.Generator().manual_seed(recipe.seed)
     corruption = Corruption(recipe.density, recipe.span)
-    optimisers = _optimisers(model, recipe)
-    peaks = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
     stream = batches(passages, recipe.length, recipe.batch_size, generator)
-    model.train()
-    losses: list[float] = []
-    bar = tqdm(range(recipe.steps), desc="pre-training", unit="step", disable=not progress, mininterval=10)
-    for step in bar:
-        hidden = draw_spans(recipe.batch_size, recipe.length, corruption, generator)
-        inputs, targets = corrupt(next(stream), hidden, sentinels, model.config.eos_token_id)
-        with torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext():
-            loss = model(input_ids=inputs, labels=targets, use_cache=False).loss
-        model.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        share = learning_rate(step, recipe)
-        for optimiser, rates in zip(optimisers, peaks, strict=True):
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * share
-            optimiser.step()
-        losses.append(loss.item())
-        bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", refresh=False)
-        if checkpoint and (step + 1) % 100 == 0:
-            checkpoint(step + 1)
-    model.eval()
-    return losses
+
+    def steps() -> Iterator[Tensor]:
+        for _ in range(recipe.steps):
+            hidden = draw_spans(recipe.batch_size, recipe.length, corruption, generator)
+            inputs, targets = corrupt(next(stream), hidden, sentinels, model.config.eos_token_id)
+            with torch.autocast("cpu", torch.bfloat16) if bfloat16 else nullcontext():
+                loss = model(input_ids=inputs, labels=targets, use_cache=False).loss
+            yield loss  # outside of autocast: the step is none of its business
+
+    def after(done: int) -> None:
+        if checkpoint and done % 100 == 0:
+            checkpoint(done)
+
+    rate = partial(learning_rate, recipe=recipe)
+    return descend(model, _optimisers(model, recipe), steps(), recipe.steps, rate, progress, after)
 
 
 def save(
@@ -249,11 +225,7 @@ def save(
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     tokenizer.save_pretrained(folder)
     # One table of embeddings serves encoder, decoder and output; it is written once, under the name T5 gives it.
-    weights = {name: p.detach().half().contiguous() for name, p in model.named_parameters()}
-    partial = folder / f"{WEIGHTS}.partial"
-    save_file(weights, partial, metadata={"format": "pt", "recipe": json.dumps(asdict(recipe))})
-    partial.chmod(0o644)
-    partial.replace(folder / WEIGHTS)
+    write_weights(folder / WEIGHTS, dict(model.named_parameters()), recipe, format="pt")
 
 
 def run(recipe: TextRecipe, folder: Path, data: Sequence[Path], progress: bool = True, threads: int = 1) -> dict:
@@ -264,17 +236,15 @@ def run(recipe: TextRecipe, folder: Path, data: Sequence[Path], progress: bool =
         folder: Where to write it.
         data: Data folders, among them the corpus that the recipe names.
         progress: Whether to show progress bars.
-        threads: How many threads torch may use.
+        threads: How many threads torch may use (see `bico.pretraining.Watch`).
 
     Returns:
-        How it went: date, hardware, seconds, parameters and the mean loss of the last 50 steps.
+        How it went: `Watch.record`.
 
     Raises:
         DataError: If the corpus is not among the folders, or is none.
     """
-    torch.set_num_threads(threads)
-    begin = time.perf_counter()
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
+    watch = Watch(threads)
     passages = read_passages(find_corpus(recipe.corpus, data), "train")
     tokenizer = train_tokenizer([passage.text for passage in passages])
     model = build(recipe, len(tokenizer))
@@ -289,11 +259,4 @@ def run(recipe: TextRecipe, folder: Path, data: Sequence[Path], progress: bool =
         checkpoint=lambda _: save(model, tokenizer, recipe, folder),
     )
     save(model, tokenizer, recipe, folder)
-    return {
-        "date": date,
-        "hardware": f"{platform.machine()}, {torch.get_num_threads()} CPU thread(s), torch {torch.__version__}",
-        "seconds": round(time.perf_counter() - begin),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "encoder_parameters": sum(p.numel() for p in model.encoder.parameters()),
-        "loss": round(float(np.mean(losses[-50:])), 4),
-    }
+    return watch.record(model, losses, encoder=model.encoder)
