@@ -5,7 +5,7 @@ every ViT of OpenAI CLIP, LAION and DataComp.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from bico.errors import CheckpointError, ShapeError
 from bico.models.clip_vit_permutations import vit_permutations
+from bico.models.parameters import added, check_finite
 from bico.sites import Site, Slot
-from bico.task_vector import State, check_same_architecture
+from bico.task_vector import State
 
 PREFIX = "visual."
 
@@ -51,12 +52,8 @@ class ClipViT:
                 f"{name}: its image tower is not a standard ViT with nn.MultiheadAttention blocks and a projection; "
                 "other towers (ResNet, timm, attentional pooling) are not supported."
             )
-        for parameter, tensor in model.state_dict().items():
-            # The causal mask of the text tower is -inf by design; it is a buffer, not a parameter.
-            if parameter != "attn_mask" and not tensor.isfinite().all():
-                raise CheckpointError(
-                    f"{name}: parameter {parameter} holds NaN or infinite values; the checkpoint is broken."
-                )
+        # The causal mask of the text tower is -inf by design; it is a buffer, not a parameter.
+        check_finite(((key, tensor) for key, tensor in model.state_dict().items() if key != "attn_mask"), name)
         self.model = model.eval().requires_grad_(False)
         self.preprocess, self.tokenizer, self.name = preprocess, tokenizer, name
         self.sites = vit_sites(visual)
@@ -74,19 +71,8 @@ class ClipViT:
     def trainable(self) -> list[nn.Parameter]:
         return list(self.model.visual.parameters())
 
-    @contextmanager
-    def updated(self, vector: Mapping[str, Tensor], alpha: float = 1.0) -> Iterator[None]:
-        parameters = self.state()
-        check_same_architecture(vector, {k: parameters[k] for k in vector if k in parameters}, "The task vector")
-        before = {name: parameters[name].clone() for name in vector}
-        try:
-            with torch.no_grad():
-                for name, tensor in vector.items():
-                    parameters[name].add_(tensor.to(parameters[name]), alpha=alpha)
-            yield
-        finally:
-            for name, tensor in before.items():
-                parameters[name].copy_(tensor)
+    def updated(self, vector: Mapping[str, Tensor], alpha: float = 1.0) -> AbstractContextManager[None]:
+        return added(self.state(), vector, alpha)
 
     def prepare(self, examples: Sequence[Any]) -> Float[Tensor, "batch 3 height width"]:
         return torch.stack([self.preprocess(picture.convert("RGB")) for picture in examples])

@@ -6,7 +6,7 @@ Task vectors live in the encoder's blocks. The embedding is left out: the frozen
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from transformers import T5ForConditionalGeneration
 
 from bico.errors import CheckpointError, ShapeError
 from bico.models.base import PROBE, TEXT
+from bico.models.parameters import added, check_finite
 from bico.sites import Site, Slot
-from bico.task_vector import State, check_same_architecture
+from bico.task_vector import State
 
 PREFIX = "encoder."
 MAX_TOKENS = 256
@@ -51,11 +52,7 @@ class T5Encoder:
         Raises:
             CheckpointError: If a parameter is not finite, or the tokenizer has more tokens than the model.
         """
-        for parameter, tensor in model.named_parameters():
-            if not tensor.isfinite().all():
-                raise CheckpointError(
-                    f"{name}: parameter {parameter} holds NaN or infinite values; the checkpoint is broken."
-                )
+        check_finite(model.named_parameters(), name)
         if len(tokenizer) > model.config.vocab_size:
             raise CheckpointError(
                 f"{name}: its tokenizer knows {len(tokenizer)} tokens and its embedding {model.config.vocab_size}: they "
@@ -80,19 +77,8 @@ class T5Encoder:
     def trainable(self) -> list[nn.Parameter]:
         return list(self._parameters().values())
 
-    @contextmanager
-    def updated(self, vector: Mapping[str, Tensor], alpha: float = 1.0) -> Iterator[None]:
-        parameters = self.state()
-        check_same_architecture(vector, {k: parameters[k] for k in vector if k in parameters}, "The task vector")
-        before = {name: parameters[name].clone() for name in vector}
-        try:
-            with torch.no_grad():
-                for name, tensor in vector.items():
-                    parameters[name].add_(tensor.to(parameters[name]), alpha=alpha)
-            yield
-        finally:
-            for name, tensor in before.items():
-                parameters[name].copy_(tensor)
+    def updated(self, vector: Mapping[str, Tensor], alpha: float = 1.0) -> AbstractContextManager[None]:
+        return added(self.state(), vector, alpha)
 
     def prepare(self, examples: Sequence[str]) -> Int[Tensor, "batch tokens"]:
         """Token ids, padded to the longest text of the batch."""
