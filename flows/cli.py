@@ -29,6 +29,7 @@ from bico.errors import BicoError
 from flows.cache_cli import cache_app
 from flows.compare_cli import compare
 from flows.options import DataOption, DeviceOption, HomeOption, JsonOption, LossOption, PickleOption
+from flows.zoo_cli import zoo_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,7 +37,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Carry a fine-tuned skill to a new base model, without training.",
 )
-zoo_app = typer.Typer(no_args_is_help=True, help="The mini models that ship with the project.")
 app.add_typer(zoo_app, name="zoo")
 app.add_typer(cache_app, name="cache")
 app.command()(compare)
@@ -280,37 +280,6 @@ def evaluate(
         allow_pickle=allow_pickle,
     )
     _show(result, as_json)
-
-
-@zoo_app.command("list")
-def zoo_list(as_json: JsonOption = False) -> None:
-    """List the mini models and what they can do."""
-    from bico import zoo
-
-    manifest = zoo.read_manifest()
-    if as_json:
-        print(json.dumps(manifest))
-        return
-    for name, entry in manifest["models"].items():
-        print(zoo.summary(name, entry))
-
-
-@zoo_app.command("build")
-def zoo_build(
-    name: str,
-    data: DataOption = None,
-    out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("out/zoo"),
-) -> None:
-    """Pre-train one of the mini models from scratch, by its recipe, and measure it (also on DATA).
-
-    A text model also needs the corpus that its recipe names among DATA.
-    """
-    from flows.pretrain import check, pretrain
-    from flows.server import prefect_api
-
-    check(name, data or [])  # a name that is not there ends in one line, before a flow run fails
-    with prefect_api():
-        print(pretrain(name, out / name, data or []))
 
 
 def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:
