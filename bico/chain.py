@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -58,11 +58,6 @@ class Chain:
     @property
     def needs_labels(self) -> bool:
         return any(step.needs_labels for step in self.steps)
-
-    @property
-    def settings(self) -> list[dict[str, Any]]:
-        """Of the steps, for cache keys and records."""
-        return [{"name": step.name, **asdict(step)} for step in self.steps]
 
     def check(self, source: Model, target: Model) -> None:
         """Raises MethodError unless method and steps can serve the pair."""

@@ -97,6 +97,16 @@ class OutputError(BicoError):
     pass
 
 
+def one_line(error: Exception, limit: int = 300) -> str:
+    r"""Returns the beginning of what an error says, without line breaks.
+
+    Example:
+        >>> one_line(ValueError("no\n  such file"), limit=7)
+        'no such'
+    """
+    return " ".join(str(error).split())[:limit]
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Returns the end of an error message: the valid name most like `name`, and all of them.
 

@@ -25,9 +25,27 @@ def accuracy(
     Raises:
         ShapeError: If there are no samples.
     """
+    return percent_right(lambda inputs: model.logits(inputs, head), batches, on_batch)
+
+
+def percent_right(
+    scores: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    on_batch: Callable[[int], None] = lambda seen: None,
+) -> float:
+    """Returns the share of samples whose highest score is the label's, in percent.
+
+    Arguments:
+        scores: From prepared inputs (batch, ...) to class scores (batch, classes).
+        batches: Pairs of prepared inputs and labels (batch,).
+        on_batch: Called with the number of samples seen so far.
+
+    Raises:
+        ShapeError: If there are no samples.
+    """
     right = seen = 0
     for inputs, labels in batches:
-        right += int((model.logits(inputs, head).argmax(dim=1).cpu() == labels).sum())
+        right += int((scores(inputs).argmax(dim=1).cpu() == labels).sum())
         seen += len(labels)
         on_batch(seen)
     if not seen:

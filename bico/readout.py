@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bico.errors import ShapeError
+from bico.evaluate import percent_right
 from bico.models.base import Model
 from bico.signals import Signal, capture, signal_key
 from bico.sites import Site
@@ -78,12 +79,4 @@ def readout_accuracy(
     Raises:
         ShapeError: If there are no samples.
     """
-    right = seen = 0
-    for inputs, labels in batches:
-        scores = readout.scores(read(model, [inputs]).pooled)
-        right += int((scores.argmax(dim=1).cpu() == labels).sum())
-        seen += len(labels)
-        on_batch(seen)
-    if not seen:
-        raise ShapeError("There is nothing to evaluate: the split has no samples.")
-    return 100 * right / seen
+    return percent_right(lambda inputs: readout.scores(read(model, [inputs]).pooled), batches, on_batch)

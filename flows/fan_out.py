@@ -10,7 +10,7 @@ from prefect import flow, get_run_logger, unmapped
 from prefect_dask import DaskTaskRunner
 from prefect_dask.task_runners import PrefectDaskFuture
 
-from bico.errors import ClusterError
+from bico.errors import ClusterError, one_line
 from flows.config import Settings
 from tasks.procrustes import BlockMaps, solve_maps
 from tasks.progress import counted, reported
@@ -38,7 +38,7 @@ def solve_blocks(space: Workspace, blocks: list[BlockMaps], settings: Settings) 
             return fan_out.with_options(task_runner=runner.duplicate())(space, blocks, settings.stage_timeout)
         except (CancelledError, CommClosedError) as error:
             get_run_logger().warning("Lost the Dask cluster (try %d of %d): %s", attempt, TRIES, error)
-            lost = " ".join(str(error).split())[:200]
+            lost = one_line(error, 200)
     raise ClusterError(f"The connection to the Dask cluster was lost {TRIES} times ({lost}): look at its scheduler.")
 
 

@@ -320,8 +320,7 @@ def _evidence(needs: Needs, place: Place, found: Collected | None, blocks: list[
     """What one method needs of what all methods' needs have left."""
     if found is None or place.seed is None:
         return EvidenceRefs()
-    parts = [part for block in blocks for part in block.parts if (part.taught is not None) == bool(place.unlabelled)]
-    maps = tuple(part for part in parts if (part.signal, part.completion) in needs.maps)
+    maps = _maps_of(needs, place, blocks)
     labelled = found if place.samples else None
     sizes = labelled.calibration.sizes[place.samples] if labelled else 0
     gradients = {kind: labelled.gradients[kind] for kind in needs.gradients} if labelled else {}
@@ -331,14 +330,18 @@ def _evidence(needs: Needs, place: Place, found: Collected | None, blocks: list[
     return EvidenceRefs(place.samples, sizes, maps, gradients, place.unlabelled, taught)
 
 
+def _maps_of(needs: Needs, place: Place, blocks: list[BlockMaps]) -> tuple[SignalMaps, ...]:
+    """Those of one cell's maps that are needed: of the labelled samples, or of those with the unlabelled ones."""
+    parts = [part for block in blocks for part in block.parts if (part.taught is not None) == bool(place.unlabelled)]
+    return tuple(part for part in parts if (part.signal, part.completion) in needs.maps)
+
+
 def judge_all(plan: Plan, vectors: dict[Place, Done], blocks: dict) -> list[Layer]:
     """Per task, how the transfer that is shown looks block by block."""
     layers: list[Layer] = []
     for place, done in vectors.items():
         if is_first(plan, place):
-            needed, taught = plan.methods[place.method].needs.maps, bool(place.unlabelled)
-            parts = [part for block in blocks.get((place.task, place.seed), []) for part in block.parts]
-            maps = [p for p in parts if (p.signal, p.completion) in needed and (p.taught is not None) == taught]
+            maps = _maps_of(plan.methods[place.method].needs, place, blocks.get((place.task, place.seed), []))
             strength = plan.strength(place.method)
             layers += judge_layers(plan.space, plan.target, place.task, done, maps, place.samples, strength)
     return layers

@@ -10,10 +10,9 @@ from prefect.client.schemas import State
 from bico.evaluate import accuracy
 from bico.models.loading import ModelFiles
 from bico.readout import readout_accuracy
-from bico.task_vector import subtract
 from storage.checkpoints import load_state
 from storage.keys import artefact_key
-from tasks.finetune import EXPERT
+from tasks.finetune import task_vector_of
 from tasks.progress import reported
 from tasks.refit import read_readout
 from tasks.retries import RETRIES
@@ -79,9 +78,4 @@ def read_vector(weights: Done | None, state: dict) -> dict:
         return {}
     if (file := weights.ref.path / VECTOR).exists():
         return load_state(file)
-    return {
-        name: tensor.cpu()
-        for name, tensor in subtract(
-            load_state(weights.ref.path / EXPERT), {k: v.cpu() for k, v in state.items()}
-        ).items()
-    }
+    return task_vector_of(weights.ref, state)

@@ -17,9 +17,10 @@ from bico.task_vector import scale
 from storage.checkpoints import load_state, save_state
 from storage.keys import artefact_key
 from tasks.collect import Calibration
+from tasks.finetune import task_vector_of
 from tasks.retries import RETRIES
 from tasks.stage import Done, Workspace, open_head, open_model, open_split, run_stage
-from tasks.taught import Taught, task_vector_of
+from tasks.taught import Taught
 from tasks.transfer import VECTOR, EvidenceRefs, StoredEvidence
 
 VERSION = 1

@@ -1,19 +1,17 @@
 """Calibration inputs without labels: the expert's predictions stand in for them."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bico.sampling import draw_unlabelled
-from bico.task_vector import State, subtract
 from bico.teacher import Teacher, expert_scores, targets
-from storage.checkpoints import load_state
 from storage.keys import Ref
 from tasks.collect import Calibration
-from tasks.finetune import EXPERT
+from tasks.finetune import task_vector_of
 from tasks.stage import Workspace, open_head, open_model, open_split
 
 
@@ -47,16 +45,15 @@ class Taught(Calibration):
         return self.labelled_head
 
     def targets(self, space: Workspace) -> Tensor:
-        source = open_model(self.source, space.device)
-        data = open_split(self.source, space.device, self.task, "train")
-        inputs = (data.batch(part)[0] for part in torch.tensor(self.indices).split(self.batch_size))
-        head = open_head(self.source, space.device, self.task, self.head_indices)
-        scores = expert_scores(source, task_vector_of(self.expert, source.state()), inputs, head)
-        return targets(scores, self.teacher).cpu()
+        return _targets(self, space.device)
 
 
-def task_vector_of(expert: Ref, state: State) -> State:
-    """Returns an expert's task vector, on the device of the state that it was fine-tuned from."""
-    device = next(iter(state.values())).device
-    fine_tuned = load_state(expert.path / EXPERT)
-    return subtract({name: tensor.to(device) for name, tensor in fine_tuned.items()}, state)
+@cache
+def _targets(taught: Taught, device: str) -> Tensor:
+    """Asks the expert once per process: collection and every last step want the same answers."""
+    source = open_model(taught.source, device)
+    data = open_split(taught.source, device, taught.task, "train")
+    inputs = (data.batch(part)[0] for part in torch.tensor(taught.indices).split(taught.batch_size))
+    head = open_head(taught.source, device, taught.task, taught.head_indices)
+    scores = expert_scores(source, task_vector_of(taught.expert, source.state()), inputs, head)
+    return targets(scores, taught.teacher).cpu()

@@ -15,10 +15,9 @@ from bico.models.loading import ModelFiles
 from bico.parameter_gradients import ParameterGradient
 from bico.procrustes import Completion
 from bico.signals import SignalKey
-from bico.task_vector import subtract
-from storage.checkpoints import load_state, save_state
+from storage.checkpoints import save_state
 from storage.keys import Ref, artefact_key
-from tasks.finetune import EXPERT
+from tasks.finetune import task_vector_of
 from tasks.gradients import read_parameter_gradients
 from tasks.procrustes import SignalMaps, StoredMaps
 from tasks.retries import RETRIES
@@ -67,8 +66,7 @@ def transfer_vector(
     def build(out: Path) -> None:
         ours, theirs = open_model(source, space.device), open_model(target, space.device)
         pair = Pair.of(ours, theirs)
-        fine_tuned = {name: tensor.to(ours.device) for name, tensor in load_state(expert.ref.path / EXPERT).items()}
-        tau = subtract(fine_tuned, pair.source_state)
+        tau = task_vector_of(expert.ref, pair.source_state)
         save_state(out / VECTOR, method.transport(tau, pair, StoredEvidence(space, evidence)))
 
     return run_stage(space, "transfer", key, build, {"method": method.name, "samples": evidence.count})

@@ -16,7 +16,7 @@ from pathlib import Path
 from bico.data.base import Split, Task
 from bico.data.folders import SPLITS, SizesOf, Table, read_folder
 from bico.data.vision8 import CLASS_NAMES, PROMPTS
-from bico.errors import DataError, UnknownTaskError, nearest
+from bico.errors import DataError, UnknownTaskError, nearest, one_line
 
 PREFIX = "hub:"
 
@@ -94,7 +94,7 @@ def fetch(name: str, repo: str, revision: str, files: list[str]) -> Path:
     try:
         found = huggingface_hub.snapshot_download(repo, repo_type="dataset", revision=revision, allow_patterns=files)
     except Exception as error:  # whatever the hub client raises where there is no network, no room or no such commit
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise DataError(
             f"{PREFIX}{name}: {repo} at {revision[:7]} cannot be downloaded ({reason}): give a local copy by "
             f"--data FOLDER/{name}, with train.parquet and test.parquet or as `datasets` downloads or saves it."

@@ -40,7 +40,3 @@ def _file_digest(path: Path, mtime_ns: int, size: int) -> bytes:
     """Hashes a file once per process and version of it: every stage's key asks for its models' digests."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").digest()
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -23,10 +23,10 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import nn
 
 from bico import zoo
-from bico.errors import CheckpointError, UnknownModelError, nearest
+from bico.errors import CheckpointError, UnknownModelError, nearest, one_line
 from bico.models.base import Model
 from bico.models.clip_vit import ClipViT
-from bico.models.files import T5, ModelFiles, one_line
+from bico.models.files import T5, ModelFiles
 from bico.models.pickles import refuse_pickle
 from bico.models.t5_loading import download, find_folder, is_transformers, load_t5
 

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bico.errors import CheckpointError, ConfigError
+from bico.errors import CheckpointError, ConfigError, one_line
 from bico.models.loading import CONFIG
+from bico.models.t5_loading import is_transformers
 
 HUB = "hub:"
-MARKS = (CONFIG, "config.json")
-"""A folder with one of these holds a model."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def releases_at(place: str, cache: Path, download: Callable[[str, Path], Release
     folder = Path(place).expanduser()
     if not folder.is_dir():
         raise ConfigError(f"releases: {place} is no folder: give one whose sub-folders are models, or hub:ORG/NAME.")
-    found = [path for path in folder.iterdir() if any((path / mark).is_file() for mark in MARKS)]
+    found = [path for path in folder.iterdir() if (path / CONFIG).is_file() or is_transformers(path)]
     return [Release(path.name, path) for path in sorted(found, key=lambda path: natural(path.name))]
 
 
@@ -75,7 +74,7 @@ def newest_on_hub(repository: str, cache: Path) -> Release:
             snapshot_download(repository, revision=revision, local_dir=unfinished, allow_patterns=patterns)
             unfinished.rename(folder)
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise CheckpointError(
             f"releases: {HUB}{repository} cannot be had ({reason}): check the name and the connection."
         ) from error

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from bico.errors import CheckpointError, UnknownModelError
-from bico.models.files import T5, ModelFiles, one_line
+from bico.errors import CheckpointError, UnknownModelError, one_line
+from bico.models.files import T5, ModelFiles
 from bico.models.t5 import T5Encoder
 
 CONFIG = "config.json"
