@@ -117,23 +117,18 @@ def _by_covariances(parts: Iterable[SignalMaps]) -> list[list[SignalMaps]]:
 
 
 def _covariances(part: SignalMaps) -> Iterator[tuple[str, Tensor]]:
+    """By name, one in memory at a time. Losses are summed over samples, so those of unlabelled inputs are added."""
     places = [(tensor, samples) for tensor in part.tensors for samples in part.samples]
     names = [array_name(tensor, part.signal, samples) for tensor, samples in places]
+    labelled = [name for name, (_, samples) in zip(names, places, strict=True) if samples]
+    found = iterate_arrays(part.covariances.path / "covariances", labelled) if labelled else iter(())
     if part.taught is None:
-        return iterate_arrays(part.covariances.path / "covariances", names)
-    return _with_taught(part, places)
-
-
-def _with_taught(part: SignalMaps, places: Iterable[tuple[str, int]]) -> Iterator[tuple[str, Tensor]]:
-    """Losses are summed over samples, so covariances of labelled and unlabelled inputs add up."""
+        yield from found
+        return
     ref, count = part.taught
-    for tensor, samples in places:
-        name = array_name(tensor, part.signal, samples)
-        ((_, total),) = iterate_arrays(ref.path / "covariances", [array_name(tensor, part.signal, count)])
-        if samples:
-            ((_, labelled),) = iterate_arrays(part.covariances.path / "covariances", [name])
-            total = total + labelled
-        yield name, total
+    taught = iterate_arrays(ref.path / "covariances", [array_name(tensor, part.signal, count) for tensor, _ in places])
+    for name, (_, samples), (_, total) in zip(names, places, taught, strict=True):
+        yield name, total + next(found)[1] if samples else total
 
 
 class StoredMaps:
