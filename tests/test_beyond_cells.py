@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.beyond.cells import Cell, Draw, Line, append, lines_of, read_cells
+from benchmarks.beyond.ask import Place, Question, measured, places
+from benchmarks.beyond.cells import Cell, Draw, Line, append, lines_of
+from benchmarks.beyond.ideas import IDEAS, blended, completed
 from benchmarks.beyond.setting import Expert, Side
-from benchmarks.beyond.table import accuracy_table, prediction, spread
-from benchmarks.beyond.table import read_cells as read_table
+from benchmarks.beyond.table import accuracy_table, axis_table, prediction, read_cells, share, spread
 from bico.chain import get_chain, run
 from bico.evaluate import accuracy
 from bico.finetune import MINI
@@ -69,6 +70,7 @@ def cell() -> Cell:
         ("bico+head", "mixed"),
         ("none+head:targets=labels", "labels"),
         ("none+tune:steps=30", "labels"),
+        ("bico+tune:steps=30", "mixed"),
     ],
 )
 def test_a_cell_measures_what_the_library_does(cell: Cell, method: str, data: str) -> None:
@@ -98,18 +100,57 @@ def test_experts_do_not_see_the_pool() -> None:
     assert len(one.pool) == SAMPLES // 2 and not seen & set(one.pool.tolist()) and len(seen) == SAMPLES // 2
 
 
+def test_larger_draws_hold_smaller_ones() -> None:
+    small, large = Draw.of(100, 5, 10, seed=1), Draw.of(100, 20, 40, seed=1)
+    assert large.labelled[:5].equal(small.labelled) and large.unlabelled[:10].equal(small.unlabelled)
+    assert len(Draw.of(100, 5, 0, seed=1).unlabelled) == 0 and len(set(large.all.tolist())) == 60
+    assert not small.labelled.equal(Draw.of(100, 5, 10, seed=2).labelled)
+
+
+RECIPES = [("bico", "labels"), ("bico+projection", "labels"), ("bico", "mixed"), ("bico+projection", "mixed"),
+           ("none+projection", "mixed")]  # fmt: skip
+
+
 def test_cells_are_written_whole_and_skipped(cell: Cell, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Side, "fine_tuned", lambda self, seed, folder: random_task_vector(self.model))
-    about = Line("tiny-1", "tiny-2", "digits", 0, 0, "", 0, 0, 0.0)
-    lines = list(lines_of(cell, about, tmp_path))
-    append(tmp_path / "cells.csv", lines)
-    done = ("tiny-1", "tiny-2", "digits", "0", "0", "12")
-    assert read_cells(tmp_path / "cells.csv") == {(*done, "10"), (*done, "0")}  # the labels' own regime is in it
-    (read,) = read_table(tmp_path / "cells.csv")
-    assert len(read.accuracy) == len(lines) and read.accuracy["bico", 12, 10] == pytest.approx(
-        cell.measure("bico", "mixed"), abs=1e-3
+    monkeypatch.setattr(Side, "fine_tuned", lambda self, seed, folder, steps=100: random_task_vector(self.model))
+    about = Line("tiny-1", "tiny-2", "digits", 100, 0, 0, "", 12, 10, 0.0)
+    lines, path = list(lines_of(cell, about, RECIPES)), tmp_path / "cells.csv"
+    append(path, lines)
+    (wanted,) = places(
+        Question((), pairs=(("tiny-1", "tiny-2"),), labels=(12,), unlabelled=(10,)), ["digits"], [0], [0]
     )
+    assert measured(path) == {wanted} == {Place("tiny-1", "tiny-2", "digits", 100, 0, 0, 12, 10)}
+    (read,) = read_cells(path)
+    assert len(read.accuracy) == len(lines) == 3 + len(RECIPES)
+    assert read.accuracy["bico", 12, 10] == pytest.approx(cell.measure("bico", "mixed"), abs=1e-3)
+    assert read.accuracy["bico", 12, 0] == pytest.approx(cell.measure("bico", "labels"), abs=1e-3)
     read.accuracy.update({("zero-shot", 0, 0): 10.0, ("fine-tuned", 0, 0): 60.0, ("bico", 12, 0): 35.0})
-    assert read.gap(("zero-shot", 0, 0)) == 0 and read.gap(("bico", 12, 0)) == 50
+    assert share([read], ("zero-shot", 0, 0)) == 0 and share([read], ("bico", 12, 0)) == 50
     assert "| BiCo + projection | 12 | 10 |" in accuracy_table([read]) and prediction([read]) == []
+    assert "| recipe | 10 |" in axis_table("unlabelled", [read])
     assert spread([1.0, 3.0]) == "2.0 ± 1.4" and spread([2.0], "+") == "+2.0"
+
+
+def test_ideas_are_ideas_of_their_own(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gives another task vector than BiCo, of the same parameters and of finite values."""
+    monkeypatch.setattr(Expert, "other", lambda self: random_task_vector(self.side.model, seed=9))
+    plain = cell.vector("bico", "mixed")
+    before = {name: tensor.clone() for name, tensor in cell.target.model.state().items()}
+    for name in IDEAS:
+        found = cell.vector(name, "mixed")
+        assert found.keys() == plain.keys() and all(tensor.isfinite().all() for tensor in found.values())
+        assert max((found[key] - plain[key]).abs().max() for key in plain) > 1e-6, name
+    assert all(tensor.equal(before[name]) for name, tensor in cell.target.model.state().items())
+
+
+def test_completed_maps_keep_the_gradients_directions_and_fill_the_rest() -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows, rotation = torch.randn(3, 8, generator=draw), torch.linalg.qr(torch.randn(8, 8, generator=draw))[0]
+    outputs = torch.randn(50, 8, generator=draw)
+    found = completed(rows.T @ rows @ rotation, outputs.T @ outputs @ rotation)
+    torch.testing.assert_close(
+        found, rotation, atol=1e-4, rtol=0
+    )  # three rows alone would leave five directions at zero
+    torch.testing.assert_close(
+        blended(rows.T @ rows @ rotation, outputs.T @ outputs @ rotation), rotation, atol=1e-4, rtol=0
+    )

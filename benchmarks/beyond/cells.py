@@ -1,29 +1,23 @@
-"""Measures recipes cell by cell: a pair, a task, an expert and a draw of calibration inputs make one cell.
+"""A cell of the study: one pair, task, expert and draw of calibration inputs, and every recipe measured on it.
 
-    python -m benchmarks.beyond.cells --out benchmarks/beyond/cells.csv --tasks digits,segments [--data FOLDER ...]
-        [--targets zoo:mini-b,zoo:mini-b-plus] [--experts 0,1] [--seeds 0,1,2] [--labels 100] [--unlabelled 500]
-
-Calibration inputs come from training samples that no expert has seen. Cells that the file holds are skipped, so a run
-that was stopped goes on where it was. Everything runs in this process: features of a model are read once, and all
-recipes that share a trunk (the model up to its last projection) share its passes. `benchmarks.beyond.table` makes
-the tables.
+Calibration inputs come from training samples that no expert has seen. Features of a model are read once, and all
+recipes that share a trunk (the model up to its last projection) share its passes.
 """
 
-import argparse
 import csv
 import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from benchmarks.beyond.setting import Expert, Side, batches, open_side
-from bico.calibration import Batch, Covariances, cross_covariances
-from bico.chain import finish, get_chain
+from benchmarks.beyond.ideas import IDEAS
+from benchmarks.beyond.setting import Expert, Side, batches
+from bico.calibration import Covariances, cross_covariances
+from bico.chain import NONE, finish, get_chain
 from bico.finetune import MINI
 from bico.methods import Gathered, Pair, get_method
 from bico.parameter_gradients import ParameterGradient, parameter_gradients
@@ -32,7 +26,10 @@ from bico.readout import Readings, read
 from bico.refits import Outcome, Samples, Scene
 from bico.signals import Signal
 from bico.task_vector import State
-from bico.teacher import targets
+from bico.teacher import Teacher, targets
+
+SIGNALS = (Signal.INPUT, Signal.OUTPUT, Signal.OUTPUT_GRAD)
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -42,8 +39,10 @@ class Line:
     source: str
     target: str
     task: str
+    strength: int
+    """Fine-tuning steps of the expert."""
     expert: int
-    """Seed of the expert's fine-tuning."""
+    """Seed of its fine-tuning."""
     seed: int
     """Of the calibration draw."""
     method: str
@@ -52,10 +51,6 @@ class Line:
     accuracy: float
     predicted: float | None = None
     """First-order gain on the labelled samples, nats (`bico.predicted_gain`)."""
-
-    @property
-    def cell(self) -> tuple:
-        return (self.source, self.target, self.task, str(self.expert), str(self.seed))
 
 
 @dataclass(frozen=True)
@@ -67,8 +62,9 @@ class Draw:
 
     @classmethod
     def of(cls, pool: int, labels: int, unlabelled: int, seed: int) -> "Draw":
+        """Larger draws hold the smaller ones: labelled places come from the front of an order, others from its end."""
         order = torch.randperm(pool, generator=torch.Generator().manual_seed(seed))
-        return cls(order[:labels], order[labels : labels + unlabelled])
+        return cls(order[:labels], order[max(labels, pool - unlabelled) :].flip(0))
 
     @property
     def all(self) -> Tensor:
@@ -85,6 +81,12 @@ class TrunkScene(Scene):
     """A scene whose target has one trunk: what its projection reads is known, features follow from the projection."""
 
     pooled: Tensor | None = None
+    expert: Tensor | None = None
+    """The expert's scores."""
+
+    @property
+    def scores(self) -> Tensor:
+        return self.expert
 
     def target_after(self, vector: State) -> Readings:
         weight = self.target.state()["visual.proj"]
@@ -97,7 +99,7 @@ def chosen(readings: Readings, places: Tensor) -> Readings:
 
 
 class Cell:
-    """All recipes of one cell; their parts are made once."""
+    """All recipes of one cell; their parts are made once, when first asked for."""
 
     def __init__(self, expert: Expert, target: Side, draw: Draw) -> None:
         self.expert, self.source, self.target, self.draw = expert, expert.side, target, draw
@@ -106,55 +108,95 @@ class Cell:
         pool = self.source.pool
         labels = self.source.train.split.labels[pool]
         self.labelled = batches(self.source, target, pool[draw.labelled], labels[draw.labelled])
-        taught = targets(expert.scores)
-        self.unlabelled = batches(self.source, target, pool[draw.unlabelled], taught[draw.unlabelled])
-        everything = [Signal.INPUT, Signal.OUTPUT, Signal.OUTPUT_GRAD]
-        self.sums = {"labels": self._collect(self.labelled, everything)}
-        if self.unlabelled:
-            self.sums["teacher"] = self._collect(self.unlabelled, [Signal.INPUT, Signal.OUTPUT_GRAD])
-            self.sums["mixed"] = added(self.sums["labels"], self.sums["teacher"])
-        theirs = ((batch.target, batch.labels) for batch in self.labelled)
-        ((_, gradients),) = parameter_gradients(
-            target.model, theirs, target.head, [ParameterGradient.SUM], [len(draw.labelled)]
+        self.unlabelled, self.softly = (
+            batches(self.source, target, pool[draw.unlabelled], targets(expert.scores, teacher)[draw.unlabelled])
+            for teacher in (Teacher.HARD, Teacher.SOFT)
         )
-        self.gradient = gradients[ParameterGradient.SUM]
-        self._evidence = {
-            name: Gathered(len(draw.labelled), sums, {ParameterGradient.SUM: self.gradient})
-            for name, sums in self.sums.items()
-        }
+        self._made: dict[tuple, Any] = {}
 
-    def _collect(self, calibration: list[Batch], signals: list[Signal]) -> Covariances:
-        count = sum(len(batch.labels) for batch in calibration)
+    def _once(self, key: tuple, make: Callable[[], Made]) -> Made:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def collect(self, data: str) -> Covariances:
+        """Cross-covariances of the models as they are now, from the samples that `data` names: labels, teacher (without
+        labels), mixed, or soft (mixed, with the expert's probabilities).
+        """
+        calibration = {
+            "labels": self.labelled,
+            "teacher": self.unlabelled,
+            "mixed": [*self.labelled, *self.unlabelled],
+            "soft": [*self.labelled, *self.softly],
+        }[data]
         models = (self.source.model, self.target.model)
-        ((_, sums),) = cross_covariances(*models, calibration, self.heads, signals, [count])
+        count = sum(len(batch.labels) for batch in calibration)
+        ((_, sums),) = cross_covariances(*models, calibration, self.heads, SIGNALS, [count])
         return sums
 
-    @cache  # noqa: B019 - a cell lives as long as its numbers are wanted
-    def vector(self, method: str, data: str) -> State:
-        """The target's task vector before any last step."""
-        if method == "none":
+    def sums(self, data: str) -> Covariances:
+        """Cross-covariances of the pre-trained models."""
+        if data == "mixed":
+            return self._once(("sums", data), lambda: added(self.sums("labels"), self.sums("teacher")))
+        return self._once(("sums", data), lambda: self.collect(data))
+
+    def gradient(self) -> State:
+        """Of the target's loss, summed over the labelled samples."""
+
+        def make() -> State:
+            theirs = ((batch.target, batch.labels) for batch in self.labelled)
+            count = len(self.draw.labelled)
+            ((_, found),) = parameter_gradients(
+                self.target.model, theirs, self.target.head, [ParameterGradient.SUM], [count]
+            )
+            return found[ParameterGradient.SUM]
+
+        return self._once(("gradient",), make)
+
+    def evidence(self, data: str, gradient: bool = False) -> Gathered:
+        """What a method may ask for."""
+        gradients = {ParameterGradient.SUM: self.gradient()} if gradient else {}
+        make = lambda: Gathered(len(self.draw.labelled), self.sums(data), gradients)  # noqa: E731
+        return self._once(("evidence", data, gradient), make)
+
+    def vector(self, trunk: str, data: str) -> State:
+        """The target's task vector before any last step that leaves the trunk alone."""
+        return self._once(("vector", trunk, data), lambda: self._carry(trunk, data))
+
+    def _carry(self, trunk: str, data: str) -> State:
+        front, _, tune = trunk.partition("+")
+        if tune:
+            before = self.vector(front, data)
+            samples = Samples(self.labelled, self.unlabelled if data == "mixed" else [])
+            scene = Scene(self.source.model, self.target.model, self.heads, self.expert.tau, samples)
+            return finish(get_chain(f"{NONE}+{tune}", lr=MINI.lr).steps, before, scene, Gathered()).vector
+        if trunk == NONE:
             return {}
-        if method == "none+tune:steps=30":
-            chain = get_chain(method, lr=MINI.lr)
-            return finish(chain.steps, {}, self.scene(method, data, {}), Gathered()).vector
-        carrier = get_method(method, lr=MINI.lr)
-        return carrier.transport(self.expert.tau, self.pair, self._evidence[data])
+        if trunk in IDEAS:
+            return IDEAS[trunk](self, data)
+        method = get_method(trunk, lr=MINI.lr)
+        return method.transport(self.expert.tau, self.pair, self.evidence(data, bool(method.needs.gradients)))
 
-    @cache  # noqa: B019
-    def on_test(self, method: str, data: str) -> Readings:
-        vector = self.vector(method, data)
-        return self.target.on_test(vector) if vector else self.target.test_before
+    def on_test(self, trunk: str, data: str) -> Readings:
+        def make() -> Readings:
+            vector = self.vector(trunk, data)
+            return self.target.on_test(vector) if vector else self.target.test_before
 
-    @cache  # noqa: B019
-    def pooled(self, method: str, data: str) -> Tensor:
+        return self._once(("test", trunk, data), make)
+
+    def pooled(self, trunk: str, data: str) -> Tensor:
         """What the trunk's projection reads of the cell's samples, labelled first."""
-        places = self._places(data)
-        if method == "none":
-            return self.target.pool_before.pooled[places]
-        with self.target.model.updated(self.vector(method, data)):
-            return read(self.target.model, self.target.inputs(self.target.pool[places])).pooled
 
-    def scene(self, method: str, data: str, vector: State) -> Scene:
+        def make() -> Tensor:
+            places = self._places(data)
+            if trunk == NONE:
+                return self.target.pool_before.pooled[places]
+            with self.target.model.updated(self.vector(trunk, data)):
+                return read(self.target.model, self.target.inputs(self.target.pool[places])).pooled
+
+        return self._once(("pooled", trunk, data), make)
+
+    def scene(self, trunk: str, data: str) -> Scene:
         places = self._places(data)
         known = {
             "source": chosen(self.source.pool_before, places),
@@ -163,23 +205,24 @@ class Cell:
         }
         samples = Samples(self.labelled, self.unlabelled if data == "mixed" else [])
         models = (self.source.model, self.target.model)
-        pooled = self.pooled(method, data) if vector or method == "none" else None
-        scene = TrunkScene(*models, self.heads, self.expert.tau, samples, known, pooled)
-        scene.__dict__["scores"] = self.expert.scores[places]  # a cached property that need not be computed
-        return scene
+        scores = self.expert.scores[places]
+        return TrunkScene(*models, self.heads, self.expert.tau, samples, known, self.pooled(trunk, data), scores)
 
     def _places(self, data: str) -> Tensor:
         return self.draw.all if data == "mixed" else self.draw.labelled
 
-    def measure(self, method: str, data: str) -> float:
-        """Accuracy of a recipe, percent, from the samples that `data` names: labels, teacher (unlabelled), or mixed."""
-        trunk, _, steps = method.partition("+") if "tune" not in method else (method, "", "")
+    def outcome(self, method: str, data: str) -> Outcome:
+        trunk, steps = split(method)
         vector = self.vector(trunk, data)
-        outcome = Outcome(vector)
-        if steps:
-            outcome = finish(
-                get_chain(f"none+{steps}").steps, vector, self.scene(trunk, data, vector), self._evidence[data]
-            )
+        if not steps:
+            return Outcome(vector)
+        chain = get_chain(f"{NONE}+{steps}")
+        return finish(chain.steps, vector, self.scene(trunk, data), self.evidence(data) if chain.needs else Gathered())
+
+    def measure(self, method: str, data: str) -> float:
+        """Accuracy of a recipe in %, from the samples that `data` names: labels, teacher (unlabelled), or mixed."""
+        trunk, _ = split(method)
+        outcome = self.outcome(method, data)
         pooled = self.on_test(trunk, data).pooled
         if outcome.readout is not None:
             return self.target.percent(outcome.readout.scores(pooled))
@@ -188,118 +231,57 @@ class Cell:
         return self.target.zero_shot(pooled @ (weight + moved))
 
     def predicted(self, method: str, data: str) -> float:
-        gains = predicted_gain(
-            self.gradient, self.vector(method, data), self.target.model.sites, len(self.draw.labelled)
-        )
-        return sum(gains.values())
+        sites, count = self.target.model.sites, len(self.draw.labelled)
+        return sum(predicted_gain(self.gradient(), self.vector(method, data), sites, count).values())
 
 
-LABELS = [
-    "theseus",
-    "bico",
-    "bico+projection",
-    "none+projection",
-    "none+head:targets=labels",
-    "none+head:targets=labels:fit=logistic",
-    "bico+head:targets=labels",
-    "none+head",
-    "bico+head",
-    "few-shot",
-    "none+tune:steps=30",
-]
-"""Recipes at N labelled samples."""
-MIXED = [
-    "bico",
-    "bico+projection",
-    "none+projection",
-    "none+head",
-    "none+head:fit=logistic",
-    "bico+head",
-    "bico+head:targets=labels",
-]
-"""Recipes at N labelled samples and U unlabelled ones."""
+def split(method: str) -> tuple[str, str]:
+    """The part of a recipe that makes a trunk, and the last steps on it.
+
+    Example:
+        >>> split("bico+tune:steps=30+projection"), split("none+head")
+        (('bico+tune:steps=30', 'projection'), ('none', 'head'))
+    """
+    first, *rest = method.split("+")
+    if rest and rest[0].startswith("tune"):
+        return f"{first}+{rest[0]}", "+".join(rest[1:])
+    return first, "+".join(rest)
 
 
-def lines_of(cell: Cell, about: Line, cached: Path) -> Iterator[Line]:
-    """Measures everything in a cell."""
+REFERENCES = ("zero-shot", "fine-tuned", "expert")
+PREDICTED = ("bico", "theseus")
+
+
+def lines_of(cell: Cell, about: Line, recipes: Sequence[tuple[str, str]]) -> Iterator[Line]:
+    """Measures recipes, pairs of (method, data), in a cell, after its references."""
     labels, unlabelled = len(cell.draw.labelled), len(cell.draw.unlabelled)
-    source, target = cell.source, cell.target
+    source, target, expert = cell.source, cell.target, cell.expert
     yield replace(about, method="zero-shot", accuracy=target.zero_shot(target.test_before.features))
-    fine_tuned = _reference(target, target.fine_tuned(0, cached), 0)
-    yield replace(about, method="fine-tuned", accuracy=fine_tuned)
-    yield replace(about, method="expert", accuracy=_reference(source, cell.expert.tau, about.expert))
-    for method in LABELS:
-        predicted = cell.predicted(method, "labels") if method in ("theseus", "bico") else None
-        accuracy = cell.measure(method, "labels")
-        yield replace(about, method=method, samples=labels, accuracy=accuracy, predicted=predicted)
-    if unlabelled:
-        yield replace(about, method="bico", unlabelled=unlabelled, accuracy=cell.measure("bico", "teacher"))
-        for method in MIXED:
-            predicted = cell.predicted(method, "mixed") if method == "bico" else None
-            accuracy = cell.measure(method, "mixed")
-            yield replace(
-                about, method=method, samples=labels, unlabelled=unlabelled, accuracy=accuracy, predicted=predicted
-            )
+    oracle = target.fine_tuned(0, expert.folder)
+    yield replace(about, method="fine-tuned", accuracy=_reference(target, oracle, (0, MINI.steps)))
+    yield replace(about, method="expert", accuracy=_reference(source, expert.tau, (expert.seed, expert.steps)))
+    for method, data in recipes:
+        here = replace(about, method=method, accuracy=cell.measure(method, data))
+        here = replace(here, samples=0 if data == "teacher" else labels)
+        here = replace(here, unlabelled=0 if data == "labels" else unlabelled)
+        yield replace(here, predicted=cell.predicted(method, data)) if method in PREDICTED else here
 
 
-_REFERENCES: dict[tuple[str, str, int], float] = {}
+_REFERENCES: dict[tuple, float] = {}
 
 
-def _reference(side: Side, vector: State, seed: int) -> float:
+def _reference(side: Side, vector: State, which: tuple[int, int]) -> float:
     """Accuracy of a fine-tuned model, measured once per process."""
-    key = (side.ref, side.task.name, seed)
+    key = (side.ref, side.task.name, *which)
     if key not in _REFERENCES:
         _REFERENCES[key] = side.zero_shot(side.on_test(vector).features)
     return _REFERENCES[key]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/beyond/cells.csv"))
-    parser.add_argument("--experts-in", type=Path, default=Path("out/beyond"), help="where experts are kept")
-    parser.add_argument("--source", default="zoo:mini-a")
-    parser.add_argument("--targets", default="zoo:mini-b,zoo:mini-b-plus")
-    parser.add_argument("--tasks", default="digits,segments")
-    parser.add_argument("--data", type=Path, action="append", default=[])
-    parser.add_argument("--experts", default="0,1")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--labels", type=int, default=100)
-    parser.add_argument("--unlabelled", type=int, default=500)
-    parser.add_argument("--test", type=int, default=500, help="test samples")
-    given = parser.parse_args()
-    done = read_cells(given.out) if given.out.is_file() else set()
-    folders = tuple(given.data)
-    for seed in map(int, given.experts.split(",")):
-        for task in given.tasks.split(","):
-            source = open_side(given.source, task, folders, given.test)
-            expert = None
-            for ref in given.targets.split(","):
-                target = open_side(ref, task, folders, given.test)
-                for draw_seed in map(int, given.seeds.split(",")):
-                    about = Line(source.name, target.name, task, seed, draw_seed, "", 0, 0, 0.0)
-                    if (*about.cell, str(given.labels), str(given.unlabelled)) in done:
-                        continue
-                    started, used = time.perf_counter(), time.process_time()
-                    expert = expert or Expert.of(source, seed, given.experts_in)
-                    draw = Draw.of(len(source.pool), given.labels, given.unlabelled, draw_seed)
-                    lines = list(lines_of(Cell(expert, target, draw), about, given.experts_in))
-                    append(given.out, lines)
-                    wall, cpu = time.perf_counter() - started, time.process_time() - used
-                    print(f"{'/'.join(about.cell)}: {len(lines)} lines, {wall:.0f} s ({cpu:.0f} s CPU)", flush=True)
-
-
-def read_cells(path: Path) -> set[tuple]:
-    """Cells that a file holds, with their labels and unlabelled inputs."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    keys = ("source", "target", "task", "expert", "seed", "samples", "unlabelled")
-    last = ("bico+head:targets=labels", MIXED[-1])
-    return {tuple(row[key] for key in keys) for row in rows if row["method"] in last}
-
-
 def append(path: Path, lines: list[Line]) -> None:
     """Writes a cell's lines in one piece, so that a stop leaves whole cells."""
     fresh = not path.is_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Line)], lineterminator="\n")
         if fresh:
@@ -307,7 +289,3 @@ def append(path: Path, lines: list[Line]) -> None:
         writer.writerows(asdict(line) | {"accuracy": round(line.accuracy, 3)} for line in lines)
         file.flush()
         os.fsync(file.fileno())
-
-
-if __name__ == "__main__":
-    main()

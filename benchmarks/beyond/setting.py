@@ -18,7 +18,7 @@ from bico.task_vector import State, subtract
 from bico.teacher import expert_scores
 from storage.checkpoints import load_state, save_state
 
-POOL = 900
+POOL = 2100
 """Training samples that calibration is drawn from; no expert has seen them. At most half of the split."""
 BATCH = 50
 
@@ -49,12 +49,12 @@ class Side:
     def pool(self) -> Tensor:
         return self.order[: min(POOL, len(self.order) // 2)]
 
-    def fine_tuned(self, seed: int, folder: Path) -> State:
+    def fine_tuned(self, seed: int, folder: Path, steps: int = MINI.steps) -> State:
         """The task vector of fine-tuning on everything but the pool."""
-        path = folder / f"{self.name}-{self.task.name}-{seed}.safetensors"
+        path = folder / f"{self.name}-{self.task.name}-{seed}-{steps}.safetensors"
         if not path.is_file():
             kept = self.order[len(self.pool) :]
-            recipe = replace(MINI, seed=seed)
+            recipe = replace(MINI, seed=seed, steps=steps, warmup=steps // 10)
             tuned = finetune(
                 self.model, lambda i: self.train.batch(kept[i]), len(kept), self.head, recipe, progress=False
             )
@@ -105,14 +105,22 @@ class Expert:
     tau: State
     after: Readings
     scores: Tensor
+    seed: int = 0
+    steps: int = MINI.steps
+    """Of fine-tuning."""
+    folder: Path = Path("out/beyond")
 
     @classmethod
-    def of(cls, side: Side, seed: int, folder: Path) -> "Expert":
-        tau = side.fine_tuned(seed, folder)
+    def of(cls, side: Side, seed: int, folder: Path, steps: int = MINI.steps) -> "Expert":
+        tau = side.fine_tuned(seed, folder, steps)
         inputs = side.inputs(side.pool)
         with side.model.updated(tau):
             after = read(side.model, inputs)
-        return cls(side, tau, after, expert_scores(side.model, tau, inputs, side.head))
+        return cls(side, tau, after, expert_scores(side.model, tau, inputs, side.head), seed, steps, folder)
+
+    def other(self) -> State:
+        """The task vector of a second expert, which saw the same samples in another order."""
+        return self.side.fine_tuned(self.seed + 1, self.folder, self.steps)
 
 
 def batches(source: Side, target: Side, indices: Tensor, targets: Tensor) -> list[Batch]:

@@ -1,10 +1,11 @@
-"""Makes the tables of the study from its cells.
+"""Makes the page and the plot of one question of the study from its cells.
 
-    python -m benchmarks.beyond.table benchmarks/beyond/cells.csv > benchmarks/beyond/cells.md
+    python -m benchmarks.beyond.table QUESTION
 
-Accuracies are means ± sd over a pair's experts and calibration draws. Shares of the gap are (accuracy − zero-shot) /
-(fine-tuned − zero-shot), in %, of each cell and then averaged. A control is the same last steps without transport;
-differences to it are paired cell by cell.
+writes QUESTION.md, and QUESTION.png where the question has an axis, beside benchmarks/beyond/QUESTION.csv. Accuracies are
+means ± sd over a pair's experts and calibration draws. Shares of the gap are (accuracy − zero-shot) / (fine-tuned −
+zero-shot), in %, of averages over the tasks. A control is the same last steps without transport; differences to it are
+paired cell by cell.
 """
 
 import csv
@@ -12,13 +13,18 @@ import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from benchmarks.beyond.ask import HERE, QUESTIONS
+from benchmarks.beyond.cells import REFERENCES
 from bico.chain import control
+from bico.provenance import machine
 from bico.recommend import recommend
-from bico.report import Row, method_label
+from bico.report import COLOURS, Row, method_label
 
 DEVELOPMENT = ("digits", "mnist", "segments")
 """Tasks that choices were made on."""
@@ -33,30 +39,51 @@ Regime = tuple[str, int, int]
 class Cell:
     """All that was measured for one expert and one draw of calibration inputs."""
 
-    target: str
-    task: str
-    expert: int
-    seed: int
+    place: dict[str, str]
+    """source, target, task, strength, expert, seed, and the `samples` and `unlabelled` inputs that it was drawn with."""
     accuracy: dict[Regime, float]
     predicted: dict[Regime, float]
 
-    def gap(self, regime: Regime) -> float:
-        """Share of the way from zero-shot to fine-tuned, percent."""
-        zero, fine = self.accuracy["zero-shot", 0, 0], self.accuracy["fine-tuned", 0, 0]
-        return 100 * (self.accuracy[regime] - zero) / (fine - zero)
+    @property
+    def task(self) -> str:
+        return self.place["task"]
+
+    @property
+    def pair(self) -> str:
+        return f"{self.place['source']} → {self.place['target']}"
+
+    @property
+    def zero(self) -> float:
+        return self.accuracy["zero-shot", 0, 0]
+
+    @property
+    def fine(self) -> float:
+        return self.accuracy["fine-tuned", 0, 0]
 
 
 def read_cells(path: Path) -> list[Cell]:
-    grouped: dict[tuple, tuple[dict, dict]] = {}
+    """Cells of a file, in its order: each begins with its zero-shot line."""
+    cells: list[Cell] = []
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            place = (row["target"], row["task"], int(row["expert"]), int(row["seed"]))
-            accuracy, predicted = grouped.setdefault(place, ({}, {}))
-            regime = (row["method"], int(row["samples"]), int(row["unlabelled"]))
-            accuracy[regime] = float(row["accuracy"])
+            method = row["method"]
+            if method == "zero-shot":
+                place = {key: row[key] for key in ("source", "target", "task", "strength", "expert", "seed")}
+                cells.append(Cell(place | {key: row[key] for key in ("samples", "unlabelled")}, {}, {}))
+            data = (0, 0) if method in REFERENCES else (int(row["samples"]), int(row["unlabelled"]))
+            cells[-1].accuracy[method, *data] = float(row["accuracy"])
             if row["predicted"]:
-                predicted[regime] = float(row["predicted"])
-    return [Cell(*place, *measured) for place, measured in grouped.items()]
+                cells[-1].predicted[method, *data] = float(row["predicted"])
+    return cells
+
+
+def share(cells: Sequence[Cell], regime: Regime) -> float:
+    """Share of the way from zero-shot to fine-tuned, in %, of the averages over cells."""
+    gained, gap = (
+        statistics.fmean(values)
+        for values in zip(*((cell.accuracy[regime] - cell.zero, cell.fine - cell.zero) for cell in cells), strict=True)
+    )
+    return 100 * gained / gap
 
 
 def spread(values: Sequence[float], sign: str = "") -> str:
@@ -79,12 +106,12 @@ def accuracy_table(cells: Sequence[Cell]) -> str:
         method, samples, unlabelled = regime
         held = [cell for cell in cells if regime in cell.accuracy]
         per_task = [spread([cell.accuracy[regime] for cell in held if cell.task == task]) for task in tasks]
-        share = "" if method in ("expert",) else f"{statistics.fmean(cell.gap(regime) for cell in held):.0f} %"
+        closed = "" if method == "expert" else f"{share(held, regime):.0f} %"
         bare = (control(method), samples, unlabelled)
         paired = [cell.accuracy[regime] - cell.accuracy[bare] for cell in held if bare in cell.accuracy]
         counts = [str(n) if n else "–" for n in (samples, unlabelled)]
         over = spread(paired, "+") if paired else ""
-        lines.append(f"| {' | '.join([method_label(method), *counts, *per_task, share, over])} |")
+        lines.append(f"| {' | '.join([method_label(method), *counts, *per_task, closed, over])} |")
     return "\n".join(lines)
 
 
@@ -95,7 +122,7 @@ def advice(cells: Sequence[Cell]) -> str:
             c.task,
             method,
             samples,
-            10 * c.expert + c.seed if samples or unlabelled else None,
+            10 * int(c.place["expert"]) + int(c.place["seed"]) if samples or unlabelled else None,
             value,
             unlabelled,
         )
@@ -111,7 +138,7 @@ def prediction(cells: Iterable[Cell]) -> list[str]:
     cells = list(cells)
     lines = []
     for regime in dict.fromkeys(regime for cell in cells for regime in cell.predicted):
-        pairs = [(c.predicted[regime], c.accuracy[regime] - c.accuracy["zero-shot", 0, 0]) for c in cells]
+        pairs = [(c.predicted[regime], c.accuracy[regime] - c.zero) for c in cells]
         if len(pairs) > 3:
             found = spearmanr(*zip(*pairs, strict=True))
             name = f"{method_label(regime[0])}, N={regime[1]}" + f", {regime[2]} unlabelled" * bool(regime[2])
@@ -119,18 +146,164 @@ def prediction(cells: Iterable[Cell]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    cells = read_cells(Path(sys.argv[1]))
-    for title, tasks in (("Development tasks", DEVELOPMENT), ("Confirmation tasks", CONFIRMATION)):
-        for target in dict.fromkeys(cell.target for cell in cells):
-            part = [cell for cell in cells if cell.target == target and cell.task in tasks]
-            if not part:
-                continue
-            counted = ", ".join(f"{task} {sum(c.task == task for c in part)}" for task in tasks)
-            print(f"## {title}, mini-a → {target}\n\nCells: {counted}.\n")
-            print(f"{accuracy_table(part)}\n\n{advice(part)}\n")
+def by_task(cells: Sequence[Cell], regime: Regime) -> str:
+    """Distance of a task from pre-training, told by what the target knows of it: a line per task, nearest last."""
+    method, samples, unlabelled = regime
+    lines = [
+        f"{method_label(method)}, N={samples}, {unlabelled} unlabelled:\n",
+        "| task | zero-shot | fine-tuned | gain | share of the gap | over its control |",
+        "| --- |" + " ---: |" * 5,
+    ]
+    groups = {task: [c for c in cells if c.task == task] for task in dict.fromkeys(c.task for c in cells)}
+    for task, held in sorted(groups.items(), key=lambda item: statistics.fmean(c.zero for c in item[1])):
+        zero, fine = (spread([value]) for value in (held[0].zero, held[0].fine))
+        gains = spread([c.accuracy[regime] - c.zero for c in held], "+")
+        bare = (control(method), samples, unlabelled)
+        over = spread([c.accuracy[regime] - c.accuracy[bare] for c in held if bare in c.accuracy], "+")
+        lines.append(f"| {task} | {zero} | {fine} | {gains} | {share(held, regime):.0f} % | {over} |")
+    return "\n".join(lines)
+
+
+def value_on(axis: str, cell: Cell, regime: Regime) -> str:
+    """Where a recipe's line stands on the axis of a question."""
+    if axis == "samples":
+        return str(regime[1])
+    if axis == "unlabelled":
+        return str(regime[2])
+    return cell.pair if axis == "target" else cell.place[axis]
+
+
+def along(axis: str, cells: Sequence[Cell]) -> dict[str, dict[str, list[Cell]]]:
+    """Cells by recipe and by value of the axis; a recipe that a cell measures at several data counts at its most."""
+    found: dict[str, dict[str, list[Cell]]] = {}
+    for cell in cells:
+        for method in dict.fromkeys(method for method, *_ in cell.accuracy):
+            found.setdefault(method, {}).setdefault(value_on(axis, cell, regime_of(cell, method)), []).append(cell)
+    return found
+
+
+def regime_of(cell: Cell, method: str) -> Regime:
+    """The data that a cell measured a recipe with; where there were several, the most."""
+    return max((regime for regime in cell.accuracy if regime[0] == method), key=lambda regime: regime[1:])
+
+
+def average(cells: Sequence[Cell], method: str) -> list[float]:
+    """Accuracies averaged over tasks, one per expert and draw that measured every task."""
+    tasks = {cell.task for cell in cells}
+    draws: dict[tuple[str, str], dict[str, float]] = {}
+    for cell in cells:
+        key = (cell.place["expert"], cell.place["seed"])
+        draws.setdefault(key, {})[cell.task] = cell.accuracy[regime_of(cell, method)]
+    return [statistics.fmean(found.values()) for found in draws.values() if set(found) == tasks]
+
+
+def axis_table(axis: str, cells: Sequence[Cell]) -> str:
+    """A line per recipe, a column per value of the axis: the average over tasks, with the share of the gap closed."""
+    found, values = along(axis, cells), axis_values(axis, cells)
+    lines = [f"| recipe | {' | '.join(values)} |", "| --- |" + " ---: |" * len(values)]
+    for method, groups in found.items():
+        written = []
+        for value in values:
+            held = groups.get(value) or (groups.get("0", []) if method in REFERENCES else [])
+            part = f" ({share_of(held, method):.0f} %)" if held and method not in REFERENCES else ""
+            written.append(spread(average(held, method)) + part if held else "–")
+        lines.append(f"| {method_label(method)} | {' | '.join(written)} |")
+    return "\n".join(lines)
+
+
+def share_of(cells: Sequence[Cell], method: str) -> float:
+    return share(cells, regime_of(cells[0], method))
+
+
+def axis_values(axis: str, cells: Sequence[Cell]) -> list[str]:
+    values = {value for method, groups in along(axis, cells).items() if method not in REFERENCES for value in groups}
+    return sorted(values, key=lambda v: (int(v), v) if v.isdigit() else (0, v))
+
+
+def plot_axis(axis: str, cells: Sequence[Cell]) -> Figure:
+    """Average accuracy along the axis: a transfer as a full line, its control or rival dashed in the same colour."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    ax, found, values = figure.subplots(), along(axis, cells), axis_values(axis, cells)
+    steps = dict.fromkeys(step(method) for method in found)
+    colours = {name: f"C{place}" for place, name in enumerate(steps)} | {"": COLOURS["bico"]}
+    for method, groups in found.items():
+        if method in REFERENCES:
+            continue
+        points = [(values.index(v), average(held, method)) for v, held in groups.items()]
+        points.sort()
+        bare = method.startswith("none") or method == "theseus"
+        ax.errorbar(
+            [x for x, _ in points],
+            [statistics.fmean(found) for _, found in points],
+            [statistics.stdev(found) if len(found) > 1 else 0 for _, found in points],
+            label=method_label(method),
+            color=COLOURS["theseus"] if method == "theseus" else colours[step(method)],
+            ls="--" if bare else "-",
+            marker="o",
+            ms=4,
+            capsize=3,
+        )
+    for method, style in (("zero-shot", ":"), ("fine-tuned", "--")):
+        level = statistics.fmean(cell.accuracy[method, 0, 0] for cell in cells)
+        ax.axhline(level, color="grey", ls=style, lw=1, label=f"{method} ({level:.1f})")
+    ax.set_xticks(range(len(values)), values)
+    ax.set(xlabel=AXES[axis], ylabel="test accuracy, average over tasks (%)")
+    ax.grid(alpha=0.25)
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return figure
+
+
+def step(method: str) -> str:
+    """The last steps of a recipe."""
+    return method.partition("+")[2]
+
+
+AXES = {
+    "samples": "labelled samples N",
+    "unlabelled": "inputs without labels, beside 100 labels",
+    "strength": "fine-tuning steps of the expert",
+    "target": "pair",
+    "source": "pre-training steps",
+}
+
+
+def page(question: str, cells: Sequence[Cell]) -> str:
+    """The Markdown of one question."""
+    tasks = ", ".join(f"{task} {sum(c.task == task for c in cells)}" for task in dict.fromkeys(c.task for c in cells))
+    parts = [
+        f"# {question}",
+        f"Made by `python -m benchmarks.beyond.ask {question}` and `python -m benchmarks.beyond.table {question}` on "
+        f"{date.today()}.\nMachine: {machine()}.",
+        f"Cells (experts × draws) per task: {tasks}. Accuracy in %, mean ± sd; share of the gap to the fine-tuned target "
+        "in brackets or in its own column.",
+    ]
+    axis = QUESTIONS[question].axis
+    for title, chosen in (("Development tasks", DEVELOPMENT), ("Confirmation tasks", CONFIRMATION)):
+        part = [cell for cell in cells if cell.task in chosen]
+        if not part:
+            continue
+        if axis:
+            parts += [f"## {title}", axis_table(axis, part)]
+            continue
+        for pair in dict.fromkeys(cell.pair for cell in part):
+            group = [cell for cell in part if cell.pair == pair]
+            parts += [f"## {title}, {pair}", accuracy_table(group), advice(group)]
+    if axis:
+        parts += ["## All tasks", axis_table(axis, cells), f"![{question}]({question}.png)"]
+    else:
+        most = regime_of(cells[0], "bico+projection")
+        parts += ["## By task", by_task(cells, most)]
     if lines := prediction(cells):
-        print("## First-order predicted gain\n\nRank correlation with the true gain in points:\n\n" + "\n".join(lines))
+        parts += ["## First-order predicted gain", "Rank correlation with the true gain in points:", "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    for question in sys.argv[1:]:
+        cells = read_cells(HERE / f"{question}.csv")
+        (HERE / f"{question}.md").write_text(page(question, cells))
+        if axis := QUESTIONS[question].axis:
+            plot_axis(axis, cells).savefig(HERE / f"{question}.png", dpi=110)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,188 @@
+"""Asks one question of the study, cell by cell.
+
+    python -m benchmarks.beyond.ask QUESTION [--tasks digits,segments,...] [--data FOLDER ...] [--experts 0,1] [--seeds 0,1,2]
+
+Cells go to benchmarks/beyond/QUESTION.csv as they come; those that the file holds are skipped, so a run that was stopped
+goes on where it was. `python -m benchmarks.beyond.table QUESTION` makes the table and the plot. Experts are kept in
+out/beyond.
+"""
+
+import argparse
+import csv
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from benchmarks.beyond.cells import Cell, Draw, Line, append, lines_of
+from benchmarks.beyond.ideas import IDEAS
+from benchmarks.beyond.setting import Expert, open_side
+from bico.finetune import MINI
+
+HERE = Path(__file__).parent
+Recipes = list[tuple[str, str]]
+"""(method, data) pairs."""
+
+LABELS = [
+    "theseus",
+    "bico",
+    "bico+projection",
+    "none+projection",
+    "none+head:targets=labels",
+    "none+head:targets=labels:fit=logistic",
+    "bico+head:targets=labels",
+    "none+head",
+    "bico+head",
+    "few-shot",
+    "none+tune:steps=30",
+    "bico+tune:steps=30",
+]
+"""At N labelled samples."""
+MIXED = [
+    "theseus",
+    "bico",
+    "bico+projection",
+    "none+projection",
+    "none+head",
+    "none+head:fit=logistic",
+    "bico+head",
+    "bico+head:targets=labels",
+    "none+tune:steps=30",
+    "bico+tune:steps=30",
+]
+"""At N labelled samples and U unlabelled ones."""
+CHIEF = [
+    "theseus",
+    "bico",
+    "bico+projection",
+    "none+projection",
+    "none+head:targets=labels",
+    "bico+head:targets=labels",
+    "none+head",
+    "bico+head",
+]
+"""Without what needs training."""
+
+
+def labelled(methods: list[str]) -> Recipes:
+    return [(method, "labels") for method in methods]
+
+
+def mixed(methods: list[str]) -> Recipes:
+    return [(method, "mixed") for method in methods]
+
+
+@dataclass(frozen=True)
+class Question:
+    """The cells of one question: the product of its axes, with its recipes in each."""
+
+    recipes: tuple[tuple[str, str], ...]
+    axis: str = ""
+    """What is varied: a field of `Line`."""
+    pairs: tuple[tuple[str, str], ...] = (("mini-a", "mini-b"),)
+    """Models of the zoo, or folders."""
+    strengths: tuple[int, ...] = (MINI.steps,)
+    labels: tuple[int, ...] = (100,)
+    unlabelled: tuple[int, ...] = (500,)
+
+
+QUESTIONS = {
+    "regimes": Question((*labelled(LABELS), ("bico", "teacher"), *mixed(MIXED))),
+    "labels": Question(tuple(labelled([*CHIEF, "none+tune:steps=30", "bico+tune:steps=30"])), "samples",
+                       labels=(5, 10, 20, 50, 300), unlabelled=(0,)),
+    "unlabelled": Question(tuple(mixed(CHIEF)), "unlabelled", unlabelled=(0, 100, 2000)),
+    "strength": Question(tuple(mixed(CHIEF)), "strength", strengths=(10, 30, 300)),
+    "shapes": Question(tuple(mixed(CHIEF)), "target",
+                       pairs=(("mini-a", "mini-b-plus"), ("mini-a", "mini-l"), ("mini-b-plus", "mini-a"))),
+    "ideas": Question(tuple(mixed([name + step for name in ("bico", *IDEAS) for step in ("", "+projection", "+head")]))),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Place:
+    """One cell to be measured."""
+
+    source: str
+    target: str
+    task: str
+    strength: int
+    expert: int
+    seed: int
+    labels: int
+    unlabelled: int
+
+
+def places(question: Question, tasks: list[str], experts: list[int], seeds: list[int]) -> Iterator[Place]:
+    """Cells of a question; those that share an expert come one after the other."""
+    for (source, target), task, strength, expert in itertools.product(
+        question.pairs, tasks, question.strengths, experts
+    ):
+        for seed, labels, unlabelled in itertools.product(seeds, question.labels, question.unlabelled):
+            yield Place(source, target, task, strength, expert, seed, labels, unlabelled)
+
+
+def measured(path: Path) -> set[Place]:
+    """Cells that a file holds: each has a line for every recipe, and its references say with what it was drawn."""
+    if not path.is_file():
+        return set()
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["method"] == "zero-shot"]
+    whole = ("strength", "expert", "seed", "samples", "unlabelled")
+    return {Place(row["source"], row["target"], row["task"], *(int(row[key]) for key in whole)) for row in rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", choices=QUESTIONS)
+    parser.add_argument("--out", type=Path, help="default: benchmarks/beyond/QUESTION.csv")
+    parser.add_argument("--experts-in", type=Path, default=Path("out/beyond"))
+    parser.add_argument("--tasks", default="digits,segments,lamps")
+    parser.add_argument("--data", type=Path, action="append", default=[])
+    parser.add_argument("--experts", default="0,1")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--pairs", help="SOURCE:TARGET,... in place of the question's own")
+    parser.add_argument("--test", type=int, default=500, help="test samples")
+    given = parser.parse_args()
+    question, out = QUESTIONS[given.question], given.out or HERE / f"{given.question}.csv"
+    if given.pairs:
+        question = replace(question, pairs=tuple(tuple(pair.split(":")) for pair in given.pairs.split(",")))
+    numbers = ([int(number) for number in text.split(",")] for text in (given.experts, given.seeds))
+    run(question, out, list(places(question, given.tasks.split(","), *numbers)), given)
+
+
+def run(question: Question, out: Path, wanted: list[Place], given: argparse.Namespace) -> None:
+    done, folders = measured(out), tuple(given.data)
+    for (source_name, target_name, task, strength, seed), group in itertools.groupby(
+        wanted, lambda p: (p.source, p.target, p.task, p.strength, p.expert)
+    ):
+        todo = [place for place in group if place not in done]
+        if not todo:
+            continue
+        source, target = (open_side(ref(name), task, folders, given.test) for name in (source_name, target_name))
+        started = time.process_time()
+        expert = Expert.of(source, seed, given.experts_in, strength)
+        print(f"{source_name} → {target_name}, {task}: expert {seed}, {strength} steps, "
+              f"{time.process_time() - started:.0f} s CPU", flush=True)  # fmt: skip
+        for place in todo:
+            started = time.process_time()
+            pool = len(source.pool)
+            if place.labels + place.unlabelled > pool:
+                print(f"  {place}: skipped, its pool holds {pool}", flush=True)
+                continue
+            draw = Draw.of(pool, place.labels, place.unlabelled, place.seed)
+            about = Line(place.source, place.target, place.task, strength, place.expert, place.seed, "",
+                         place.labels, place.unlabelled, 0.0)  # fmt: skip
+            lines = list(lines_of(Cell(expert, target, draw), about, question.recipes))
+            append(out, lines)
+            print(f"  N={place.labels}, U={place.unlabelled}, draw {place.seed}: {len(lines)} lines, "
+                  f"{time.process_time() - started:.0f} s CPU", flush=True)  # fmt: skip
+
+
+def ref(name: str) -> str:
+    """A model of the zoo by its name, or a folder."""
+    return f"local-dir:{name}" if "/" in name else f"zoo:{name}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Ideas beyond the shipped recipes, tried on development tasks first; those that fail are listed, not hidden.
+
+Each takes a cell and the data it may use (`labels` or `mixed`) and returns the target's task vector before any last step.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bico.methods import Gathered
+from bico.methods.bico import BiCo
+from bico.procrustes import Completion, procrustes
+from bico.signals import Signal, SignalKey
+from bico.task_vector import State, scale
+
+if TYPE_CHECKING:
+    from benchmarks.beyond.cells import Cell
+
+
+@dataclass
+class Reworked(Gathered):
+    """Evidence whose output-gradient maps are made in another way."""
+
+    output_map: Callable[[Tensor, Tensor], Tensor] = field(kw_only=True)
+    """From the cross-covariances of output gradients and of outputs."""
+
+    def map(self, key: SignalKey, completion: Completion) -> Tensor:
+        site, signal = key
+        if signal is not Signal.OUTPUT_GRAD:
+            return super().map(key, completion)
+        return self.output_map(self.covariances[key], self.covariances[site, Signal.OUTPUT])
+
+
+def completed(gradients: Tensor, outputs: Tensor, cut: float = 1e-2) -> Tensor:
+    """The gradients' map on directions with more than `cut` of the largest singular value; outputs decide the rest."""
+    u, s, vh = torch.linalg.svd(gradients.double(), full_matrices=False)
+    rank = int((s > cut * s[0]).sum())
+    u, v = u[:, :rank], vh[:rank].T
+    rest = outputs.double() - u @ (u.T @ outputs.double())
+    rest = rest - (rest @ v) @ v.T
+    found = u @ v.T
+    if rank < min(gradients.shape):
+        found = found + procrustes(rest).matrix
+    return found.to(gradients.dtype)
+
+
+def blended(gradients: Tensor, outputs: Tensor, share: float = 0.3) -> Tensor:
+    """One map for the sum of both covariances, each at unit Frobenius norm, the outputs' at a share of the gradients'."""
+    return procrustes(gradients / gradients.norm() + share * outputs / outputs.norm()).matrix
+
+
+def _reworked(output_map: Callable[[Tensor, Tensor], Tensor]) -> "Idea":
+    def vector(cell: "Cell", data: str) -> State:
+        evidence = Reworked(len(cell.draw.labelled), cell.sums(data), output_map=output_map)
+        return BiCo().transport(cell.expert.tau, cell.pair, evidence)
+
+    return vector
+
+
+def halves(cell: "Cell", data: str) -> State:
+    """Two half steps; the second is aligned anew where the first has led both models."""
+    first = scale(cell.vector("bico", data), 0.5)
+    with cell.source.model.updated(scale(cell.expert.tau, 0.5)), cell.target.model.updated(first):
+        again = cell.collect(data)
+    evidence = Gathered(len(cell.draw.labelled), again)
+    second = scale(BiCo().transport(cell.expert.tau, cell.pair, evidence), 0.5)
+    return {name: first[name] + second[name] for name in first}
+
+
+def refit_first(cell: "Cell", data: str) -> State:
+    """The projection is refitted before transport, so that the target's gradients are those of a better reader; the other
+    sites are carried, and the refit stays.
+    """
+    refit = cell.outcome("none+projection", data).vector
+    with cell.target.model.updated(refit):
+        again = cell.collect(data)
+    carried = BiCo().transport(cell.expert.tau, cell.pair, Gathered(len(cell.draw.labelled), again))
+    return carried | refit
+
+
+def merged(cell: "Cell", data: str) -> State:
+    """The mean of two experts' task vectors is carried: one solution's accidents are halved."""
+    both = [cell.expert.tau, cell.expert.other()]
+    mean = {name: sum(tau[name] for tau in both) / 2 for name in both[0]}
+    return BiCo().transport(mean, cell.pair, cell.evidence(data))
+
+
+def soft(cell: "Cell", data: str) -> State:
+    """The expert's probabilities, in place of its predictions, as targets of the loss on inputs without labels."""
+    return BiCo().transport(cell.expert.tau, cell.pair, cell.evidence("soft" if data == "mixed" else data))
+
+
+Idea = Callable[["Cell", str], State]
+IDEAS: dict[str, Idea] = {
+    "bico-completed": _reworked(completed),
+    "bico-blended": _reworked(blended),
+    "bico-halves": halves,
+    "bico-refit-first": refit_first,
+    "bico-merged": merged,
+    "bico-soft": soft,
+}
