@@ -81,3 +81,23 @@ def test_language_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     ) == 4 * (16 * 16 + 24 * 8 + 16 * 16 + 40 * 12 + 2 * outputs)
     (line, short) = module.all_blocks(source, target, 10**9, 0.001, 2)
     assert "24 x 1.00 = 24.0 GB at once" in line and "0.001 GB do not hold one block" in short
+
+
+def test_verdicts_on_losses() -> None:
+    from benchmarks.tables import verdicts
+    from bico.report import Row
+
+    def rows(bico: float) -> list[Row]:
+        levels = {"bico": bico, "theseus": 50.0, "target-probe": 52.0, "source-probe": 60.0}
+        tasks = [f"task-{n}" for n in range(8)]
+        return [
+            Row(task, method, 50, seed, level + 0.1 * n)
+            for n, task in enumerate(tasks)
+            for method, level in levels.items()
+            for seed in (0, 1)
+        ]
+
+    text = verdicts({"probe": rows(58.0), "text": rows(51.0)}, [50])
+    assert cells(text, "BiCo: probe above text")[1] == "+7.00"
+    assert [cells(text, f"text: BiCo above {name}")[1] for name in ("THESEUS", "target probe")] == ["+1.00", "-1.00"]
+    assert cells(text, "probe: BiCo above source probe")[-1] != cells(text, "probe: BiCo above THESEUS")[-1]
