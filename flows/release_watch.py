@@ -36,7 +36,7 @@ class WatchConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     releases: str
-    """A folder whose sub-folders are releases of the target, or hub:ORG/NAME for a hub's newest revision."""
+    """A folder whose sub-folders are releases of the target, or hf:ORG/NAME for a hub's newest revision."""
     experts: Annotated[dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], dict[str, Any]], Field(min_length=1)]
     """The registered experts: by name, the keys of a transfer without `target` and `out`."""
     register_as: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "bico"

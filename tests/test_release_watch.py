@@ -122,7 +122,7 @@ def test_releases_are_found_in_the_order_of_their_numbers(tmp_path: Path) -> Non
     assert [release.name for release in releases_at(str(tmp_path / "models"), tmp_path)] == ["v9", "v9.1", "v10"]
     with pytest.raises(ConfigError, match="is no folder"):
         releases_at(str(tmp_path / "none"), tmp_path)
-    (found,) = releases_at("hub:org/model", tmp_path, Release)
+    (found,) = releases_at("hf:org/model", tmp_path, Release)
     assert found == Release("org/model", tmp_path)
 
 
@@ -146,7 +146,7 @@ def test_a_revision_on_the_hub_is_pinned_and_fetched_once(tmp_path: Path, monkey
     assert fetched == [("org/clip", "0123456789abcdef")]
     monkeypatch.undo()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(CheckpointError, match="hub:org/clip cannot be had"):
+    with pytest.raises(CheckpointError, match="hf:org/clip cannot be had"):
         newest_on_hub("org/clip", tmp_path)
 
 

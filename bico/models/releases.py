@@ -1,7 +1,7 @@
 """Releases of a base model: folders below one folder, or the revision that a model hub shows now.
 
 path/to/folder    every folder in it that holds a model is a release, in the order of their names
-hub:ORG/NAME      the newest revision of a repository on Hugging Face's hub, downloaded by its commit
+hf:ORG/NAME       the newest revision of a repository on Hugging Face's hub, downloaded by its commit
 """
 
 import re
@@ -13,7 +13,7 @@ from bico.errors import CheckpointError, ConfigError, one_line
 from bico.models.loading import CONFIG
 from bico.models.t5_loading import is_transformers
 
-HUB = "hub:"
+HUB = "hf:"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def releases_at(place: str, cache: Path, download: Callable[[str, Path], Release
     """Returns the releases at a place, oldest first.
 
     Arguments:
-        place: A folder of releases, or `hub:ORG/NAME`.
+        place: A folder of releases, or `hf:ORG/NAME`.
         cache: Where downloads go.
         download: Fetches the newest revision of a repository; `newest_on_hub` if None.
 
@@ -40,7 +40,7 @@ def releases_at(place: str, cache: Path, download: Callable[[str, Path], Release
         return [(download or newest_on_hub)(place.removeprefix(HUB), cache)]
     folder = Path(place).expanduser()
     if not folder.is_dir():
-        raise ConfigError(f"releases: {place} is no folder: give one whose sub-folders are models, or hub:ORG/NAME.")
+        raise ConfigError(f"releases: {place} is no folder: give one whose sub-folders are models, or hf:ORG/NAME.")
     found = [path for path in folder.iterdir() if (path / CONFIG).is_file() or is_transformers(path)]
     return [Release(path.name, path) for path in sorted(found, key=lambda path: natural(path.name))]
 
