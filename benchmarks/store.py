@@ -2,8 +2,9 @@
 
     python -m benchmarks.store --pair vitb16-vitb16 [--repeats 3] [--folder .]
 
-Both write the same float32 arrays, flush them to the disk, and read them back (from the page cache, as a following stage
-does). Nothing else of an artefact is timed: no lock, no digest.
+All write the same float32 arrays, flush them to the disk, and read them back (from the page cache, as a following stage
+does): numpy's own files, the project's store, and Zarr alone, with the store's chunks and no compression. Nothing else of
+an artefact is timed: no lock, no digest.
 """
 
 import argparse
@@ -15,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import zarr
 from torch import Tensor
+from zarr.storage import LocalStore
 
 from benchmarks.measure import PAIRS, Clock, machine, random_pair, table
 from bico.memory import covariance_shapes
 from bico.signals import Signal
-from storage.arrays import read_arrays, write_arrays
+from storage.arrays import chunk_rows, read_arrays, write_arrays
 
 SIGNALS = (Signal.INPUT, Signal.OUTPUT_GRAD)
 
@@ -39,6 +42,20 @@ def write_raw(folder: Path, arrays: dict[str, Tensor]) -> None:
 
 def read_raw(folder: Path) -> list[np.ndarray]:
     return [np.load(file) for file in sorted(folder.iterdir())]
+
+
+def write_zarr(folder: Path, arrays: dict[str, Tensor]) -> None:
+    group = zarr.create_group(LocalStore(folder))
+    for index, tensor in enumerate(arrays.values()):
+        chunks = (chunk_rows(tensor), *tensor.shape[1:])
+        created = group.create_array(
+            str(index), shape=tuple(tensor.shape), dtype="float32", chunks=chunks, compressors=None, filters=None
+        )
+        created[...] = tensor.numpy()
+
+
+def read_zarr(folder: Path) -> list[np.ndarray]:
+    return [np.asarray(array[...]) for _, array in zarr.open_group(LocalStore(folder), mode="r").arrays()]
 
 
 def files(folder: Path) -> Iterator[Path]:
@@ -63,6 +80,7 @@ def main() -> None:
     writers: dict[str, tuple[Callable, Callable]] = {
         "numpy": (write_raw, read_raw),
         "store": (write_arrays, read_arrays),
+        "zarr alone": (write_zarr, read_zarr),
     }
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in writers}
     extra = {}
@@ -79,11 +97,19 @@ def main() -> None:
         [name, *(f"{seconds:.2f} ({size / seconds / 1e9:.2f} GB/s)" for seconds in times), f"{extra[name] / 1e3:.0f}"]
         for name, times in middle.items()
     ]
-    ratios = [f"{ours / raw:.2f}" for ours, raw in zip(middle["store"], middle["numpy"], strict=True)]
+    ratios = {
+        name: [f"{ours / raw:.2f}" for ours, raw in zip(middle[name], middle["numpy"], strict=True)]
+        for name in ("store", "zarr alone")
+    }
     print(
         f"# {given.pair}: {len(arrays)} arrays, {size / 1e9:.2f} GB\n\n{machine()}. Medians of {given.repeats} runs.\n"
     )
-    print(table(["", "write, s", "read, s", "other bytes, kB"], [*rows, ["ratio", *ratios, ""]]))
+    print(
+        table(
+            ["", "write, s", "read, s", "other bytes, kB"],
+            [*rows, *([f"{name} / numpy", *ratio, ""] for name, ratio in ratios.items())],
+        )
+    )
 
 
 if __name__ == "__main__":

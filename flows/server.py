@@ -47,8 +47,10 @@ def _server() -> Any:
             settings = get_current_settings().to_environment_variables(exclude_unset=True)
             own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
             command = [sys.executable, "-m", "flows.api_process", str(self.port)]
-            # Nothing is ever written to the pipe: that it ends is the message.
-            return subprocess.Popen(command, env={**os.environ, **own, **settings}, stdin=subprocess.PIPE)
+            # Nothing is ever written to the pipe: that it ends is the message. In a session of its own the server
+            # outlives Ctrl-C for as long as the run needs to say that it was stopped.
+            environment = {**os.environ, **own, **settings}
+            return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
 
     return Server()
 

@@ -172,7 +172,7 @@ def _write_chunks(folder: Path, tensor: Tensor) -> None:
     if not array.ndim:
         (folder / "c").write_bytes(array.tobytes())
         return
-    rows = _chunk_rows(tensor)
+    rows = chunk_rows(tensor)
     for index in range(-(-len(array) // rows) if array.size else 0):
         part = array[index * rows : (index + 1) * rows]
         file = folder.joinpath("c", str(index), *["0"] * (array.ndim - 1))
@@ -182,7 +182,7 @@ def _write_chunks(folder: Path, tensor: Tensor) -> None:
             chunk.write(bytes((rows - len(part)) * part[0].nbytes))  # a chunk is whole, its rows beyond the end unread
 
 
-def _chunk_rows(tensor: Tensor) -> int:
+def chunk_rows(tensor: Tensor) -> int:
     """Rows of a chunk: as many as fit, evenly divided, so that the last chunk is nearly full."""
     rows = max(1, tensor.shape[0])
     most = max(1, CHUNK_BYTES // max(1, tensor.nbytes // rows))
@@ -190,7 +190,7 @@ def _chunk_rows(tensor: Tensor) -> int:
 
 
 def _metadata(tensor: Tensor) -> ArrayV3Metadata:
-    chunks = (_chunk_rows(tensor), *(max(1, n) for n in tensor.shape[1:])) if tensor.ndim else ()
+    chunks = (chunk_rows(tensor), *(max(1, n) for n in tensor.shape[1:])) if tensor.ndim else ()
     return ArrayV3Metadata(
         shape=tuple(tensor.shape),
         data_type=_DTYPES[tensor.dtype](),

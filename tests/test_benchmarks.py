@@ -50,7 +50,7 @@ def test_solvers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 def test_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed("store", f"--pair tiny --repeats 1 --folder {tmp_path}", monkeypatch, capsys)
-    assert [float(cell) > 0 for cell in cells(text, "ratio")[:2]] == [True, True]
+    assert [float(cell) > 0 for cell in cells(text, "store / numpy")[:2]] == [True, True]
     assert not list(tmp_path.iterdir())
 
 
