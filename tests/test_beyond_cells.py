@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.beyond.ask import Place, Question, measured, places
-from benchmarks.beyond.cells import Cell, Draw, Line, append, lines_of
+from benchmarks.beyond.ask import Question, measured, places
+from benchmarks.beyond.cells import Cell, Draw, Place, append, lines_of
 from benchmarks.beyond.ideas import IDEAS, blended, completed
 from benchmarks.beyond.setting import Expert, Side
 from benchmarks.beyond.table import accuracy_table, axis_table, prediction, read_cells, share, spread
@@ -113,13 +113,12 @@ RECIPES = [("bico", "labels"), ("bico+projection", "labels"), ("bico", "mixed"),
 
 def test_cells_are_written_whole_and_skipped(cell: Cell, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Side, "fine_tuned", lambda self, seed, folder, steps=100: random_task_vector(self.model))
-    about = Line("tiny-1", "tiny-2", "digits", 100, 0, 0, "", 12, 10, 0.0)
-    lines, path = list(lines_of(cell, about, RECIPES)), tmp_path / "cells.csv"
+    question = Question((), pairs=(("tiny-1", "tiny-2"),), labels=(12,), unlabelled=(10,))
+    (place,) = places(question, ["digits"], [0], [0])
+    assert place == Place("tiny-1", "tiny-2", "digits", 100, 0, 0, 12, 10)
+    lines, path = list(lines_of(cell, place, RECIPES)), tmp_path / "cells.csv"
     append(path, lines)
-    (wanted,) = places(
-        Question((), pairs=(("tiny-1", "tiny-2"),), labels=(12,), unlabelled=(10,)), ["digits"], [0], [0]
-    )
-    assert measured(path) == {wanted} == {Place("tiny-1", "tiny-2", "digits", 100, 0, 0, 12, 10)}
+    assert measured(path) == {place}
     (read,) = read_cells(path)
     assert len(read.accuracy) == len(lines) == 3 + len(RECIPES)
     assert read.accuracy["bico", 12, 10] == pytest.approx(cell.measure("bico", "mixed"), abs=1e-3)

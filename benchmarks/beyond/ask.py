@@ -11,11 +11,11 @@ import argparse
 import csv
 import itertools
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from benchmarks.beyond.cells import Cell, Draw, Line, append, lines_of
+from benchmarks.beyond.cells import Cell, Draw, Place, append, lines_of
 from benchmarks.beyond.ideas import IDEAS
 from benchmarks.beyond.setting import Expert, open_side
 from bico.finetune import MINI
@@ -79,7 +79,7 @@ class Question:
 
     recipes: tuple[tuple[str, str], ...]
     axis: str = ""
-    """What is varied: a field of `Line`."""
+    """What is varied: a field of `Place`."""
     pairs: tuple[tuple[str, str], ...] = (("mini-a", "mini-b"),)
     """Models of the zoo, or folders."""
     strengths: tuple[int, ...] = (MINI.steps,)
@@ -89,7 +89,7 @@ class Question:
 
 QUESTIONS = {
     "regimes": Question((*labelled(LABELS), ("bico", "teacher"), *mixed(MIXED))),
-    "labels": Question(tuple(labelled([*CHIEF, "none+tune:steps=30", "bico+tune:steps=30"])), "samples",
+    "labels": Question(tuple(labelled([*CHIEF, "none+tune:steps=30", "bico+tune:steps=30"])), "labels",
                        labels=(5, 10, 20, 50, 300), unlabelled=(0,)),
     "unlabelled": Question(tuple(mixed(CHIEF)), "unlabelled", unlabelled=(0, 100, 2000)),
     "strength": Question(tuple(mixed(CHIEF)), "strength", strengths=(10, 30, 300)),
@@ -97,20 +97,6 @@ QUESTIONS = {
                        pairs=(("mini-a", "mini-b-plus"), ("mini-a", "mini-l"), ("mini-b-plus", "mini-a"))),
     "ideas": Question(tuple(mixed([name + step for name in ("bico", *IDEAS) for step in ("", "+projection", "+head")]))),
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Place:
-    """One cell to be measured."""
-
-    source: str
-    target: str
-    task: str
-    strength: int
-    expert: int
-    seed: int
-    labels: int
-    unlabelled: int
 
 
 def places(question: Question, tasks: list[str], experts: list[int], seeds: list[int]) -> Iterator[Place]:
@@ -123,13 +109,16 @@ def places(question: Question, tasks: list[str], experts: list[int], seeds: list
 
 
 def measured(path: Path) -> set[Place]:
-    """Cells that a file holds: each has a line for every recipe, and its references say with what it was drawn."""
+    """Cells that a file holds."""
     if not path.is_file():
         return set()
     with path.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["method"] == "zero-shot"]
-    whole = ("strength", "expert", "seed", "samples", "unlabelled")
-    return {Place(row["source"], row["target"], row["task"], *(int(row[key]) for key in whole)) for row in rows}
+        return {place_of(row) for row in csv.DictReader(file)}
+
+
+def place_of(row: Mapping[str, str]) -> Place:
+    """The cell of a line in a file."""
+    return Place(*(row[f.name] if f.type is str else int(row[f.name]) for f in fields(Place)))
 
 
 def main() -> None:
@@ -171,9 +160,7 @@ def run(question: Question, out: Path, wanted: list[Place], given: argparse.Name
                 print(f"  {place}: skipped, its pool holds {pool}", flush=True)
                 continue
             draw = Draw.of(pool, place.labels, place.unlabelled, place.seed)
-            about = Line(place.source, place.target, place.task, strength, place.expert, place.seed, "",
-                         place.labels, place.unlabelled, 0.0)  # fmt: skip
-            lines = list(lines_of(Cell(expert, target, draw), about, question.recipes))
+            lines = list(lines_of(Cell(expert, target, draw), place, question.recipes))
             append(out, lines)
             print(f"  N={place.labels}, U={place.unlabelled}, draw {place.seed}: {len(lines)} lines, "
                   f"{time.process_time() - started:.0f} s CPU", flush=True)  # fmt: skip

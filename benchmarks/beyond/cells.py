@@ -7,7 +7,7 @@ recipes that share a trunk (the model up to its last projection) share its passe
 import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,8 +33,8 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class Line:
-    """One measured recipe."""
+class Place:
+    """Which cell."""
 
     source: str
     target: str
@@ -45,12 +45,29 @@ class Line:
     """Seed of its fine-tuning."""
     seed: int
     """Of the calibration draw."""
+    labels: int
+    """Samples drawn with labels."""
+    unlabelled: int
+    """Inputs drawn without."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measured recipe."""
+
+    place: Place
     method: str
     samples: int
-    unlabelled: int
+    """Labelled samples that it looked at."""
+    taught: int
+    """Inputs without labels that it looked at."""
     accuracy: float
     predicted: float | None = None
     """First-order gain on the labelled samples, nats (`bico.predicted_gain`)."""
+
+    def record(self) -> dict[str, Any]:
+        own = asdict(self)
+        return own.pop("place") | own | {"accuracy": round(self.accuracy, 3)}
 
 
 @dataclass(frozen=True)
@@ -252,19 +269,17 @@ REFERENCES = ("zero-shot", "fine-tuned", "expert")
 PREDICTED = ("bico", "theseus")
 
 
-def lines_of(cell: Cell, about: Line, recipes: Sequence[tuple[str, str]]) -> Iterator[Line]:
+def lines_of(cell: Cell, place: Place, recipes: Sequence[tuple[str, str]]) -> Iterator[Line]:
     """Measures recipes, pairs of (method, data), in a cell, after its references."""
-    labels, unlabelled = len(cell.draw.labelled), len(cell.draw.unlabelled)
     source, target, expert = cell.source, cell.target, cell.expert
-    yield replace(about, method="zero-shot", accuracy=target.zero_shot(target.test_before.features))
+    yield Line(place, "zero-shot", 0, 0, target.zero_shot(target.test_before.features))
     oracle = target.fine_tuned(0, expert.folder)
-    yield replace(about, method="fine-tuned", accuracy=_reference(target, oracle, (0, MINI.steps)))
-    yield replace(about, method="expert", accuracy=_reference(source, expert.tau, (expert.seed, expert.steps)))
+    yield Line(place, "fine-tuned", 0, 0, _reference(target, oracle, (0, MINI.steps)))
+    yield Line(place, "expert", 0, 0, _reference(source, expert.tau, (expert.seed, expert.steps)))
     for method, data in recipes:
-        here = replace(about, method=method, accuracy=cell.measure(method, data))
-        here = replace(here, samples=0 if data == "teacher" else labels)
-        here = replace(here, unlabelled=0 if data == "labels" else unlabelled)
-        yield replace(here, predicted=cell.predicted(method, data)) if method in PREDICTED else here
+        samples, taught = (0 if data == "teacher" else place.labels), (0 if data == "labels" else place.unlabelled)
+        predicted = cell.predicted(method, data) if method in PREDICTED else None
+        yield Line(place, method, samples, taught, cell.measure(method, data), predicted)
 
 
 _REFERENCES: dict[tuple, float] = {}
@@ -280,12 +295,12 @@ def _reference(side: Side, vector: State, which: tuple[int, int]) -> float:
 
 def append(path: Path, lines: list[Line]) -> None:
     """Writes a cell's lines in one piece, so that a stop leaves whole cells."""
-    fresh = not path.is_file()
+    fresh, records = not path.is_file(), [line.record() for line in lines]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Line)], lineterminator="\n")
+        writer = csv.DictWriter(file, list(records[0]), lineterminator="\n")
         if fresh:
             writer.writeheader()
-        writer.writerows(asdict(line) | {"accuracy": round(line.accuracy, 3)} for line in lines)
+        writer.writerows(records)
         file.flush()
         os.fsync(file.fileno())

@@ -19,8 +19,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from benchmarks.beyond.ask import HERE, QUESTIONS
-from benchmarks.beyond.cells import REFERENCES
+from benchmarks.beyond.ask import HERE, QUESTIONS, place_of
+from benchmarks.beyond.cells import REFERENCES, Place
 from bico.chain import control
 from bico.provenance import machine
 from bico.recommend import recommend
@@ -39,18 +39,17 @@ Regime = tuple[str, int, int]
 class Cell:
     """All that was measured for one expert and one draw of calibration inputs."""
 
-    place: dict[str, str]
-    """source, target, task, strength, expert, seed, and the `samples` and `unlabelled` inputs that it was drawn with."""
+    place: Place
     accuracy: dict[Regime, float]
     predicted: dict[Regime, float]
 
     @property
     def task(self) -> str:
-        return self.place["task"]
+        return self.place.task
 
     @property
     def pair(self) -> str:
-        return f"{self.place['source']} → {self.place['target']}"
+        return f"{self.place.source} → {self.place.target}"
 
     @property
     def zero(self) -> float:
@@ -62,19 +61,16 @@ class Cell:
 
 
 def read_cells(path: Path) -> list[Cell]:
-    """Cells of a file, in its order: each begins with its zero-shot line."""
-    cells: list[Cell] = []
+    """Cells of a file, in its order."""
+    cells: dict[Place, Cell] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            method = row["method"]
-            if method == "zero-shot":
-                place = {key: row[key] for key in ("source", "target", "task", "strength", "expert", "seed")}
-                cells.append(Cell(place | {key: row[key] for key in ("samples", "unlabelled")}, {}, {}))
-            data = (0, 0) if method in REFERENCES else (int(row["samples"]), int(row["unlabelled"]))
-            cells[-1].accuracy[method, *data] = float(row["accuracy"])
+            cell = cells.setdefault(place_of(row), Cell(place_of(row), {}, {}))
+            regime = (row["method"], int(row["samples"]), int(row["taught"]))
+            cell.accuracy[regime] = float(row["accuracy"])
             if row["predicted"]:
-                cells[-1].predicted[method, *data] = float(row["predicted"])
-    return cells
+                cell.predicted[regime] = float(row["predicted"])
+    return list(cells.values())
 
 
 def share(cells: Sequence[Cell], regime: Regime) -> float:
@@ -122,7 +118,7 @@ def advice(cells: Sequence[Cell]) -> str:
             c.task,
             method,
             samples,
-            10 * int(c.place["expert"]) + int(c.place["seed"]) if samples or unlabelled else None,
+            10 * c.place.expert + c.place.seed if samples or unlabelled else None,
             value,
             unlabelled,
         )
@@ -164,13 +160,9 @@ def by_task(cells: Sequence[Cell], regime: Regime) -> str:
     return "\n".join(lines)
 
 
-def value_on(axis: str, cell: Cell, regime: Regime) -> str:
-    """Where a recipe's line stands on the axis of a question."""
-    if axis == "samples":
-        return str(regime[1])
-    if axis == "unlabelled":
-        return str(regime[2])
-    return cell.pair if axis == "target" else cell.place[axis]
+def value_on(axis: str, cell: Cell) -> str:
+    """Where a cell stands on the axis of a question."""
+    return cell.pair if axis in ("source", "target") else str(getattr(cell.place, axis))
 
 
 def along(axis: str, cells: Sequence[Cell]) -> dict[str, dict[str, list[Cell]]]:
@@ -178,7 +170,7 @@ def along(axis: str, cells: Sequence[Cell]) -> dict[str, dict[str, list[Cell]]]:
     found: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells:
         for method in dict.fromkeys(method for method, *_ in cell.accuracy):
-            found.setdefault(method, {}).setdefault(value_on(axis, cell, regime_of(cell, method)), []).append(cell)
+            found.setdefault(method, {}).setdefault(value_on(axis, cell), []).append(cell)
     return found
 
 
@@ -190,9 +182,9 @@ def regime_of(cell: Cell, method: str) -> Regime:
 def average(cells: Sequence[Cell], method: str) -> list[float]:
     """Accuracies averaged over tasks, one per expert and draw that measured every task."""
     tasks = {cell.task for cell in cells}
-    draws: dict[tuple[str, str], dict[str, float]] = {}
+    draws: dict[tuple[int, int], dict[str, float]] = {}
     for cell in cells:
-        key = (cell.place["expert"], cell.place["seed"])
+        key = (cell.place.expert, cell.place.seed)
         draws.setdefault(key, {})[cell.task] = cell.accuracy[regime_of(cell, method)]
     return [statistics.fmean(found.values()) for found in draws.values() if set(found) == tasks]
 
@@ -204,7 +196,7 @@ def axis_table(axis: str, cells: Sequence[Cell]) -> str:
     for method, groups in found.items():
         written = []
         for value in values:
-            held = groups.get(value) or (groups.get("0", []) if method in REFERENCES else [])
+            held = groups.get(value, [])
             part = f" ({share_of(held, method):.0f} %)" if held and method not in REFERENCES else ""
             written.append(spread(average(held, method)) + part if held else "–")
         lines.append(f"| {method_label(method)} | {' | '.join(written)} |")
@@ -216,8 +208,7 @@ def share_of(cells: Sequence[Cell], method: str) -> float:
 
 
 def axis_values(axis: str, cells: Sequence[Cell]) -> list[str]:
-    values = {value for method, groups in along(axis, cells).items() if method not in REFERENCES for value in groups}
-    return sorted(values, key=lambda v: (int(v), v) if v.isdigit() else (0, v))
+    return sorted({value_on(axis, cell) for cell in cells}, key=lambda v: (int(v), v) if v.isdigit() else (0, v))
 
 
 def plot_axis(axis: str, cells: Sequence[Cell]) -> Figure:
@@ -259,11 +250,10 @@ def step(method: str) -> str:
 
 
 AXES = {
-    "samples": "labelled samples N",
+    "labels": "labelled samples N",
     "unlabelled": "inputs without labels, beside 100 labels",
     "strength": "fine-tuning steps of the expert",
     "target": "pair",
-    "source": "pre-training steps",
 }
 
 
