@@ -3,6 +3,7 @@
 import argparse
 import os
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,8 @@ def main() -> int:
     parser.add_argument("--pictures", type=Path, help="folder for screenshots; none are taken without it")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and databases")
     asked = parser.parse_args()
+    # A shell that starts this in the background has it ignore interrupts; the worker, which ends by one, would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder, started = Path(mkdtemp(prefix="bico-rehearsal-")), time.monotonic()
     lines: list[str] = []
 
