@@ -128,7 +128,7 @@ def norms_kept(
 def render(catalogue: Catalogue, outcomes: Mapping[str, Outcome], about: Sequence[str]) -> str:
     """The verdicts in Markdown, counted."""
     counts = Evaluated(dict(outcomes), {}, "").counts()
-    first = next(iter(outcomes.values()))
+    seeds, tasks = max(o.seeds for o in outcomes.values()), sorted({o.tasks for o in outcomes.values()})
     lines = [
         "# The paper's claims",
         "",
@@ -137,8 +137,8 @@ def render(catalogue: Catalogue, outcomes: Mapping[str, Outcome], about: Sequenc
         f"**{counts['held']} of {len(outcomes)} claims held, {counts['not held']} not held, "
         f"{counts['undecided']} undecided.**",
         "",
-        f"Differences in points of accuracy, left minus right, averaged over up to {first.seeds} seeds and tested over "
-        f"{first.tasks} tasks by one-sided paired t-tests at 5 %. Held: the claim is significant; not held: its opposite "
+        f"Differences in points of accuracy, left minus right, averaged over up to {seeds} seeds and tested over "
+        f"{' or '.join(map(str, tasks))} tasks by one-sided paired t-tests at 5 %. Held: the claim is significant; not held: its opposite "
         "is; undecided: neither. In favour: tasks whose own difference is as claimed.",
     ]
     for claim in [*catalogue.claims, *catalogue.norms]:
