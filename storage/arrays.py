@@ -2,7 +2,8 @@
 
 The group holds one flat Zarr array per tensor, its name percent-quoted where it has a slash, and an index of all names
 that is written last. Chunks are raw bytes (covariances hardly compress) and are each written once, whole; a chunk that
-is missing reads as NaN in plain Zarr and as an error here.
+is missing reads as NaN in plain Zarr and as an error here. Zarr makes and reads all metadata; chunks are moved as the
+plain files that they are, because Zarr copies each between threads.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -108,10 +109,7 @@ def iterate_arrays(path: Path, names: Iterable[str] | None = None) -> Iterator[t
         if name not in known:
             raise StoreError(f"Array {name!r} is not in {path}, which holds {len(known)} others.")
         try:
-            array = group[_node(name)]
-            if array.nchunks_initialized != array.nchunks:
-                raise ValueError(f"{array.nchunks_initialized} of {array.nchunks} chunks are there")
-            tensor = torch.from_numpy(np.asarray(array[...]))  # a 0-d array comes as a scalar
+            tensor = _read_chunks(Path(path) / _node(name), group[_node(name)])
         except Exception as error:  # Zarr has no error of its own for a chunk or a header that is cut short
             raise StoreError(
                 f"Array {name!r} in {path} is damaged ({error}): delete the artefact, the next run makes it again."
@@ -169,22 +167,46 @@ def _write_chunks(folder: Path, tensor: Tensor) -> None:
     """
     array = np.asarray(tensor.numpy(force=True), order="C")
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    for file, part, beyond in _chunks(folder, array, chunk_rows(tensor)):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("wb") as chunk:
+            chunk.write(part)
+            chunk.write(bytes(beyond))
+
+
+def _read_chunks(folder: Path, array: zarr.Array) -> Tensor:
+    """Reads what `_write_chunks` wrote, straight to where it goes; Zarr itself copies it once more.
+
+    Raises:
+        OSError: If a chunk is missing.
+        ValueError: If one is longer or shorter than it should be.
+    """
+    found = np.empty(array.shape, array.dtype.newbyteorder("<"))
+    for file, part, beyond in _chunks(folder, found, array.chunks[0] if array.ndim else 1):
+        size = file.stat().st_size
+        with file.open("rb", buffering=0) as chunk:
+            if size != len(part) + beyond or chunk.readinto(part) != len(part):
+                raise ValueError(f"chunk {file.relative_to(folder)} has {size} bytes, not {len(part) + beyond}")
+    return torch.from_numpy(found.astype(found.dtype.newbyteorder("="), copy=False))
+
+
+def _chunks(folder: Path, array: np.ndarray, rows: int) -> Iterator[tuple[Path, memoryview, int]]:
+    """The files of an array in C order: where each is, its bytes, and how many more make it whole.
+
+    A chunk is whole: behind the array's last row come rows that nobody reads.
+    """
     if not array.ndim:
-        (folder / "c").write_bytes(array.tobytes())
+        yield folder / "c", array.reshape(1).data.cast("B"), 0
         return
-    rows = chunk_rows(tensor)
     for index in range(-(-len(array) // rows) if array.size else 0):
         part = array[index * rows : (index + 1) * rows]
         file = folder.joinpath("c", str(index), *["0"] * (array.ndim - 1))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("wb") as chunk:
-            chunk.write(part.data.cast("B"))
-            chunk.write(bytes((rows - len(part)) * part[0].nbytes))  # a chunk is whole, its rows beyond the end unread
+        yield file, part.data.cast("B"), (rows - len(part)) * part[0].nbytes
 
 
 def chunk_rows(tensor: Tensor) -> int:
     """Rows of a chunk: as many as fit, evenly divided, so that the last chunk is nearly full."""
-    rows = max(1, tensor.shape[0])
+    rows = max(1, tensor.shape[0] if tensor.ndim else 1)
     most = max(1, CHUNK_BYTES // max(1, tensor.nbytes // rows))
     return -(-rows // -(-rows // most))
 

@@ -95,7 +95,14 @@ QUESTIONS = {
     "strength": Question(tuple(mixed(CHIEF)), "strength", strengths=(10, 30, 300)),
     "shapes": Question(tuple(mixed(CHIEF)), "target",
                        pairs=(("mini-a", "mini-b-plus"), ("mini-a", "mini-l"), ("mini-b-plus", "mini-a"))),
-    "ideas": Question(tuple(mixed([name + step for name in ("bico", *IDEAS) for step in ("", "+projection", "+head")]))),
+    "ideas": Question(
+        tuple(
+            mixed(
+                [name + step for name in ("bico", *IDEAS) for step in ("", "+projection", "+head")]
+                + ["none+tune:steps=30+head", "bico+tune:steps=30+head"]
+            )
+        )
+    ),
 }  # fmt: skip
 
 
