@@ -138,11 +138,15 @@ def main() -> None:
     parser.add_argument("--experts", default="0,1")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--pairs", help="SOURCE:TARGET,... in place of the question's own")
+    parser.add_argument("--values", help="on the question's axis, in place of its own: 10,50")
     parser.add_argument("--test", type=int, default=500, help="test samples")
     given = parser.parse_args()
     question, out = QUESTIONS[given.question], given.out or HERE / f"{given.question}.csv"
     if given.pairs:
         question = replace(question, pairs=tuple(tuple(pair.split(":")) for pair in given.pairs.split(",")))
+    if given.values:
+        axis = {"strength": "strengths"}.get(question.axis, question.axis)
+        question = replace(question, **{axis: tuple(int(value) for value in given.values.split(","))})
     numbers = ([int(number) for number in text.split(",")] for text in (given.experts, given.seeds))
     run(question, out, list(places(question, given.tasks.split(","), *numbers)), given)
 
