@@ -111,6 +111,41 @@ def accuracy_table(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
+def in_short(cells: Sequence[Cell]) -> str:
+    """A line per recipe and regime over all tasks of a kind: shares of the gap, beside plain BiCo's, and what transport adds.
+
+    Differences to the control are averaged per task first; in favour: tasks where that is above zero.
+    """
+    kinds = [[cell for cell in cells if cell.task in chosen] for chosen in (DEVELOPMENT, CONFIRMATION)]
+    lines = [
+        "| recipe | N | unlabelled | development | confirmation | of plain BiCo's, confirmation | over its control, "
+        "confirmation | in favour |",
+        "| --- |" + " ---: |" * 7,
+    ]
+    regimes = list(dict.fromkeys(regime for cell in cells for regime in cell.accuracy))
+    for regime in sorted(regimes, key=lambda regime: (regime[2], regime[1] == 0)):
+        method, samples, unlabelled = regime
+        if method in REFERENCES or not all(regime in cell.accuracy for cell in cells):
+            continue
+        dev, conf = (share(kind, regime) for kind in kinds)
+        times = conf / share(kinds[1], ("bico", samples, unlabelled))
+        bare = (control(method), samples, unlabelled)
+        over, favour = "", ""
+        if all(bare in cell.accuracy for cell in kinds[1]):
+            gains = over_control(kinds[1], regime, bare)
+            over, favour = spread(gains, "+"), f"{sum(gain > 0 for gain in gains)}/{len(gains)}"
+        counts = [str(n) if n else "–" for n in (samples, unlabelled)]
+        cells_ = [method_label(method), *counts, f"{dev:.0f} %", f"{conf:.0f} %", f"{times:.2f}", over, favour]
+        lines.append(f"| {' | '.join(cells_)} |")
+    return "\n".join(lines)
+
+
+def over_control(cells: Sequence[Cell], regime: Regime, bare: Regime) -> list[float]:
+    """Points over another regime, averaged per task."""
+    tasks = dict.fromkeys(cell.task for cell in cells)
+    return [statistics.fmean(c.accuracy[regime] - c.accuracy[bare] for c in cells if c.task == task) for task in tasks]
+
+
 def advice(cells: Sequence[Cell]) -> str:
     """The product's own sentences; experts and draws are its seeds."""
     rows = [
@@ -268,6 +303,8 @@ def page(question: str, cells: Sequence[Cell]) -> str:
         "in brackets or in its own column.",
     ]
     axis = QUESTIONS[question].axis
+    if not axis and {cell.task for cell in cells} >= {*CONFIRMATION}:
+        parts += ["## In short: share of the gap", in_short(cells)]
     for title, chosen in (("Development tasks", DEVELOPMENT), ("Confirmation tasks", CONFIRMATION)):
         part = [cell for cell in cells if cell.task in chosen]
         if not part:
