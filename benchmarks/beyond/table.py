@@ -318,7 +318,7 @@ def page(question: str, cells: Sequence[Cell]) -> str:
     if axis:
         parts += ["## All tasks", axis_table(axis, cells), f"![{question}]({question}.png)"]
     else:
-        most = regime_of(cells[0], "bico+projection")
+        most = regime_of(cells[0], "bico+head")
         parts += ["## By task", by_task(cells, most)]
     if lines := prediction(cells):
         parts += ["## First-order predicted gain", "Rank correlation with the true gain in points:", "\n".join(lines)]
