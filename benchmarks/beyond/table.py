@@ -19,7 +19,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from benchmarks.beyond.ask import HERE, QUESTIONS, place_of
+from benchmarks.beyond.ask import HERE, QUESTIONS, Question, place_of
 from benchmarks.beyond.cells import REFERENCES, Place
 from bico.chain import control
 from bico.provenance import machine
@@ -169,7 +169,7 @@ def prediction(cells: Iterable[Cell]) -> list[str]:
     cells = list(cells)
     lines = []
     for regime in dict.fromkeys(regime for cell in cells for regime in cell.predicted):
-        pairs = [(c.predicted[regime], c.accuracy[regime] - c.zero) for c in cells]
+        pairs = [(c.predicted[regime], c.accuracy[regime] - c.zero) for c in cells if regime in c.predicted]
         if len(pairs) > 3:
             found = spearmanr(*zip(*pairs, strict=True))
             name = f"{method_label(regime[0])}, N={regime[1]}" + f", {regime[2]} unlabelled" * bool(regime[2])
@@ -325,9 +325,26 @@ def page(question: str, cells: Sequence[Cell]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def middle(question: Question, cells: Sequence[Cell], regimes: Sequence[Cell]) -> list[Cell]:
+    """What the question of regimes has measured of this one: the middle of its axis, for the same tasks, experts and draws."""
+    wanted = {(method, data == "labels") for method, data in question.recipes}
+    same = {(cell.task, cell.place.expert, cell.place.seed) for cell in cells}
+    return [
+        Cell(
+            cell.place,
+            {r: a for r, a in cell.accuracy.items() if r[0] in REFERENCES or (r[1] and (r[0], r[2] == 0) in wanted)},
+            {},
+        )
+        for cell in regimes
+        if (cell.task, cell.place.expert, cell.place.seed) in same
+    ]
+
+
 def main() -> None:
     for question in sys.argv[1:]:
         cells = read_cells(HERE / f"{question}.csv")
+        if QUESTIONS[question].axis:
+            cells += middle(QUESTIONS[question], cells, read_cells(HERE / "regimes.csv"))
         (HERE / f"{question}.md").write_text(page(question, cells))
         if axis := QUESTIONS[question].axis:
             plot_axis(axis, cells).savefig(HERE / f"{question}.png", dpi=110)
