@@ -79,10 +79,10 @@ class Question:
 
     recipes: tuple[tuple[str, str], ...]
     axis: str = ""
-    """What is varied: a field of `Place`."""
+    """What is varied: a field of `Place`, and but for the pair of this too."""
     pairs: tuple[tuple[str, str], ...] = (("mini-a", "mini-b"),)
     """Models of the zoo, or folders."""
-    strengths: tuple[int, ...] = (MINI.steps,)
+    strength: tuple[int, ...] = (MINI.steps,)
     labels: tuple[int, ...] = (100,)
     unlabelled: tuple[int, ...] = (500,)
 
@@ -92,7 +92,7 @@ QUESTIONS = {
     "labels": Question(tuple(labelled([*CHIEF, "none+tune:steps=30", "bico+tune:steps=30"])), "labels",
                        labels=(5, 10, 20, 50, 300), unlabelled=(0,)),
     "unlabelled": Question(tuple(mixed(CHIEF)), "unlabelled", unlabelled=(0, 100, 2000)),
-    "strength": Question(tuple(mixed(CHIEF)), "strength", strengths=(10, 30, 300)),
+    "strength": Question(tuple(mixed(CHIEF)), "strength", strength=(10, 30, 300)),
     "shapes": Question(tuple(mixed(CHIEF)), "target",
                        pairs=(("mini-a", "mini-b-plus"), ("mini-a", "mini-l"), ("mini-b-plus", "mini-a"))),
     "ideas": Question(
@@ -109,7 +109,7 @@ QUESTIONS = {
 def places(question: Question, tasks: list[str], experts: list[int], seeds: list[int]) -> Iterator[Place]:
     """Cells of a question; those that share an expert come one after the other."""
     for (source, target), task, strength, expert in itertools.product(
-        question.pairs, tasks, question.strengths, experts
+        question.pairs, tasks, question.strength, experts
     ):
         for seed, labels, unlabelled in itertools.product(seeds, question.labels, question.unlabelled):
             yield Place(source, target, task, strength, expert, seed, labels, unlabelled)
@@ -145,8 +145,7 @@ def main() -> None:
     if given.pairs:
         question = replace(question, pairs=tuple(tuple(pair.split(":")) for pair in given.pairs.split(",")))
     if given.values:
-        axis = {"strength": "strengths"}.get(question.axis, question.axis)
-        question = replace(question, **{axis: tuple(int(value) for value in given.values.split(","))})
+        question = replace(question, **{question.axis: tuple(int(value) for value in given.values.split(","))})
     numbers = ([int(number) for number in text.split(",")] for text in (given.experts, given.seeds))
     run(question, out, list(places(question, given.tasks.split(","), *numbers)), given)
 

@@ -165,7 +165,7 @@ def advice(cells: Sequence[Cell]) -> str:
 
 
 def prediction(cells: Iterable[Cell]) -> list[str]:
-    """Does the first-order gain tell where a transfer will gain? Rank correlation over cells, and within tasks."""
+    """Does the first-order gain tell where a transfer will gain? Rank correlation over cells."""
     cells = list(cells)
     lines = []
     for regime in dict.fromkeys(regime for cell in cells for regime in cell.predicted):
@@ -197,7 +197,7 @@ def by_task(cells: Sequence[Cell], regime: Regime) -> str:
 
 def value_on(axis: str, cell: Cell) -> str:
     """Where a cell stands on the axis of a question."""
-    return cell.pair if axis in ("source", "target") else str(getattr(cell.place, axis))
+    return cell.pair if axis == "target" else str(getattr(cell.place, axis))
 
 
 def along(axis: str, cells: Sequence[Cell]) -> dict[str, dict[str, list[Cell]]]:
