@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bico.errors import CalibrationError, ShapeError
 from bico.models.base import Model
+from bico.products import add_product, product
 from bico.signals import Signal, SignalKey, signal_key, watch
 from bico.sites import Site, match_sites
 
@@ -138,9 +139,9 @@ def cross_covariances(
 
     def multiply(key: SignalKey, ours: Tensor, theirs: Tensor) -> None:
         if key in sums:
-            sums[key].addmm_(ours.T, theirs)
+            add_product(sums[key], ours, theirs)
         else:
-            sums[key] = ours.T @ theirs
+            sums[key] = product(ours.T, theirs)
 
     for batch, seen, due in until_snapshots(batches, lambda batch: len(batch.labels), snapshots):
         pair_rows(source, target, batch, heads, signals, multiply, sites)

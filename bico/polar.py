@@ -7,20 +7,22 @@ here is float64 and takes matrices that are no wider than tall.
 
 from dataclasses import dataclass
 
+import numpy as np
 import scipy.linalg
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bico import tridiagonal
+from bico.products import product
 
 GRADE = 2e-5
 """How far down a Gram matrix is trusted, as a share of its largest singular value: rounding leaves a relative error of
 eps / GRADE^2 = 6e-7 there. Higher up (1e-4) maps are more exact than anyone asks, and take a fifth longer."""
 SKETCH_FROM = 384
 """Matrices with a smaller side are not worth a search for low rank."""
-SKETCH_SHARE = 3
-"""Low rank is less than a third of the smaller side. Outputs of an MLP's first layer have a fourth, by their shape."""
+SKETCH_SHARE = 8
+"""Low rank is less than an eighth of the smaller side: with more, the few eigenvectors of one Gram matrix take no longer."""
 BLOCK = 24
 """Width of the iteration for values that stand out: a third of the time of one product, whatever comes of it."""
 ROUNDS = 12
@@ -69,8 +71,8 @@ def by_gram(matrix: Float[Tensor, "rows columns"], rtol: float) -> Triples:
     while True:
         floor = max(cut, GRADE * estimates[0])
         count = int((estimates > floor).sum())
-        images = rest @ vectors if floor > cut else rest @ vectors[:, :count]
-        vectors = vectors[:, : images.shape[1]] if basis is None else basis @ vectors[:, : images.shape[1]]
+        images = product(rest, vectors if floor > cut else vectors[:, :count])
+        vectors = vectors[:, : images.shape[1]] if basis is None else product(basis, vectors[:, : images.shape[1]])
         # Rounding leaves less in the norms of the images than in the square roots of eigenvalues.
         norms = torch.linalg.vector_norm(images[:, :count], dim=0)
         left.append(images[:, :count] / norms)
@@ -81,7 +83,7 @@ def by_gram(matrix: Float[Tensor, "rows columns"], rtol: float) -> Triples:
             values.append(estimates[count:])
             break
         rest, basis = images[:, count:], vectors[:, count:]
-        rest = rest - left[-1] @ (left[-1].T @ rest)
+        rest = rest - product(left[-1], product(left[-1].T, rest))
         estimates, vectors = _eigh_of_gram(rest)
     return Triples(torch.cat(left, 1), torch.cat(values), torch.cat(right, 1))
 
@@ -101,16 +103,16 @@ def outstanding(matrix: Float[Tensor, "rows columns"], share: float) -> Triples 
     start = torch.randn(columns, BLOCK, dtype=matrix.dtype, generator=generator).to(matrix.device)
     span = torch.linalg.qr(start).Q
     for done in range(ROUNDS):
-        images = matrix @ span
+        images = product(matrix, span)
         left, values, turn = torch.linalg.svd(images, full_matrices=False)
         count = int((values > share * values[0]).sum())
         if count > BLOCK // 2:  # those that the block has not found yet might stand out as well
             if done >= SETTLED:
                 return None
-            span = torch.linalg.qr(matrix.T @ images).Q
+            span = torch.linalg.qr(product(matrix.T, images)).Q
             continue
         right, left = span @ turn[:count].T, left[:, :count]
-        back = matrix.T @ images
+        back = product(matrix.T, images)
         missed = (back @ turn[:count].T) / values[:count] - right * values[:count]
         if torch.linalg.matrix_norm(missed / values[:count]) < COUPLING:
             return Triples(left, values[:count], right)
@@ -123,13 +125,13 @@ def _below(matrix: Tensor, top: Triples, rtol: float) -> Triples | None:
 
     None if what is left is not small: the iteration has then missed a value, which chance can do to it.
     """
-    rest = matrix - top.left @ (top.left.T @ matrix)
-    rest -= (rest @ top.right) @ top.right.T
+    rest = matrix - product(top.left, top.left.T @ matrix)
+    rest -= product(rest @ top.right, top.right.T)
     cut = float(rtol * top.values[0])
     estimates, vectors = _eigh_of_gram(rest, above=cut)
     if GRADE * estimates[0] > 1.1 * cut:
         return None
-    images = rest @ vectors
+    images = product(rest, vectors)
     norms = torch.linalg.vector_norm(images, dim=0)
     others = estimates[vectors.shape[1] : len(estimates) - len(top.values)]  # what was taken off is zero in the rest
     return Triples(
@@ -161,18 +163,18 @@ def by_sketch(matrix: Float[Tensor, "rows columns"], rtol: float) -> Triples | N
     # A generator of its own: the same matrix gives the same map, and nobody's random numbers are used up.
     generator = torch.Generator().manual_seed(0)
     probes = torch.randn(columns, size, dtype=matrix.dtype, generator=generator).to(matrix.device)
-    sketch = matrix @ probes
+    sketch = product(matrix, probes)
     seen = torch.linalg.eigvalsh(sketch.T @ sketch).flip(0).clamp(min=0).sqrt()
     wanted = int((seen > rtol / 10 * seen[0]).sum()) + OVERSAMPLING
     if wanted > size:
         return None
     span = sketch[:, :wanted]
     for _ in range(2):  # each power weakens what lies under the cut, against what lies above it, by the ratio squared
-        span = matrix @ torch.linalg.qr(matrix.T @ torch.linalg.qr(span).Q).Q
+        span = product(matrix, torch.linalg.qr(product(matrix.T, torch.linalg.qr(span).Q)).Q)
     span = torch.linalg.qr(span).Q
-    inner = span.T @ matrix
+    inner = product(span.T, matrix)
     found = by_gram(inner.T, rtol)
-    remainder = matrix - span @ inner
+    remainder = matrix - product(span, inner)
     missed = float(torch.linalg.matrix_norm(remainder))
     left, values, right = span @ found.right, found.values, found.left
     rank, cut = left.shape[1], float(rtol * values[0])
@@ -195,14 +197,13 @@ def _eigh_of_gram(
         above: Give vectors of the singular values above this only; all by default.
     """
     if matrix.device.type == "cpu":
-        # OpenBLAS multiplies a matrix by its own transpose in half the work, and its eigensolver needs 0.7 of the time
-        # of the one in PyTorch's MKL on the machine this was measured on (benchmarks/solver.py).
-        rows = matrix.numpy()
-        gram = rows.T @ rows
-        if above is None or len(gram) < PARTIAL_FROM:
+        # OpenBLAS' eigensolver needs half the time of the one in PyTorch's MKL on the machine this was measured on
+        # (benchmarks/solver.py).
+        gram = product(matrix.T, matrix).numpy()
+        if len(gram) < PARTIAL_FROM:
             eigenvalues, vectors = scipy.linalg.eigh(gram, driver="evd", overwrite_a=True, check_finite=False)
         else:
-            eigenvalues, vectors = tridiagonal.eigh_above(gram, above**2)
+            eigenvalues, vectors = tridiagonal.eigh_above(gram, -np.inf if above is None else above**2)
         eigenvalues, vectors = torch.from_numpy(eigenvalues), torch.from_numpy(vectors)
     else:
         eigenvalues, vectors = torch.linalg.eigh(matrix.T @ matrix)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bico import newton_schulz, polar
 from bico.errors import CalibrationError
+from bico.products import product
 
 
 class Completion(StrEnum):
@@ -117,7 +118,9 @@ def _by_gram(matrix: Tensor, rtol: float, dtype: torch.dtype) -> AlignmentMap | 
     triples = polar.by_sketch(matrix, rtol) or polar.by_gram(matrix, rtol)
     if (triples.values / (rtol * triples.values[0]) - 1).abs().min() < UNDECIDED:
         return None
-    return AlignmentMap(triples.left.to(dtype) @ triples.right.to(dtype).T, triples.left.shape[1], triples.values)
+    return AlignmentMap(
+        product(triples.left.to(dtype), triples.right.to(dtype).T), triples.left.shape[1], triples.values
+    )
 
 
 def _by_iteration(matrix: Tensor, rtol: float, dtype: torch.dtype) -> AlignmentMap | None:

@@ -1,6 +1,7 @@
 """Builds one model of the zoo from nothing but its recipe."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ def check(name: str, data: Sequence[Path]) -> None:
 
 
 @flow(name="pretrain", validate_parameters=False)
-def pretrain(name: str, out: Path, data: Sequence[Path] = (), threads: int = 1) -> dict[str, Any]:
+def pretrain(
+    name: str, out: Path, data: Sequence[Path] = (), threads: int = 1, steps: int | None = None
+) -> dict[str, Any]:
     """Pre-trains a model by its recipe and writes it, with its measurements.
 
     Arguments:
@@ -57,6 +60,7 @@ def pretrain(name: str, out: Path, data: Sequence[Path] = (), threads: int = 1) 
         data: Folders of further tasks to measure zero-shot accuracy on; for a text model, the corpus to train on, and
             text tasks to probe on.
         threads: How many threads torch may use.
+        steps: In place of the recipe's own: a shorter pre-training, with a whole schedule of its own.
 
     Returns:
         The model's entry in the manifest.
@@ -66,7 +70,7 @@ def pretrain(name: str, out: Path, data: Sequence[Path] = (), threads: int = 1) 
         ConfigError: If the fonts that the recipe's pictures need are not installed.
         DataError: If the corpus is not among the folders.
     """
-    recipe = read_recipe(name)
+    recipe = read_recipe(name) if steps is None else replace(read_recipe(name), steps=steps)
     out, data = Path(out), [Path(folder) for folder in data]
     record = train(recipe, out, data, threads)
     measured = measure(recipe, out, record, data)

@@ -29,6 +29,9 @@ def zoo_build(
     name: str,
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="Folder for the model.")] = Path("out/zoo"),
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Train for so many steps, and write NAME-STEPS: a weaker model.")
+    ] = None,
 ) -> None:
     """Pre-train one of the mini models from scratch, by its recipe, and measure it (also on DATA).
 
@@ -39,4 +42,4 @@ def zoo_build(
 
     check(name, data or [])  # a name that is not there ends in one line, before a flow run fails
     with prefect_api():
-        print(pretrain(name, out / name, data or []))
+        print(pretrain(name, out / (name if steps is None else f"{name}-{steps}"), data or [], steps=steps))

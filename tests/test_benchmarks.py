@@ -101,3 +101,9 @@ def test_verdicts_on_losses() -> None:
     assert cells(text, "BiCo: probe above text")[1] == "+7.00"
     assert [cells(text, f"text: BiCo above {name}")[1] for name in ("THESEUS", "target probe")] == ["+1.00", "-1.00"]
     assert cells(text, "probe: BiCo above source probe")[-1] != cells(text, "probe: BiCo above THESEUS")[-1]
+
+
+def test_products(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("benchmarks.products.SHAPES", [(8, 20, 12)])
+    rates = cells(printed("products", "", monkeypatch, capsys), "8 × 20 × 12")
+    assert len(rates) == 5 and all(float(rate) >= 0 for rate in rates)

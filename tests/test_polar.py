@@ -24,9 +24,11 @@ def _small_sizes_too() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(procrustes, "FAST_FROM", 1)
         patch.setattr(polar, "SKETCH_FROM", 12)
+        patch.setattr(polar, "SKETCH_SHARE", 3)
         patch.setattr(polar, "OVERSAMPLING", 2)
         patch.setattr(polar, "BLOCK", 6)
-        patch.setattr(polar, "PARTIAL_FROM", 1)
+        patch.setattr(polar, "PARTIAL_FROM", 2)
+        patch.setattr(tridiagonal, "REFLECTORS", 7)
         yield
 
 

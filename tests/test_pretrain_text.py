@@ -117,6 +117,9 @@ def test_the_flow_builds_measures_and_registers(api, folder, questions, tmp_path
     assert entry["probe"][questions.name]["embeddings"] == 100  # the first word of a question is its answer
     assert resolve_zoo("tiny", tmp_path / "zoo") == tmp_path / "zoo" / "tiny"
     assert summary("tiny", entry).startswith("zoo:tiny ")
+    shorter = pretrain("tiny", tmp_path / "zoo" / "tiny-1", [folder], steps=1)
+    assert (entry["recipe"]["steps"], shorter["recipe"]["steps"]) == (2, 1)
+    assert shorter["sha256"] != entry["sha256"]
 
 
 def test_what_is_saved_computes_the_same(tokenizer, tmp_path):

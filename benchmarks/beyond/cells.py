@@ -154,7 +154,8 @@ class Cell:
     def sums(self, data: str) -> Covariances:
         """Cross-covariances of the pre-trained models."""
         if data == "mixed":
-            return self._once(("sums", data), lambda: added(self.sums("labels"), self.sums("teacher")))
+            parts = ["labels"] * bool(self.labelled) + ["teacher"] * bool(self.unlabelled)
+            return self._once(("sums", data), lambda: added(*map(self.sums, parts)))
         return self._once(("sums", data), lambda: self.collect(data))
 
     def gradient(self) -> State:

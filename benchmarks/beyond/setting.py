@@ -38,7 +38,7 @@ class Side:
 
     @property
     def name(self) -> str:
-        return self.ref.rpartition(":")[2]
+        return Path(self.ref.rpartition(":")[2]).name
 
     @cached_property
     def order(self) -> Tensor:

@@ -10,6 +10,7 @@ from bico.errors import MethodError, ShapeError
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.protocol import Others, Pair, carry_others, check_others
 from bico.procrustes import Completion
+from bico.products import product
 from bico.signals import Signal, signal_key
 from bico.sites import Site, assemble
 from bico.task_vector import State
@@ -78,5 +79,8 @@ class Aligned:
 
 
 def _carry(q_out: Tensor | None, update: Tensor, q_in: Tensor | None) -> Tensor:
-    update = update if q_out is None else q_out.T @ update
-    return update if q_in is None else update @ q_in
+    """An update of a weight (out, in), or of a bias (out,)."""
+    rows = update if update.ndim == 2 else update[:, None]
+    rows = rows if q_out is None else product(q_out.T, rows)
+    rows = rows if q_in is None else product(rows, q_in)
+    return rows if update.ndim == 2 else rows[:, 0]
