@@ -1,12 +1,14 @@
 """The study's shortcuts (features read once, trunks shared) change nothing: its numbers are the library's."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.beyond.ask import Question, measured, places
+from benchmarks.beyond import table
+from benchmarks.beyond.ask import Question, measured, places, ref
 from benchmarks.beyond.cells import Cell, Draw, Line, Place, append, lines_of
 from benchmarks.beyond.ideas import IDEAS, blended, completed
 from benchmarks.beyond.setting import Expert, Side
@@ -14,7 +16,9 @@ from benchmarks.beyond.table import (
     accuracy_table,
     average,
     axis_table,
+    axis_values,
     by_task,
+    gain_table,
     in_short,
     page,
     plot_axis,
@@ -142,6 +146,26 @@ def test_cells_are_written_whole_and_skipped(cell: Cell, tmp_path, monkeypatch: 
     assert spread([1.0, 3.0]) == "2.0 ± 1.4" and spread([2.0], "+") == "+2.0"
 
 
+def test_values_of_an_axis_come_in_their_order() -> None:
+    def cells(axis: str, values: list) -> list:
+        place = Place("mini-a", "mini-b", "digits", 100, 0, 0, 100, 500)
+        return [table.Cell(replace(place, **{axis: value}), {}, {}) for value in values]
+
+    assert axis_values("unlabelled", cells("unlabelled", [2000, 0, 100])) == ["0", "100", "2000"]
+    found = axis_values("target", cells("target", ["mini-b-1000", "mini-l", "mini-b-250"]))
+    assert found == ["mini-a → mini-b-250", "mini-a → mini-b-1000", "mini-a → mini-l"]
+
+
+def test_models_are_of_the_zoo_or_beside_it(tmp_path) -> None:
+    assert ref("mini-a", tmp_path) == "zoo:mini-a" and ref("mini-a-550", tmp_path) == f"local-dir:{tmp_path}/mini-a-550"
+
+
+def test_without_unlabelled_inputs_mixed_is_labels(cell: Cell) -> None:
+    alone = Cell(cell.expert, cell.target, Draw(cell.draw.labelled, cell.draw.unlabelled[:0]))
+    for method in ("bico", "bico+projection", "none+head"):
+        assert alone.measure(method, "mixed") == cell.measure(method, "labels")
+
+
 def test_ideas_are_ideas_of_their_own(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each gives another task vector than BiCo, of the same parameters and of finite values."""
     monkeypatch.setattr(Expert, "other", lambda self: random_task_vector(self.side.model, seed=9))
@@ -186,5 +210,7 @@ def test_a_page_says_what_was_measured(tmp_path) -> None:
     assert "BiCo + head (100 labels, 500 unlabelled): 62.0 ± 0.0 %" in page("regimes", cells)
     assert all("ρ = 1.00" in line for line in prediction(cells))
     assert average(cells, "bico") == [pytest.approx(170 / 3)] * 2
+    (gains,) = gain_table("unlabelled", cells).splitlines()[2:]  # only the head has a control: 8, 12 and 4 points
+    assert gains == "| BiCo + head | +8.0 ± 4.0 (3/3) |"
     figure = plot_axis("unlabelled", cells)
     assert len(figure.axes[0].get_lines()) >= 3 and figure.axes[0].get_ylabel().startswith("test accuracy")

@@ -4,7 +4,9 @@
 
 Cells go to benchmarks/beyond/QUESTION.csv as they come; those that the file holds are skipped, so a run that was stopped
 goes on where it was. `python -m benchmarks.beyond.table QUESTION` makes the table and the plot. Experts are kept in
-out/beyond.
+out/beyond, and the weaker models that the question of quality asks for are looked for in out/beyond/zoo:
+
+    bico zoo build mini-b --steps 250 --out out/beyond/zoo      # and 1000; mini-a 550
 """
 
 import argparse
@@ -19,6 +21,7 @@ from benchmarks.beyond.cells import Cell, Draw, Place, append, lines_of
 from benchmarks.beyond.ideas import IDEAS
 from benchmarks.beyond.setting import Expert, open_side
 from bico.finetune import MINI
+from bico.zoo import list_models
 
 HERE = Path(__file__).parent
 Recipes = list[tuple[str, str]]
@@ -81,7 +84,7 @@ class Question:
     axis: str = ""
     """What is varied: a field of `Place`, and but for the pair of this too."""
     pairs: tuple[tuple[str, str], ...] = (("mini-a", "mini-b"),)
-    """Models of the zoo, or folders."""
+    """Models by name, of the zoo or of the folder with weaker ones."""
     strength: tuple[int, ...] = (MINI.steps,)
     labels: tuple[int, ...] = (100,)
     unlabelled: tuple[int, ...] = (500,)
@@ -95,6 +98,8 @@ QUESTIONS = {
     "strength": Question(tuple(mixed(CHIEF)), "strength", strength=(10, 30, 300)),
     "shapes": Question(tuple(mixed(CHIEF)), "target",
                        pairs=(("mini-a", "mini-b-plus"), ("mini-a", "mini-l"), ("mini-b-plus", "mini-a"))),
+    "quality": Question(tuple(mixed(CHIEF)), "target",
+                        pairs=(("mini-a", "mini-b-250"), ("mini-a", "mini-b-1000"), ("mini-a-550", "mini-b-1000"))),
     "ideas": Question(
         tuple(
             mixed(
@@ -133,6 +138,7 @@ def main() -> None:
     parser.add_argument("question", choices=QUESTIONS)
     parser.add_argument("--out", type=Path, help="default: benchmarks/beyond/QUESTION.csv")
     parser.add_argument("--experts-in", type=Path, default=Path("out/beyond"))
+    parser.add_argument("--zoo", type=Path, default=Path("out/beyond/zoo"), help="models beside those of the zoo")
     parser.add_argument("--tasks", default="digits,segments,lamps")
     parser.add_argument("--data", type=Path, action="append", default=[])
     parser.add_argument("--experts", default="0,1")
@@ -158,7 +164,9 @@ def run(question: Question, out: Path, wanted: list[Place], given: argparse.Name
         todo = [place for place in group if place not in done]
         if not todo:
             continue
-        source, target = (open_side(ref(name), task, folders, given.test) for name in (source_name, target_name))
+        source, target = (
+            open_side(ref(name, given.zoo), task, folders, given.test) for name in (source_name, target_name)
+        )
         started = time.process_time()
         expert = Expert.of(source, seed, given.experts_in, strength)
         print(f"{source_name} → {target_name}, {task}: expert {seed}, {strength} steps, "
@@ -176,9 +184,9 @@ def run(question: Question, out: Path, wanted: list[Place], given: argparse.Name
                   f"{time.process_time() - started:.0f} s CPU", flush=True)  # fmt: skip
 
 
-def ref(name: str) -> str:
-    """A model of the zoo by its name, or a folder."""
-    return f"local-dir:{name}" if "/" in name else f"zoo:{name}"
+def ref(name: str, beside: Path) -> str:
+    """A model of the zoo, or of a folder beside it, by its name."""
+    return f"zoo:{name}" if name in list_models() else f"local-dir:{beside / name}"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ paired cell by cell.
 """
 
 import csv
+import re
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -238,12 +239,35 @@ def axis_table(axis: str, cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
+def gain_table(axis: str, cells: Sequence[Cell]) -> str:
+    """What transport adds to each recipe along the axis: points over its control, averaged per task; mean ± sd over tasks."""
+    values = axis_values(axis, cells)
+    lines = [f"| points over the control | {' | '.join(values)} |", "| --- |" + " ---: |" * len(values)]
+    for method in dict.fromkeys(method for cell in cells for method, *_ in cell.accuracy):
+        bare, written = control(method), []
+        for value in values:
+            held = [cell for cell in cells if value_on(axis, cell) == value]
+            held = [c for c in held if {method, bare} <= {known for known, *_ in c.accuracy}]
+            if not held:
+                continue
+            regime = regime_of(held[0], method)
+            gains = over_control(held, regime, (bare, *regime[1:]))
+            written.append(f"{spread(gains, '+')} ({sum(gain > 0 for gain in gains)}/{len(gains)})")
+        if len(written) == len(values):
+            lines.append(f"| {method_label(method)} | {' | '.join(written)} |")
+    return "\n".join(lines)
+
+
 def share_of(cells: Sequence[Cell], method: str) -> float:
     return share(cells, regime_of(cells[0], method))
 
 
 def axis_values(axis: str, cells: Sequence[Cell]) -> list[str]:
-    return sorted({value_on(axis, cell) for cell in cells}, key=lambda v: (int(v), v) if v.isdigit() else (0, v))
+    return sorted({value_on(axis, cell) for cell in cells}, key=_numbers_as_such)
+
+
+def _numbers_as_such(value: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", value)]
 
 
 def plot_axis(axis: str, cells: Sequence[Cell]) -> Figure:
@@ -253,25 +277,23 @@ def plot_axis(axis: str, cells: Sequence[Cell]) -> Figure:
     steps = dict.fromkeys(step(method) for method in found)
     colours = {name: f"C{place}" for place, name in enumerate(steps)} | {"": COLOURS["bico"]}
     for method, groups in found.items():
-        if method in REFERENCES:
+        if method == "expert":
             continue
         points = [(values.index(v), average(held, method)) for v, held in groups.items()]
         points.sort()
-        bare = method.startswith("none") or method == "theseus"
+        bare = method.startswith("none") or method in ("theseus", *REFERENCES)
+        colour = "grey" if method in REFERENCES else COLOURS.get(method, colours[step(method)])
         ax.errorbar(
             [x for x, _ in points],
             [statistics.fmean(found) for _, found in points],
             [statistics.stdev(found) if len(found) > 1 else 0 for _, found in points],
             label=method_label(method),
-            color=COLOURS["theseus"] if method == "theseus" else colours[step(method)],
-            ls="--" if bare else "-",
+            color=colour,
+            ls=":" if method == "zero-shot" else "--" if bare else "-",
             marker="o",
             ms=4,
             capsize=3,
         )
-    for method, style in (("zero-shot", ":"), ("fine-tuned", "--")):
-        level = statistics.fmean(cell.accuracy[method, 0, 0] for cell in cells)
-        ax.axhline(level, color="grey", ls=style, lw=1, label=f"{method} ({level:.1f})")
     ax.set_xticks(range(len(values)), values)
     ax.set(xlabel=AXES[axis], ylabel="test accuracy, average over tasks (%)")
     ax.grid(alpha=0.25)
@@ -288,7 +310,7 @@ AXES = {
     "labels": "labelled samples N",
     "unlabelled": "inputs without labels, beside 100 labels",
     "strength": "fine-tuning steps of the expert",
-    "target": "pair",
+    "target": "source → target",
 }
 
 
@@ -316,7 +338,7 @@ def page(question: str, cells: Sequence[Cell]) -> str:
             group = [cell for cell in part if cell.pair == pair]
             parts += [f"## {title}, {pair}", accuracy_table(group), advice(group)]
     if axis:
-        parts += ["## All tasks", axis_table(axis, cells), f"![{question}]({question}.png)"]
+        parts += ["## All tasks", axis_table(axis, cells), gain_table(axis, cells), f"![{question}]({question}.png)"]
     else:
         most = regime_of(cells[0], "bico+head")
         parts += ["## By task", by_task(cells, most)]
