@@ -79,7 +79,10 @@ def transfer(
         str | None, typer.Option(help="What of the expert stands in for labels: hard or soft [default: hard].")
     ] = None,
     rivals: Annotated[
-        bool | None, typer.Option("--rivals/--no-rivals", help="Measure what a transfer has to beat at the same data.")
+        bool | None,
+        typer.Option(
+            "--rivals/--no-rivals", help="Measure what a transfer has to beat at the same data [default: rivals]."
+        ),
     ] = None,
     sampling: Annotated[
         str | None, typer.Option(help="How they are chosen, such as class-balanced or per-class [default: random].")
@@ -146,6 +149,9 @@ def reproduce(
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("out/reproduce"),
     list_all: Annotated[bool, typer.Option("--list", help="List all recipes.")] = False,
+    rivals: Annotated[
+        bool, typer.Option("--rivals", help="Add what a transfer has to beat, which the paper does not show.")
+    ] = False,
     home: HomeOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -168,6 +174,8 @@ def reproduce(
         raise ConfigError("Name a recipe, or `all`; `bico reproduce --list` shows them.")
     folders, command = data or [], _spelled(f"bico reproduce {recipe}", mini, data)
     recipes = [read_recipe(name) for name in (list_recipes() if recipe == "all" else [recipe])]
+    if rivals:
+        recipes, command = [r.with_rivals() for r in recipes], f"{command} --rivals"
     if recipe == "all":  # without those whose tasks all want a folder that was not given
         recipes = [r for r in recipes if r.tasks(mini, folders)]
 

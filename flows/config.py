@@ -41,7 +41,7 @@ class TransferConfig(BaseModel):
     """Training inputs that serve without their labels, beside the labelled ones: the expert's predictions stand in."""
     teacher: Teacher = Teacher.HARD
     """What of the expert's predictions becomes the target of the loss: hard (the class) or soft (probabilities)."""
-    rivals: bool = False
+    rivals: bool = True
     """Measure what a transfer has to beat at the same data: probes, few-shot fine-tuning, last steps without transport."""
     sampling: Sampling = Sampling.RANDOM
     """How calibration samples are chosen: random, class-balanced, centroid-near, centroid-far, half-class, one-class,

@@ -123,11 +123,15 @@ class Recipe(BaseModel):
             )
         return {
             title: make_config(
-                {"export": "none", "out": out / self.label(mini) / title} | side | self.shared | own,
+                {"export": "none", "rivals": False, "out": out / self.label(mini) / title} | side | self.shared | own,
                 f"recipe {self.id}, {name}, {title}",
             )
             for title, own in self.transfers.items()
         }
+
+    def with_rivals(self) -> Self:
+        """The same, with rows that the paper has not: what a transfer has to beat at the same data."""
+        return self.model_copy(update={"shared": self.shared | {"rivals": True}})
 
     def tasks(self, mini: bool, data: Sequence[Path]) -> list[str]:
         """The tasks of a side that are at hand, and those that join in: `configs`."""

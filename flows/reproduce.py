@@ -14,7 +14,7 @@ from bico.errors import ConfigError, nearest
 from bico.provenance import made_by
 from bico.recommend import advice
 from bico.report import REFERENCES, Row, headlines, markdown_table, method_label, short_name
-from bico.rivals import transports
+from bico.rivals import rivals, transports
 from bico.sampling import Sampling
 from flows.config import Settings, TransferConfig
 from flows.figures import FIGURES, Drawn
@@ -110,9 +110,10 @@ def read_transfers(
         raise ConfigError(f"{path}: not a table that `bico reproduce` wrote ({error!r}).") from error
     for title, config in configs.items():
         found = rows.get(title, [])
+        beside = {*REFERENCES, *rivals(config.methods)}
         for what, wanted, got in (
             ("tasks", set(config.tasks), {row.task for row in found}),
-            ("methods", set(config.methods), {row.method for row in found} - set(REFERENCES)),
+            ("methods", set(config.methods), {row.method for row in found} - beside),
             ("budgets", {0, *config.samples}, {0} | {row.samples for row in found}),
             ("seeds", {None, *config.seeds}, {None} | {row.seed for row in found}),
         ):

@@ -21,7 +21,7 @@ from benchmarks.beyond.table import (
     gain_table,
     in_short,
     page,
-    plot_axis,
+    plot,
     prediction,
     read_cells,
     share,
@@ -156,6 +156,19 @@ def test_values_of_an_axis_come_in_their_order() -> None:
     assert found == ["mini-a → mini-b-250", "mini-a → mini-b-1000", "mini-a → mini-l"]
 
 
+def test_averages_are_over_the_same_tasks_at_every_value() -> None:
+    """A small task that was not measured at the last value is left out there, and only there."""
+    base = Place("mini-a", "mini-b", "digits", 100, 0, 0, 100, 0)
+    measured_at = {"digits": (0, 100), "mnist": (0, 100, 2000), "gtsrb": (0, 100, 2000)}
+    cells = [table.Cell(replace(base, task=task, unlabelled=u), {("bico", 100, u): 50.0}, {})
+             for task, counts in measured_at.items() for u in counts]  # fmt: skip
+    parts = table.comparable("unlabelled", cells)
+    assert list(parts) == ["All tasks", "Only mnist, gtsrb"]
+    assert axis_values("unlabelled", parts["All tasks"]) == ["0", "100"]
+    assert axis_values("unlabelled", parts["Only mnist, gtsrb"]) == ["0", "100", "2000"]
+    assert list(table.comparable("unlabelled", parts["All tasks"])) == ["All tasks"]
+
+
 def test_models_are_of_the_zoo_or_beside_it(tmp_path) -> None:
     assert ref("mini-a", tmp_path) == "zoo:mini-a" and ref("mini-a-550", tmp_path) == f"local-dir:{tmp_path}/mini-a-550"
 
@@ -212,5 +225,5 @@ def test_a_page_says_what_was_measured(tmp_path) -> None:
     assert average(cells, "bico") == [pytest.approx(170 / 3)] * 2
     (gains,) = gain_table("unlabelled", cells).splitlines()[2:]  # only the head has a control: 8, 12 and 4 points
     assert gains == "| BiCo + head | +8.0 ± 4.0 (3/3) |"
-    figure = plot_axis("unlabelled", cells)
+    figure = plot("unlabelled", cells)
     assert len(figure.axes[0].get_lines()) >= 3 and figure.axes[0].get_ylabel().startswith("test accuracy")

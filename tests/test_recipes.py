@@ -294,6 +294,10 @@ def test_rows_are_read_back_from_the_table_that_was_written(bench: Bench, tmp_pa
     assert read_transfers(recipe, True, configs, tmp_path) is None
     done = reproduce(recipe, True, [], bench.settings, tmp_path, "bico reproduce tiny --mini")
     assert read_transfers(recipe, True, configs, tmp_path) == done.rows
+    more = reproduce(recipe.with_rivals(), True, [], bench.settings, tmp_path, "bico reproduce tiny --mini --rivals")
+    assert {row.method for row in more.rows["both"]} > {row.method for row in done.rows["both"]} | {"none+head"}
+    assert "What was best" in more.text and "What was best" not in done.text
+    assert read_transfers(recipe, True, configs, tmp_path) == more.rows  # rivals beside the recipe's own are welcome
     fewer = {title: config.model_copy(update={"tasks": []}) for title, config in configs.items()}
     with pytest.raises(ConfigError, match="made with other tasks than the recipe asks for now .digits"):
         read_transfers(recipe, True, fewer, tmp_path)

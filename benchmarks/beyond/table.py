@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
@@ -225,6 +226,21 @@ def average(cells: Sequence[Cell], method: str) -> list[float]:
     return [statistics.fmean(found.values()) for found in draws.values() if set(found) == tasks]
 
 
+def comparable(axis: str, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
+    """Cells by which tasks they are averaged over: all tasks at the values that every task was measured at; and, where
+    there are values that only some were (a pool may be too small for them), those tasks at all values.
+    """
+    known: dict[str, set[str]] = {}
+    for cell in cells:
+        known.setdefault(cell.task, set()).add(value_on(axis, cell))
+    shared, every = set.intersection(*known.values()), set.union(*known.values())
+    parts = {"All tasks": [cell for cell in cells if value_on(axis, cell) in shared]}
+    whole = [task for task, values in known.items() if values == every]
+    if shared != every and whole:
+        parts[f"Only {', '.join(whole)}"] = [cell for cell in cells if cell.task in whole]
+    return parts
+
+
 def axis_table(axis: str, cells: Sequence[Cell]) -> str:
     """A line per recipe, a column per value of the axis: the average over tasks, with the share of the gap closed."""
     found, values = along(axis, cells), axis_values(axis, cells)
@@ -270,10 +286,9 @@ def _numbers_as_such(value: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", value)]
 
 
-def plot_axis(axis: str, cells: Sequence[Cell]) -> Figure:
+def plot_axis(axis: str, cells: Sequence[Cell], ax: Axes) -> Axes:
     """Average accuracy along the axis: a transfer as a full line, its control or rival dashed in the same colour."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    ax, found, values = figure.subplots(), along(axis, cells), axis_values(axis, cells)
+    found, values = along(axis, cells), axis_values(axis, cells)
     steps = dict.fromkeys(step(method) for method in found)
     colours = {name: f"C{place}" for place, name in enumerate(steps)} | {"": COLOURS["bico"]}
     for method, groups in found.items():
@@ -298,6 +313,15 @@ def plot_axis(axis: str, cells: Sequence[Cell]) -> Figure:
     ax.set(xlabel=AXES[axis], ylabel="test accuracy, average over tasks (%)")
     ax.grid(alpha=0.25)
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    return ax
+
+
+def plot(axis: str, cells: Sequence[Cell]) -> Figure:
+    """A panel for each set of tasks that can be compared."""
+    parts = comparable(axis, cells)
+    figure = Figure(figsize=(8, 4.5 * len(parts)), layout="constrained")
+    for (title, part), ax in zip(parts.items(), figure.subplots(len(parts), squeeze=False)[:, 0], strict=True):
+        plot_axis(axis, part, ax).set_title(title, fontsize=9)
     return figure
 
 
@@ -332,13 +356,16 @@ def page(question: str, cells: Sequence[Cell]) -> str:
         if not part:
             continue
         if axis:
-            parts += [f"## {title}", axis_table(axis, part)]
+            held = comparable(axis, part)["All tasks"]
+            parts += [f"## {title}: {', '.join(dict.fromkeys(c.task for c in held))}", axis_table(axis, held)]
             continue
         for pair in dict.fromkeys(cell.pair for cell in part):
             group = [cell for cell in part if cell.pair == pair]
             parts += [f"## {title}, {pair}", accuracy_table(group), advice(group)]
     if axis:
-        parts += ["## All tasks", axis_table(axis, cells), gain_table(axis, cells), f"![{question}]({question}.png)"]
+        for title, held in comparable(axis, cells).items():
+            parts += [f"## {title}", axis_table(axis, held), gain_table(axis, held)]
+        parts += [f"![{question}]({question}.png)"]
     else:
         most = regime_of(cells[0], "bico+head")
         parts += ["## By task", by_task(cells, most)]
@@ -369,7 +396,7 @@ def main() -> None:
             cells += middle(QUESTIONS[question], cells, read_cells(HERE / "regimes.csv"))
         (HERE / f"{question}.md").write_text(page(question, cells))
         if axis := QUESTIONS[question].axis:
-            plot_axis(axis, cells).savefig(HERE / f"{question}.png", dpi=110)
+            plot(axis, cells).savefig(HERE / f"{question}.png", dpi=110)
 
 
 if __name__ == "__main__":

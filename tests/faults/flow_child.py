@@ -45,7 +45,7 @@ def short_transfer(folder: Path) -> dict[str, Any]:
     """The run that faults are put into."""
     return {
         "source": str(folder / "a"), "target": str(folder / "b"), "tasks": ["digits"], "methods": ["bico"],
-        "samples": [6], "seeds": [0], "test_limit": 20, "oracle": False, "export": "none",
+        "samples": [6], "seeds": [0], "test_limit": 20, "oracle": False, "export": "none", "rivals": False,
         "finetune": {"steps": 2, "batch_size": 8, "lr": 1e-3, "warmup": 1},
     }  # fmt: skip
 
