@@ -170,7 +170,7 @@ def test_averages_are_over_the_same_tasks_at_every_value() -> None:
 
 
 def test_models_are_of_the_zoo_or_beside_it(tmp_path) -> None:
-    assert ref("mini-a", tmp_path) == "zoo:mini-a" and ref("mini-a-550", tmp_path) == f"local-dir:{tmp_path}/mini-a-550"
+    assert ref("mini-a", tmp_path) == "zoo:mini-a" and ref("mini-a-550", tmp_path) == f"{tmp_path}/mini-a-550"
 
 
 def test_without_unlabelled_inputs_mixed_is_labels(cell: Cell) -> None:

@@ -186,7 +186,7 @@ def run(question: Question, out: Path, wanted: list[Place], given: argparse.Name
 
 def ref(name: str, beside: Path) -> str:
     """A model of the zoo, or of a folder beside it, by its name."""
-    return f"zoo:{name}" if name in list_models() else f"local-dir:{beside / name}"
+    return f"zoo:{name}" if name in list_models() else str(beside / name)
 
 
 if __name__ == "__main__":
