@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.beyond import table
 from benchmarks.beyond.ask import Question, measured, places, ref
 from benchmarks.beyond.cells import Cell, Draw, Line, Place, append, lines_of
-from benchmarks.beyond.ideas import IDEAS, blended, completed
+from benchmarks.beyond.ideas import IDEAS, blended, completed, likeness, taking
 from benchmarks.beyond.setting import Expert, Side
 from benchmarks.beyond.table import (
     accuracy_table,
@@ -30,8 +30,11 @@ from benchmarks.beyond.table import (
 from bico.chain import get_chain, run
 from bico.evaluate import accuracy
 from bico.finetune import MINI
+from bico.methods import Gathered
+from bico.methods.bico import BiCo
 from bico.readout import read, readout_accuracy
 from bico.refits import Samples
+from bico.sites import match_blocks
 from bico.teacher import expert_scores
 from tests.tiny import CLASSES, head, pictures, random_task_vector, size, tiny_clip
 
@@ -189,6 +192,29 @@ def test_ideas_are_ideas_of_their_own(cell: Cell, monkeypatch: pytest.MonkeyPatc
         assert found.keys() == plain.keys() and all(tensor.isfinite().all() for tensor in found.values())
         assert max((found[key] - plain[key]).abs().max() for key in plain) > 1e-6, name
     assert all(tensor.equal(before[name]) for name, tensor in cell.target.model.state().items())
+
+
+def test_ideas_for_models_of_two_depths() -> None:
+    source, target = side(1), side(2, layers=3)
+    tau = random_task_vector(source.model)
+    scores = expert_scores(source.model, tau, source.inputs(source.pool), source.head)
+    deep = Cell(Expert(source, tau, source.pool_before, scores), target, Draw.of(len(source.pool), 12, 10, seed=0))
+    plain, part = deep.vector("bico", "mixed"), deep.vector("bico-shared", "mixed")
+    halved = {site.block: site.weight.parameter for site in target.model.sites if site.role == "c_fc"}
+    # three blocks take theirs from the first, the second and the second of two
+    assert match_blocks(2, 3) == [0, 1, 1]
+    for block, portion in enumerate([1, 0.5, 0.5]):
+        torch.testing.assert_close(part[halved[block]], portion * plain[halved[block]])
+    likenesses = likeness(deep)
+    assert likenesses.shape == (2, 3) and (likenesses > 0).all() and (likenesses <= 1 + 1e-6).all()
+    with taking([0, 1, 1]):
+        again = BiCo().transport(tau, deep.pair, Gathered(12, deep.collect("mixed")))
+    assert all(torch.allclose(again[name], plain[name], atol=1e-4) for name in plain)
+    with taking([0, 0, 1]):
+        other = BiCo().transport(tau, deep.pair, Gathered(12, deep.collect("mixed")))
+    assert not torch.allclose(other[halved[1]], plain[halved[1]], atol=1e-2)
+    torch.testing.assert_close(other[halved[0]], plain[halved[0]], atol=1e-4, rtol=1e-3)
+    assert deep.vector("bico-matched", "mixed").keys() == plain.keys()
 
 
 def test_completed_maps_keep_the_gradients_directions_and_fill_the_rest() -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from benchmarks.beyond.cells import Cell, Draw, Place, append, lines_of
-from benchmarks.beyond.ideas import IDEAS
+from benchmarks.beyond.ideas import DEPTH_IDEAS, IDEAS
 from benchmarks.beyond.setting import Expert, open_side
 from bico.finetune import MINI
 from bico.zoo import list_models
@@ -107,6 +107,10 @@ QUESTIONS = {
                 + ["none+tune:steps=30+head", "bico+tune:steps=30+head"]
             )
         )
+    ),
+    "depth": Question(
+        tuple(mixed([name + step for name in ("bico", *DEPTH_IDEAS) for step in ("", "+head")] + ["none+head"])),
+        pairs=(("mini-a", "mini-l"), ("mini-l", "mini-a")),
     ),
 }  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks.beyond.ideas import IDEAS
+from benchmarks.beyond.ideas import DEPTH_IDEAS, IDEAS
 from benchmarks.beyond.setting import Expert, Side, batches
 from bico.calibration import Covariances, cross_covariances
 from bico.chain import NONE, finish, get_chain
@@ -190,8 +190,8 @@ class Cell:
             return finish(get_chain(f"{NONE}+{tune}", lr=MINI.lr).steps, before, scene, Gathered()).vector
         if trunk == NONE:
             return {}
-        if trunk in IDEAS:
-            return IDEAS[trunk](self, data)
+        if idea := (IDEAS | DEPTH_IDEAS).get(trunk):
+            return idea(self, data)
         method = get_method(trunk, lr=MINI.lr)
         return method.transport(self.expert.tau, self.pair, self.evidence(data, bool(method.needs.gradients)))
 

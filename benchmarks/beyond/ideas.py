@@ -3,17 +3,23 @@
 Each takes a cell and the data it may use (`labels` or `mixed`) and returns the target's task vector before any last step.
 """
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
+from bico.analysis.moments import Moments, linear_cka
+from bico.calibration import collect_signals
 from bico.methods import Gathered
 from bico.methods.bico import BiCo
 from bico.procrustes import Completion, procrustes
-from bico.signals import Signal, SignalKey
+from bico.signals import Signal, SignalKey, signal_key
+from bico.sites import Site, match_blocks
 from bico.task_vector import State, scale
 
 if TYPE_CHECKING:
@@ -93,6 +99,76 @@ def soft(cell: "Cell", data: str) -> State:
     return BiCo().transport(cell.expert.tau, cell.pair, cell.evidence("soft" if data == "mixed" else data))
 
 
+def matched(cell: "Cell", data: str) -> State:
+    """Blocks of a deeper or shallower target take their updates from those that see most alike, and not from those of the
+    same relative depth.
+    """
+    with taking(alike_blocks(likeness(cell))):
+        return BiCo().transport(cell.expert.tau, cell.pair, Gathered(len(cell.draw.labelled), cell.collect(data)))
+
+
+def shared(cell: "Cell", data: str) -> State:
+    """A source block that serves several of the target's gives each a part: together they move as far as it did."""
+    vector, sites = cell.vector("bico", data), cell.target.model.sites
+    uses = Counter(sites_blocks := match_blocks(_depth(cell.source.model.sites), _depth(sites)))
+    parts = {
+        slot.parameter: 1 / uses[sites_blocks[site.block]]
+        for site in sites
+        if site.block is not None
+        for slot in (site.weight, site.bias)
+        if slot is not None
+    }
+    return {name: parts.get(name, 1.0) * value for name, value in vector.items()}
+
+
+def likeness(cell: "Cell") -> Tensor:
+    """Linear CKA of what two models' blocks read, averaged over tokens; (source blocks, target blocks)."""
+    sides = []
+    for model, head, which in (
+        (cell.source.model, cell.heads[0], "source"),
+        (cell.target.model, cell.heads[1], "target"),
+    ):
+        first = {site.block: site for site in model.sites if site.role == "q"}
+        seen: dict[int, list[Tensor]] = {block: [] for block in first}
+        for batch in cell.labelled:
+            found = collect_signals(
+                model, getattr(batch, which), batch.labels, head, list(first.values()), [Signal.INPUT]
+            )
+            for block, site in first.items():
+                seen[block].append(found[signal_key(site, Signal.INPUT)].mean(1))
+        sides.append([torch.cat(rows) for _, rows in sorted(seen.items())])
+    return torch.tensor([[linear_cka(Moments.of(ours, theirs)) for theirs in sides[1]] for ours in sides[0]])
+
+
+def alike_blocks(likeness: Tensor) -> list[int]:
+    """The source block of each target block, never going back, with the largest sum of likenesses.
+
+    Example:
+        >>> alike_blocks(torch.tensor([[0.9, 0.8, 0.9], [0.1, 0.7, 0.8]]))
+        [0, 0, 0]
+        >>> alike_blocks(torch.tensor([[0.9, 0.8, 0.1], [0.1, 0.9, 0.8]]))
+        [0, 1, 1]
+    """
+    best, came = likeness[:, 0], []
+    for column in likeness.T[1:]:
+        highest, where = best.cummax(0)
+        came.append(where)
+        best = highest + column
+    path = [int(best.argmax())]
+    for where in reversed(came):
+        path.append(int(where[path[-1]]))
+    return path[::-1]
+
+
+def taking(blocks: list[int]) -> AbstractContextManager:
+    """Within it, the target's blocks take their updates from these blocks of the source."""
+    return patch("bico.sites.match_blocks", lambda source, target: blocks)
+
+
+def _depth(sites: Sequence[Site]) -> int:
+    return 1 + max(site.block for site in sites if site.block is not None)
+
+
 Idea = Callable[["Cell", str], State]
 IDEAS: dict[str, Idea] = {
     "bico-completed": _reworked(completed),
@@ -102,3 +178,5 @@ IDEAS: dict[str, Idea] = {
     "bico-merged": merged,
     "bico-soft": soft,
 }
+DEPTH_IDEAS: dict[str, Idea] = {"bico-matched": matched, "bico-shared": shared}
+"""For two models of different depth."""
