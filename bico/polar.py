@@ -21,8 +21,9 @@ GRADE = 2e-5
 eps / GRADE^2 = 6e-7 there. Higher up (1e-4) maps are more exact than anyone asks, and take a fifth longer."""
 SKETCH_FROM = 384
 """Matrices with a smaller side are not worth a search for low rank."""
-SKETCH_SHARE = 8
-"""Low rank is less than an eighth of the smaller side: with more, the few eigenvectors of one Gram matrix take no longer."""
+SKETCH_SHARE = 16
+"""Low rank is less than a sixteenth of the smaller side: with more, the few eigenvectors of one Gram matrix take little
+longer, and the search for it is in vain more often."""
 BLOCK = 24
 """Width of the iteration for values that stand out: a third of the time of one product, whatever comes of it."""
 ROUNDS = 12

@@ -94,7 +94,8 @@ def procrustes(
         tensor([[0., 1.],
                 [1., 0.]])
     """
-    if not cross.isfinite().all() or not cross.any():
+    peak = cross.abs().max().double()  # NaN if any entry is
+    if not peak.isfinite() or not peak:
         raise CalibrationError(
             f"Cross-covariance of shape {tuple(cross.shape)} is zero or not finite: did the rows reach it? "
             "Check the calibration samples and both models' weights."
@@ -105,8 +106,7 @@ def procrustes(
         solved = procrustes(cross.T, completion, rtol, solver)
         return AlignmentMap(solved.matrix.T.contiguous(), solved.rank, solved.spectrum)
     # Only the direction matters, so the scale may be one at which squares neither overflow nor vanish.
-    peak = cross.abs().max().double()
-    scaled = cross.double() / peak
+    scaled = cross.to(torch.float64, copy=True).div_(peak)
     solver = solver or (Solver.ITERATION if cross.is_cuda else Solver.GRAM)
     solved = _by_gram(scaled, rtol, cross.dtype) if solver is Solver.GRAM else _by_iteration(scaled, rtol, cross.dtype)
     if solved is None:
