@@ -6,6 +6,7 @@ is missing reads as NaN in plain Zarr and as an error here. Zarr makes and reads
 plain files that they are, because Zarr copies each between threads.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ BATCH_BYTES = 16 * 2**20
 """Small arrays are created together up to this size: alone, each costs three times as long."""
 
 _INDEX = "bico:arrays"  # the group's attribute that lists the names; without it, writing did not finish
+_RAW = [{"name": "bytes", "configuration": {"endian": "little"}}]
 _DTYPES = {torch.float32: Float32, torch.float64: Float64, torch.int64: Int64}
 
 
@@ -104,12 +106,12 @@ def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, Ten
 
 def iterate_arrays(path: Path, names: Iterable[str] | None = None) -> Iterator[tuple[str, Tensor]]:
     """Like `read_arrays`, with one array in memory at a time."""
-    group, known = _open(path)
+    _, known = _open(path)
     for name in known if names is None else names:
         if name not in known:
             raise StoreError(f"Array {name!r} is not in {path}, which holds {len(known)} others.")
         try:
-            tensor = _read_chunks(Path(path) / _node(name), group[_node(name)])
+            tensor = _read_chunks(Path(path) / _node(name))
         except Exception as error:  # Zarr has no error of its own for a chunk or a header that is cut short
             raise StoreError(
                 f"Array {name!r} in {path} is damaged ({error}): delete the artefact, the next run makes it again."
@@ -174,15 +176,20 @@ def _write_chunks(folder: Path, tensor: Tensor) -> None:
             chunk.write(bytes(beyond))
 
 
-def _read_chunks(folder: Path, array: zarr.Array) -> Tensor:
-    """Reads what `_write_chunks` wrote, straight to where it goes; Zarr itself copies it once more.
+def _read_chunks(folder: Path) -> Tensor:
+    """Reads what `_write_chunks` wrote, straight to where it goes; Zarr itself copies it once more, and hands the opening
+    of every array to another thread, which takes as long as reading it.
 
     Raises:
-        OSError: If a chunk is missing.
-        ValueError: If one is longer or shorter than it should be.
+        OSError: If the description or a chunk is missing.
+        ValueError: If a chunk is longer or shorter than it should be.
     """
-    found = np.empty(array.shape, array.dtype.newbyteorder("<"))
-    for file, part, beyond in _chunks(folder, found, array.chunks[0] if array.ndim else 1):
+    described = json.loads((folder / "zarr.json").read_bytes())
+    if described["codecs"] != _RAW:
+        raise ValueError("its chunks are not raw bytes")
+    rows = described["chunk_grid"]["configuration"]["chunk_shape"]
+    found = np.empty(described["shape"], np.dtype(described["data_type"]).newbyteorder("<"))
+    for file, part, beyond in _chunks(folder, found, rows[0] if rows else 1):
         size = file.stat().st_size
         with file.open("rb", buffering=0) as chunk:
             if size != len(part) + beyond or chunk.readinto(part) != len(part):
@@ -219,7 +226,7 @@ def _metadata(tensor: Tensor) -> ArrayV3Metadata:
         chunk_grid={"name": "regular", "configuration": {"chunk_shape": chunks}},
         chunk_key_encoding={"name": "default"},
         fill_value=float("nan") if tensor.is_floating_point() else 0,
-        codecs=[BytesCodec()],
+        codecs=[BytesCodec(endian="little")],
         attributes={},
         dimension_names=None,
     )
