@@ -70,4 +70,4 @@ def gather_needs(
     if kinds := needs.gradients:
         theirs = ((batch.target, batch.labels) for batch in batches)
         ((_, gradients),) = parameter_gradients(target, theirs, heads[1], kinds, [count])
-    return Gathered(count, covariances, gradients)
+    return Gathered(count, covariances, gradients, wanted=needs.maps)

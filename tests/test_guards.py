@@ -1,5 +1,8 @@
 """What must not creep back: work that is done twice, counted and not timed."""
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -29,6 +32,30 @@ def test_a_transfer_makes_one_pass_of_each_model_and_solves_each_distinct_signal
     assert passes == {"forward": 2, "backward": 2}
     # two blocks of four inputs (q, k and v share theirs) and six outputs, and both sides of `proj`
     assert len({id(cross) for cross in solved}) == len(solved) == 2 * (4 + 6) + 2
+
+
+def test_a_covariance_goes_with_the_last_map_that_is_made_of_it(
+    source: ClipViT, target: ClipViT, labels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[weakref.ref] = []
+    alive: list[int] = []
+
+    def counted(cross: Tensor, *args: Any) -> Any:
+        seen.append(weakref.ref(cross))
+        alive.append(sum(ref() is not None for ref in seen))
+        return procrustes(cross, *args)
+
+    monkeypatch.setattr(evidence, "procrustes", counted)
+    batch = Batch(pictures(12), pictures(12), labels)
+    transfer(random_task_vector(source), source, target, [batch], (head(source), head(target)), BiCo())
+    assert len(alive) == 22 and max(alive) == 1
+    both = frozenset((Signal.INPUT, completion) for completion in Completion)
+    found = evidence.Gathered(1, {(name, Signal.INPUT): torch.eye(3) for name in "ab"}, wanted=both)
+    found.map(("a", Signal.INPUT), Completion.PARTIAL)
+    assert len(found.covariances) == 2
+    found.map(("a", Signal.INPUT), Completion.SVD)
+    assert [name for name, _ in found.covariances] == ["b"]
+    assert found.map(("a", Signal.INPUT), Completion.SVD).shape == (3, 3)  # maps are kept
 
 
 def test_maps_of_two_pre_trained_models_are_those_of_the_svd(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """What calibration gathers for a method, and how a method asks for it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -54,18 +54,23 @@ class Gathered:
     """Evidence in memory; a map is solved when a method first asks for it."""
 
     samples: int = 0
-    covariances: Mapping[SignalKey, Tensor] = field(default_factory=dict)
+    covariances: MutableMapping[SignalKey, Tensor] = field(default_factory=dict)
     gradients: Mapping[ParameterGradient, Mapping[str, Tensor]] = field(default_factory=dict)
     rtol: float = RANK_TOLERANCE
+    wanted: frozenset[tuple[Signal, Completion]] | None = None
+    """All maps that will be asked for. A covariance is then let go of with the last map that is made of it, so that maps
+    and covariances are never all in memory at once; without it they are kept."""
 
     def __post_init__(self) -> None:
         self._solved: dict[tuple[SignalKey, Completion], Tensor] = {}
 
     def map(self, key: SignalKey, completion: Completion) -> Tensor:
-        if key not in self.covariances:
-            raise undeclared(f"alignment map for the {key[1]} of {key[0]}")
         if (key, completion) not in self._solved:
+            if key not in self.covariances:
+                raise undeclared(f"alignment map ({completion}) for the {key[1]} of {key[0]}")
             self._solved[key, completion] = procrustes(self.covariances[key], completion, self.rtol).matrix
+            if self.wanted is not None and all((key, c) in self._solved for s, c in self.wanted if s is key[1]):
+                del self.covariances[key]
         return self._solved[key, completion]
 
     def gradient(self, kind: ParameterGradient) -> Mapping[str, Tensor]:
