@@ -1,23 +1,30 @@
 """Time and memory of a whole transfer with models of real size and random weights (speed does not depend on them).
 
     python -m benchmarks.transfer --pair vitb16-vitb16 --samples 10,32 [--reference] [--repeats 3] [--sweep]
-        [--clock cpu]
+        [--workers 2] [--clock cpu]
 
 Runs BiCo through the product's own functions and prints what collecting, solving, applying and storing take, the peak
 memory, the operations per second (counted by `bico/cost.py`), and the floor: bare forward and backward passes of both
 models, and the products of covariances and of applying at the speed of a matrix product measured in the same run.
+`--workers` solves the maps in so many processes of one thread each, which wait ready when the time is taken, as the
+pipeline fans them out; without it they are solved one after the other with all threads.
 `--reference` runs a literal implementation in the same process, for the ratio: covariances per site and batch in
 float64 on the CPU, nothing shared, one float64 SVD per site and side. `--sweep` instead compares one pass that serves all
 sample counts with one that serves the largest. `--pair vitb16-cut` are the first blocks of two ViT-B/16 at full width.
 """
 
 import argparse
+import os
 import statistics
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
+import torch.multiprocessing
 from torch import Tensor
 
 from benchmarks.measure import (
@@ -37,8 +44,8 @@ from bico.cost import transfer_cost
 from bico.methods import Pair
 from bico.methods.bico import BiCo
 from bico.models.clip_vit import ClipViT
-from bico.procrustes import procrustes
-from bico.signals import Signal, signal_key
+from bico.procrustes import AlignmentMap, procrustes
+from bico.signals import Signal, SignalKey, signal_key
 from bico.sites import match_sites
 from bico.task_vector import State
 from storage.arrays import read_arrays, write_arrays
@@ -96,14 +103,39 @@ class Work:
             start.grad = None
 
 
-def fast(work: Work, samples: int) -> dict[str, float]:
+Solve = Callable[[dict[SignalKey, Tensor]], dict[SignalKey, AlignmentMap]]
+
+
+def one_by_one(covariances: dict[SignalKey, Tensor]) -> dict[SignalKey, AlignmentMap]:
+    """A covariance goes when its map is there, as in `bico.transfer` and in the pipeline."""
+    return {key: procrustes(covariances.pop(key)) for key in [*covariances]}
+
+
+@contextmanager
+def solver(workers: int) -> Iterator[Solve]:
+    """Solves maps in this process, or in workers of one thread each."""
+    if not workers:
+        yield one_by_one
+        return
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    with patch.dict(os.environ, threads), torch.multiprocessing.get_context("spawn").Pool(workers) as pool:
+        pool.map(procrustes, [torch.eye(300)] * 4 * workers, chunksize=1)  # all have imported what they need
+
+        def fan_out(covariances: dict[SignalKey, Tensor]) -> dict[SignalKey, AlignmentMap]:
+            largest_first = sorted(covariances, key=lambda key: -covariances[key].numel())
+            waiting = [(key, pool.apply_async(procrustes, (covariances.pop(key),))) for key in largest_first]
+            return {key: result.get() for key, result in waiting}
+
+        yield fan_out
+
+
+def fast(work: Work, samples: int, solve: Solve = one_by_one) -> dict[str, float]:
     """Seconds per phase, by the product's own functions, and the peak of memory."""
     pair = Pair.of(work.source, work.target)
     tau, memory, took = work.task_vector(), PeakMemory(), {}
     took["collect"], covariances = work.clock.timed(lambda: work.collect([samples]))
     shapes = {f"{tensor}/{signal}": cross.shape for (tensor, signal), cross in covariances.items()}
-    # A covariance goes when its map is there, as in `bico.transfer` and in the pipeline.
-    took["maps"], maps = work.clock.timed(lambda: {key: procrustes(covariances.pop(key)) for key in [*covariances]})
+    took["maps"], maps = work.clock.timed(lambda: solve(covariances))
     took["apply"], _ = work.clock.timed(lambda: BiCo().transport(tau, pair, Solved(samples, maps)))
     took["peak"] = memory.read()
     with tempfile.TemporaryDirectory(dir=".") as folder:
@@ -171,12 +203,12 @@ def medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {name: statistics.median(run[name] for run in runs) for name in runs[0]}
 
 
-def report(work: Work, samples: int, repeats: int, with_reference: bool) -> list[str]:
+def report(work: Work, samples: int, repeats: int, with_reference: bool, solve: Solve) -> list[str]:
     """Runs of ours, of the bare passes and of the reference in turn, and what came out."""
     runs, bare, literal = [], [], []
     for _ in range(repeats):
         bare.append(work.clock.timed(lambda: work.bare_passes(samples))[0])
-        runs.append(fast(work, samples))
+        runs.append(fast(work, samples, solve))
         if with_reference:
             literal.append(reference(work, samples))
     ours, passes, rate = medians(runs), statistics.median(bare), gemm_rate(work.clock)
@@ -239,6 +271,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     Clock.add_option(parser)
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that solve maps; their time shows by the wall"
+    )
     parser.add_argument("--reference", action="store_true")
     parser.add_argument("--sweep", action="store_true")
     given = parser.parse_args()
@@ -249,8 +284,9 @@ def main() -> None:
     if given.sweep:
         print(sweep(work, counts, given.repeats))
         return
-    for samples in counts:
-        print("\n".join(report(work, samples, given.repeats, given.reference)), flush=True)
+    with solver(given.workers) as solve:
+        for samples in counts:
+            print("\n".join(report(work, samples, given.repeats, given.reference, solve)), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,14 +19,13 @@ def cells(text: str, start: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
-@pytest.mark.parametrize("clock", ["wall", "cpu"])
+@pytest.mark.parametrize(("clock", "workers"), [("wall", 0), ("cpu", 0), ("wall", 1)])
 def test_a_transfer_beside_its_reference(
-    clock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    clock: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = printed(
-        "transfer", f"--pair tiny --samples 2,4 --repeats 1 --reference --clock {clock}", monkeypatch, capsys
-    )
+    given = f"--pair tiny --samples 2,4 --repeats 1 --reference --clock {clock} --workers {workers}"
+    text = printed("transfer", given, monkeypatch, capsys)
     assert [line for line in text.splitlines() if line.startswith("## ")] == ["## N = 2", "## N = 4"]
     for phase in ("collect", "maps", "apply"):
         ours, _, reference, ratio = cells(text, phase)
