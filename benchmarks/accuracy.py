@@ -2,16 +2,21 @@
 
     python -m benchmarks.accuracy [--source zoo:mini-a --target zoo:mini-b --task digits --samples 20,100]
 
-Fine-tunes an expert of the source, calibrates once, and carries the expert over twice: by `procrustes` and by `by_svd`.
+Fine-tunes an expert of the source, calibrates, and carries the expert over: by `procrustes`, by `by_svd`, and by
+`procrustes` of covariances whose rows were rounded to bfloat16, as products in that precision would have them.
 """
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
+from torch import Tensor
 
 from benchmarks.measure import Solved, machine, table
+from bico import calibration
 from bico.calibration import Batch, cross_covariances, split_at
 from bico.data.tasks import Prepared, get_task
 from bico.evaluate import accuracy
@@ -20,6 +25,7 @@ from bico.methods import Pair
 from bico.methods.bico import BiCo
 from bico.models.loading import load, resolve
 from bico.procrustes import RANK_TOLERANCE, AlignmentMap, by_svd, procrustes
+from bico.products import add_product, product
 from bico.sampling import draw_samples
 from bico.task_vector import subtract
 
@@ -27,6 +33,21 @@ from bico.task_vector import subtract
 def solve(covariances: dict, solver: Callable[..., AlignmentMap]) -> dict[tuple, AlignmentMap]:
     completion = BiCo().completion
     return {key: solver(cross, completion, RANK_TOLERANCE) for key, cross in covariances.items()}
+
+
+@contextmanager
+def in_bfloat16() -> Iterator[None]:
+    """Within it, what is multiplied for covariances is rounded; sums stay float32, as the hardware has them."""
+
+    def rounded(tensor: Tensor) -> Tensor:
+        return tensor.bfloat16().to(tensor.dtype)
+
+    coarse = {
+        "product": lambda a, b: product(rounded(a), rounded(b)),
+        "add_product": lambda total, ours, theirs: add_product(total, rounded(ours), rounded(theirs)),
+    }
+    with patch.multiple(calibration, **coarse):
+        yield
 
 
 def main() -> None:
@@ -46,20 +67,30 @@ def main() -> None:
     recipe = dataclasses.replace(MINI, steps=given.steps)
     tau = subtract(finetune(source, ours.batch, len(train), heads[0], recipe, progress=False), source.state())
     indices = draw_samples(len(train), counts[-1], seed=0)
-    batches = (Batch(ours.batch(indices[s])[0], *theirs.batch(indices[s])) for s in split_at(len(indices), 32, counts))
+    batches = [Batch(ours.batch(indices[s])[0], *theirs.batch(indices[s])) for s in split_at(len(indices), 32, counts)]
     pair, rows = Pair.of(source, target), []
     measured = Prepared(test, target.prepare)
-    for samples, covariances in cross_covariances(source, target, batches, heads, BiCo().needs.signals, counts):
+
+    def score(samples: int, maps: dict) -> float:
+        with target.updated(BiCo().transport(tau, pair, Solved(samples, maps))):
+            return accuracy(target, measured.batches(256), heads[1])
+
+    def collected() -> Iterator[tuple[int, dict]]:
+        return cross_covariances(source, target, batches, heads, BiCo().needs.signals, counts)
+
+    with in_bfloat16():
+        rounded = [solve(covariances, procrustes) for _, covariances in collected()]
+    for (samples, covariances), coarse in zip(collected(), rounded, strict=True):
         fast, slow = solve(covariances, procrustes), solve(covariances, by_svd)
-        scores = []
-        for maps in (fast, slow):
-            with target.updated(BiCo().transport(tau, pair, Solved(samples, maps))):
-                scores.append(accuracy(target, measured.batches(256), heads[1]))
-        difference = max(float((fast[key].matrix - slow[key].matrix).abs().max()) for key in fast)
-        ranks = sum(fast[key].rank != slow[key].rank for key in fast)
-        rows.append([samples, *(f"{score:.4f}" for score in scores), f"{difference:.0e}", f"{ranks} of {len(fast)}"])
+        line = [samples, f"{score(samples, fast):.4f}"]
+        for other in (slow, coarse):
+            difference = max(float((fast[key].matrix - other[key].matrix).abs().max()) for key in fast)
+            ranks = sum(fast[key].rank != other[key].rank for key in fast)
+            line += [f"{score(samples, other):.4f}", f"{difference:.0e}", f"{ranks} of {len(fast)}"]
+        rows.append(line)
     print(f"{given.source} to {given.target}, {given.task}. {machine()}\n")
-    print(table(["N", "procrustes, %", "by_svd, %", "largest difference of a map", "ranks that differ"], rows))
+    beside = [f"{name}{what}" for name in ("by_svd", "bfloat16") for what in (", %", ": largest difference", ": ranks")]
+    print(table(["N", "procrustes, %", *beside], rows))
 
 
 if __name__ == "__main__":

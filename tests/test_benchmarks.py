@@ -4,6 +4,10 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
+
+from benchmarks.accuracy import in_bfloat16
+from bico import calibration
 
 
 def printed(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -106,3 +110,13 @@ def test_products(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     monkeypatch.setattr("benchmarks.products.SHAPES", [(8, 20, 12)])
     rates = cells(printed("products", "", monkeypatch, capsys), "8 × 20 × 12")
     assert len(rates) == 5 and all(float(rate) >= 0 for rate in rates)
+
+
+def test_rows_are_rounded_within_and_nowhere_else() -> None:
+    a, b = torch.randn(20, 30), torch.randn(30, 10)
+    with in_bfloat16():
+        coarse, total = calibration.product(a, b), torch.zeros(20, 10)
+        calibration.add_product(total, a.T.contiguous(), b)
+    torch.testing.assert_close(total, coarse)
+    assert 1e-4 < (coarse - a @ b).abs().max() < 0.2
+    torch.testing.assert_close(calibration.product(a, b), a @ b)
