@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bico.chain import get_chain
 from bico.models.loading import WEIGHTS
+from flows.config import CONFIGS, read_config
 from tests.command import refused, run
 from tests.flow_setup import SHORT, Bench
 from tests.releases import write_release
@@ -182,3 +184,10 @@ def test_the_zoo_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert run(["zoo", "list"], monkeypatch) == 0
     listed = capsys.readouterr().out
     assert {"zoo:mini-a", "zoo:mini-b"} <= set(listed.split())
+
+
+@pytest.mark.parametrize("path", [CONFIGS / "demo.yaml", CONFIGS / "language.yaml"], ids=lambda path: path.stem)
+def test_transfers_that_are_kept_as_files_are_valid(path: Path) -> None:
+    config = read_config(path, {})
+    assert all(get_chain(method) for method in config.methods)
+    assert config.source.startswith("zoo:") and config.target.startswith("zoo:")
