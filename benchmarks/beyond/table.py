@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.beyond.ask import HERE, QUESTIONS, Question, place_of
 from benchmarks.beyond.cells import REFERENCES, Place
-from bico.chain import control
+from bico.chain import control, get_chain
 from bico.provenance import machine
 from bico.recommend import recommend
 from bico.report import COLOURS, Row, method_label
@@ -267,7 +267,7 @@ def gain_table(axis: str, cells: Sequence[Cell]) -> str:
             if not held:
                 continue
             regime = regime_of(held[0], method)
-            gains = over_control(held, regime, (bare, *regime[1:]))
+            gains = over_control(held, regime, regime_of(held[0], bare))
             written.append(f"{spread(gains, '+')} ({sum(gain > 0 for gain in gains)}/{len(gains)})")
         if len(written) == len(values):
             lines.append(f"| {method_label(method)} | {' | '.join(written)} |")
@@ -376,7 +376,7 @@ def page(question: str, cells: Sequence[Cell]) -> str:
 
 def middle(question: Question, cells: Sequence[Cell], regimes: Sequence[Cell]) -> list[Cell]:
     """What the question of regimes has measured of this one: the middle of its axis, for the same tasks, experts and draws."""
-    wanted = {(method, data == "labels") for method, data in question.recipes}
+    wanted = {(method, data == "labels" or not get_chain(method).uses_unlabelled) for method, data in question.recipes}
     same = {(cell.task, cell.place.expert, cell.place.seed) for cell in cells}
     return [
         Cell(
