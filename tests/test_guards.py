@@ -1,8 +1,5 @@
 """What must not creep back: work that is done twice, counted and not timed."""
 
-import weakref
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -18,7 +15,7 @@ from bico.procrustes import Completion, by_svd, procrustes
 from bico.sampling import draw_samples
 from bico.signals import Signal
 from bico.transfer import gather, transfer
-from tests.tiny import count_passes, head, pictures, random_task_vector
+from tests.tiny import count_alive, count_passes, head, pictures, random_task_vector
 
 
 def test_a_transfer_makes_one_pass_of_each_model_and_solves_each_distinct_signal_once(
@@ -37,15 +34,7 @@ def test_a_transfer_makes_one_pass_of_each_model_and_solves_each_distinct_signal
 def test_a_covariance_goes_with_the_last_map_that_is_made_of_it(
     source: ClipViT, target: ClipViT, labels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[weakref.ref] = []
-    alive: list[int] = []
-
-    def counted(cross: Tensor, *args: Any) -> Any:
-        seen.append(weakref.ref(cross))
-        alive.append(sum(ref() is not None for ref in seen))
-        return procrustes(cross, *args)
-
-    monkeypatch.setattr(evidence, "procrustes", counted)
+    alive = count_alive(monkeypatch, evidence)
     batch = Batch(pictures(12), pictures(12), labels)
     transfer(random_task_vector(source), source, target, [batch], (head(source), head(target)), BiCo())
     assert len(alive) == 22 and max(alive) == 1

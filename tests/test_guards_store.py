@@ -14,12 +14,12 @@ import tasks.collect
 import tasks.procrustes
 from bico.memory import GIGABYTE, covariance_bytes, covariance_shapes, plan_memory
 from bico.models.loading import resolve
-from bico.procrustes import Completion, procrustes
+from bico.procrustes import Completion
 from bico.signals import Signal
 from tasks.collect import ACTIVATIONS, GRADIENTS, Calibration
 from tasks.procrustes import BlockMaps, SignalMaps, solve_maps
 from tasks.stage import TaskRef, Workspace, open_model
-from tests.tiny import count_passes
+from tests.tiny import count_alive, count_passes
 
 SIGNALS = [*ACTIVATIONS, *GRADIENTS]
 SAMPLES = (4, 8, 12)
@@ -74,19 +74,11 @@ def test_a_block_solves_and_writes_one_map_per_distinct_signal_and_holds_one_cov
     stages: Stages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     block = stages.block(stages.collect(), "block-0")
-    seen: list[weakref.ref] = []
-    alive: list[int] = []
-
-    def counted(cross: Tensor, *args: Any) -> Any:
-        seen.append(weakref.ref(cross))
-        alive.append(sum(ref() is not None for ref in seen))
-        return procrustes(cross, *args)
-
-    monkeypatch.setattr(tasks.procrustes, "procrustes", counted)
+    alive = count_alive(monkeypatch, tasks.procrustes)
     with disable_run_logger():
         solve_maps.fn(stages.space, block)
     # q, k and v share their input: four inputs and six gradients
-    assert len(seen) == len(SAMPLES) * (4 + 6)
+    assert len(alive) == len(SAMPLES) * (4 + 6)
     assert max(alive) <= 2  # the one that is solved, and the one that the loop has not let go of
     sites = [site for site in stages.target.sites if site.group == "block-0"]
     for part in block.parts:
@@ -95,7 +87,7 @@ def test_a_block_solves_and_writes_one_map_per_distinct_signal_and_holds_one_cov
         assert chunk_bytes(stages.space.artefacts.ref(part.key).path / "maps") == expected
     with disable_run_logger():
         solve_maps.fn(stages.space, block)
-    assert len(seen) == len(SAMPLES) * (4 + 6)
+    assert len(alive) == len(SAMPLES) * (4 + 6)
 
 
 class Peak:

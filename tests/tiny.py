@@ -1,6 +1,9 @@
 """Tiny models of open_clip's own class, with random weights, in float64."""
 
+import weakref
 from dataclasses import replace
+from types import ModuleType
+from typing import Any
 
 import open_clip
 import pytest
@@ -86,6 +89,19 @@ def evidence_for(
 def random_task_vector(model: ClipViT, seed: int = 3) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return {k: 0.1 * torch.randn(v.shape, dtype=v.dtype, generator=generator) for k, v in model.state().items()}
+
+
+def count_alive(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[int]:
+    """At every map that a module solves from now on: how many of the covariances that it has solved are still in memory."""
+    solve, seen, alive = module.procrustes, [], []
+
+    def counted(cross: Tensor, *args: Any) -> Any:
+        seen.append(weakref.ref(cross))
+        alive.append(sum(ref() is not None for ref in seen))
+        return solve(cross, *args)
+
+    monkeypatch.setattr(module, "procrustes", counted)
+    return alive
 
 
 def count_passes(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
