@@ -12,6 +12,10 @@ for _name, _value in {
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "120s",  # a busy machine is not a lost one
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "120s",
+    # Looks at itself a thousand times a second would cost scheduler and worker 3 % of a core each.
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__GIL__ENABLED": "false",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",
 }.items():
     os.environ.setdefault(_name, _value)
 

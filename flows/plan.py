@@ -23,7 +23,8 @@ from bico.teacher import Teacher
 from flows.config import Settings, TransferConfig
 from tasks.collect import ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS
 from tasks.finetune import read_expert
-from tasks.stage import TaskRef, Workspace, open_model
+from tasks.inputs import TaskRef, open_model
+from tasks.stage import Workspace
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from tasks.distances import class_distances
 from tasks.evaluate import evaluate_model, read_accuracy
 from tasks.finetune import adopt_expert, finetune_model
 from tasks.gradients import collect_parameter_gradients, gradients_key
+from tasks.inputs import open_model
 from tasks.layers import judge_layers
 from tasks.probe import probe_model
 from tasks.procrustes import BlockMaps, SignalMaps, solve_maps
@@ -43,7 +44,7 @@ from tasks.publish import Export, write_results
 from tasks.record import record_run, register
 from tasks.refit import refit_model
 from tasks.show import show_results
-from tasks.stage import Done, noted, open_model, result_of
+from tasks.stage import Done, noted, result_of
 from tasks.taught import Taught
 from tasks.transfer import EvidenceRefs, transfer_vector
 

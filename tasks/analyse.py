@@ -23,11 +23,13 @@ from bico.task_vector import subtract
 from storage.arrays import read_arrays, read_attrs
 from storage.checkpoints import load_state, save_state
 from storage.keys import artefact_key
-from tasks.collect import array_name
 from tasks.evaluate import read_vector
-from tasks.procrustes import SignalMaps, StoredMaps
+from tasks.inputs import TaskRef, open_head, open_model, open_split
+from tasks.maps import StoredMaps
+from tasks.names import array_name
+from tasks.procrustes import SignalMaps
 from tasks.retries import RETRIES
-from tasks.stage import Done, TaskRef, Workspace, open_head, open_model, open_split, run_stage
+from tasks.stage import Done, Workspace, run_stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -21,9 +21,11 @@ from bico.signals import Signal
 from storage.arrays import new_arrays
 from storage.keys import Ref, artefact_key
 from tasks.distances import read_distances
+from tasks.inputs import TaskRef, open_head, open_model, open_split
+from tasks.names import array_name
 from tasks.progress import counted, reported
 from tasks.retries import RETRIES
-from tasks.stage import Done, TaskRef, Workspace, as_state, open_head, open_model, open_split
+from tasks.stage import Done, Workspace, as_state
 
 VERSION = 1
 ACTIVATIONS = (Signal.INPUT, Signal.OUTPUT)
@@ -109,10 +111,6 @@ class Calibration:
             "samples": list(self.samples),
             "indices": self.indices,
         }
-
-
-def array_name(tensor: str, signal: Signal, samples: int) -> str:
-    return f"{tensor}/{signal}/{samples}"
 
 
 @task(

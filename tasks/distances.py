@@ -12,8 +12,9 @@ from bico.models.loading import ModelFiles
 from bico.sampling import centroid_distances
 from storage.arrays import read_arrays, write_arrays
 from storage.keys import Ref, artefact_key
+from tasks.inputs import TaskRef, open_model, open_split
 from tasks.retries import RETRIES
-from tasks.stage import Done, TaskRef, Workspace, open_model, open_split, run_stage
+from tasks.stage import Done, Workspace, run_stage
 
 VERSION = 1
 ARRAYS, NAME = "distances", "distances"

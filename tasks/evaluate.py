@@ -13,10 +13,11 @@ from bico.readout import readout_accuracy
 from storage.checkpoints import load_state
 from storage.keys import artefact_key
 from tasks.finetune import task_vector_of
+from tasks.inputs import TaskRef, open_head, open_model, open_split
 from tasks.progress import reported
 from tasks.refit import read_readout
 from tasks.retries import RETRIES
-from tasks.stage import Done, TaskRef, Workspace, open_head, open_model, open_split, run_stage
+from tasks.stage import Done, Workspace, run_stage
 from tasks.transfer import VECTOR
 
 VERSION = 1

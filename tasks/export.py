@@ -12,8 +12,9 @@ from bico.models.files import T5
 from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
 from bico.task_vector import add
 from storage.checkpoints import load_state, save_state
+from tasks.inputs import open_model
 from tasks.refit import READOUT
-from tasks.stage import Done, Workspace, open_model
+from tasks.stage import Done, Workspace
 from tasks.transfer import VECTOR
 
 CONFIGURATIONS = (CONFIG, t5_loading.CONFIG, "model.safetensors.index.json")

@@ -11,9 +11,10 @@ from bico.models.loading import ModelFiles
 from bico.task_vector import State, check_same_architecture, subtract
 from storage.checkpoints import content_digest, load_state, save_state
 from storage.keys import Ref, artefact_key
+from tasks.inputs import TaskRef, open_head, open_model, open_split
 from tasks.progress import reported
 from tasks.retries import RETRIES
-from tasks.stage import Done, TaskRef, Workspace, open_head, open_model, open_split, run_stage
+from tasks.stage import Done, Workspace, run_stage
 
 FINETUNE_VERSION = 1
 ADOPT_VERSION = 1

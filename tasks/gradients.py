@@ -15,8 +15,9 @@ from bico.task_vector import State as Tensors
 from storage.arrays import read_arrays, write_arrays
 from storage.keys import Ref, artefact_key
 from tasks.collect import Calibration
+from tasks.inputs import open_head, open_model, open_split
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, as_state, open_head, open_model, open_split
+from tasks.stage import Done, Workspace, as_state
 
 VERSION = 1
 

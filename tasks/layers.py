@@ -9,10 +9,11 @@ from bico.layers import Layer, judge
 from bico.models.loading import ModelFiles
 from storage.arrays import iterate_arrays, read_attrs
 from storage.checkpoints import load_state
-from tasks.collect import array_name
+from tasks.inputs import open_model
+from tasks.names import array_name
 from tasks.procrustes import SignalMaps
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, open_model
+from tasks.stage import Done, Workspace
 from tasks.transfer import VECTOR
 
 

@@ -13,8 +13,9 @@ from bico.probe import fit_probe
 from bico.readout import readout_accuracy
 from storage.keys import artefact_key
 from tasks.evaluate import METRICS, read_vector
+from tasks.inputs import TaskRef, open_model, open_split, read_features
 from tasks.retries import RETRIES
-from tasks.stage import Done, TaskRef, Workspace, open_model, open_split, read_features, run_stage
+from tasks.stage import Done, Workspace, run_stage
 
 VERSION = 1
 

@@ -10,13 +10,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from torch import Tensor
 
-from bico.methods.evidence import undeclared
 from bico.procrustes import RANK_TOLERANCE, Completion, procrustes
-from bico.signals import Signal, SignalKey, signal_key
+from bico.signals import Signal, signal_key
 from bico.sites import Site
-from storage.arrays import iterate_arrays, read_arrays, write_arrays
+from storage.arrays import iterate_arrays, write_arrays
 from storage.keys import Ref, artefact_key
-from tasks.collect import array_name
+from tasks.names import array_name
 from tasks.retries import RETRIES
 from tasks.stage import Done, Workspace, as_state
 
@@ -129,23 +128,3 @@ def _covariances(part: SignalMaps) -> Iterator[tuple[str, Tensor]]:
     taught = iterate_arrays(ref.path / "covariances", [array_name(tensor, part.signal, count) for tensor, _ in places])
     for name, (_, samples), (_, total) in zip(names, places, taught, strict=True):
         yield name, total + next(found)[1] if samples else total
-
-
-class StoredMaps:
-    """The maps of a calibrated pair at one sample count; each artefact is opened when a method first asks for it."""
-
-    def __init__(self, space: Workspace, parts: Iterable[SignalMaps], samples: int) -> None:
-        self._parts = {(tensor, part.signal, part.completion): part for part in parts for tensor in part.tensors}
-        self._space, self._samples = space, samples
-        self._read: dict[tuple[str, Signal, Completion], Tensor] = {}
-
-    def __call__(self, key: SignalKey, completion: Completion) -> Tensor:
-        place = (*key, completion)
-        if place not in self._read:
-            if place not in self._parts:
-                raise undeclared(f"alignment map ({completion}) for the {key[1]} of {key[0]}")
-            part = self._parts[place]
-            names = [f"{array_name(tensor, part.signal, self._samples)}/map" for tensor in part.tensors]
-            maps = read_arrays(self._space.artefacts.ref(part.key).path / "maps", names)
-            self._read |= {(t, *place[1:]): maps[n] for t, n in zip(part.tensors, names, strict=True)}
-        return self._read[place]

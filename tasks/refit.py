@@ -18,8 +18,9 @@ from storage.checkpoints import load_state, save_state
 from storage.keys import artefact_key
 from tasks.collect import Calibration
 from tasks.finetune import task_vector_of
+from tasks.inputs import open_head, open_model, open_split
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, open_head, open_model, open_split, run_stage
+from tasks.stage import Done, Workspace, run_stage
 from tasks.taught import Taught
 from tasks.transfer import VECTOR, EvidenceRefs, StoredEvidence
 

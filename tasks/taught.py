@@ -12,7 +12,8 @@ from bico.teacher import Teacher, expert_scores, targets
 from storage.keys import Ref
 from tasks.collect import Calibration
 from tasks.finetune import task_vector_of
-from tasks.stage import Workspace, open_head, open_model, open_split
+from tasks.inputs import open_head, open_model, open_split
+from tasks.stage import Workspace
 
 
 @dataclass(frozen=True)

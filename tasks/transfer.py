@@ -19,9 +19,11 @@ from storage.checkpoints import save_state
 from storage.keys import Ref, artefact_key
 from tasks.finetune import task_vector_of
 from tasks.gradients import read_parameter_gradients
-from tasks.procrustes import SignalMaps, StoredMaps
+from tasks.inputs import open_model
+from tasks.maps import StoredMaps
+from tasks.procrustes import SignalMaps
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, open_model, run_stage
+from tasks.stage import Done, Workspace, run_stage
 
 VERSION = 2
 VECTOR = "task_vector.safetensors"

@@ -14,7 +14,7 @@ from bico.finetune import FinetuneConfig, finetune
 from bico.models.loading import resolve
 from flows.figures import FIGURES, GATHER
 from storage.checkpoints import load_state
-from tasks.stage import TaskRef, open_head, open_model, open_split
+from tasks.inputs import TaskRef, open_head, open_model, open_split
 from tests.flow_setup import Bench
 
 

@@ -16,7 +16,7 @@ from bico.teacher import expert_scores, targets
 from flows.config import TransferConfig
 from flows.plan import make_plan
 from storage.checkpoints import load_state
-from tasks.stage import TaskRef, open_split
+from tasks.inputs import TaskRef, open_split
 from tests.flow_setup import Bench
 from tests.test_flow import BLOCKS, computed
 from tests.test_flow_text import settings, words  # noqa: F401 - a fixture

@@ -17,8 +17,9 @@ from bico.models.loading import resolve
 from bico.procrustes import Completion
 from bico.signals import Signal
 from tasks.collect import ACTIVATIONS, GRADIENTS, Calibration
+from tasks.inputs import TaskRef, open_model
 from tasks.procrustes import BlockMaps, SignalMaps, solve_maps
-from tasks.stage import TaskRef, Workspace, open_model
+from tasks.stage import Workspace
 from tests.tiny import count_alive, count_passes
 
 SIGNALS = [*ACTIVATIONS, *GRADIENTS]

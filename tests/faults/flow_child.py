@@ -12,12 +12,10 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-import certifi
 import uvicorn
 from distributed import Worker
 from prefect.server.api.server import create_app
@@ -33,9 +31,10 @@ import storage.tracking  # noqa: F401 - the same
 from bico.report import Row, plot_accuracy
 from flows.config import Settings, TransferConfig
 from flows.plan import make_plan
+from flows.server import one_certificate
 from flows.transfer import transfer
 from storage.boundaries import intercepted
-from tasks.stage import open_head, open_split
+from tasks.inputs import open_head, open_split
 from tests.faults import mutations
 from tests.faults.work import Fault, Injector, skewed
 from tests.releases import write_release
@@ -48,16 +47,6 @@ def short_transfer(folder: Path) -> dict[str, Any]:
         "samples": [6], "seeds": [0], "test_limit": 20, "oracle": False, "export": "none", "rivals": False,
         "finetune": {"steps": 2, "batch_size": 8, "lr": 1e-3, "warmup": 1},
     }  # fmt: skip
-
-
-@cache
-def one_certificate() -> Path:
-    """A file with one certificate. Each task makes two clients that read all certificates: half of a task's time."""
-    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-    text = Path(certifi.where()).read_text()
-    path = Path(gettempdir()) / "bico-faults-one-certificate.pem"
-    path.write_text(text[text.index(begin) : text.index(end)] + end + "\n")
-    return path
 
 
 def warm_up(folder: Path) -> None:
@@ -128,7 +117,7 @@ def run_flow(setting: Setting, api: str, config: dict[str, Any], settings: dict[
     prefect = {
         PREFECT_API_URL: api,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,  # a run would wait a second for its thread at the end
-        PREFECT_API_SSL_CERT_FILE: str(one_certificate()),
+        PREFECT_API_SSL_CERT_FILE: str(one_certificate(Path(gettempdir()))),
     }
     with living_by(setting), temporary_settings(prefect):
         result = transfer(TransferConfig(**config), Settings(**settings))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import certifi
+from flows.server import one_certificate
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -28,15 +28,6 @@ PATIENCE = 30.0
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
-
-
-def one_certificate(folder: Path) -> Path:
-    """A file with one certificate: every task makes two clients that read all there are, and nothing here needs any."""
-    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-    text = Path(certifi.where()).read_text()
-    path = folder / "one-certificate.pem"
-    path.write_text(text[text.index(begin) : text.index(end)] + end + "\n")
-    return path
 
 
 class Stage:

@@ -1,0 +1,7 @@
+"""What arrays are called inside an artefact."""
+
+from bico.signals import Signal
+
+
+def array_name(tensor: str, signal: Signal, samples: int) -> str:
+    return f"{tensor}/{signal}/{samples}"
