@@ -283,6 +283,8 @@ def axis_values(axis: str, cells: Sequence[Cell]) -> list[str]:
 
 
 def _numbers_as_such(value: str) -> list[tuple[int, str]]:
+    """A model without a number of steps had more of them than those that are named by theirs."""
+    value = value if value[-1].isdigit() else f"{value}-{10**9}"
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", value)]
 
 
@@ -291,25 +293,25 @@ def plot_axis(axis: str, cells: Sequence[Cell], ax: Axes) -> Axes:
     found, values = along(axis, cells), axis_values(axis, cells)
     steps = dict.fromkeys(step(method) for method in found)
     colours = {name: f"C{place}" for place, name in enumerate(steps)} | {"": COLOURS["bico"]}
-    for method, groups in found.items():
-        if method == "expert":
-            continue
-        points = [(values.index(v), average(held, method)) for v, held in groups.items()]
-        points.sort()
+    shown = [method for method in found if method != "expert"]
+    for place, method in enumerate(shown):
+        # Pairs have no order: nothing connects them, and marks stand side by side.
+        aside = 0.05 * (place - len(shown) / 2) if axis == "target" else 0.0
+        points = sorted((values.index(v) + aside, average(held, method)) for v, held in found[method].items())
         bare = method.startswith("none") or method in ("theseus", *REFERENCES)
-        colour = "grey" if method in REFERENCES else COLOURS.get(method, colours[step(method)])
         ax.errorbar(
             [x for x, _ in points],
             [statistics.fmean(found) for _, found in points],
             [statistics.stdev(found) if len(found) > 1 else 0 for _, found in points],
             label=method_label(method),
-            color=colour,
-            ls=":" if method == "zero-shot" else "--" if bare else "-",
-            marker="o",
-            ms=4,
+            color="grey" if method in REFERENCES else COLOURS.get(method, colours[step(method)]),
+            ls="" if axis == "target" else ":" if method == "zero-shot" else "--" if bare else "-",
+            marker={"zero-shot": "v", "fine-tuned": "^"}.get(method, "o"),
+            mfc="white" if bare else None,
+            ms=5,
             capsize=3,
         )
-    ax.set_xticks(range(len(values)), values)
+    ax.set_xticks(range(len(values)), [value.replace(" → ", "\n→ ") for value in values])
     ax.set(xlabel=AXES[axis], ylabel="test accuracy, average over tasks (%)")
     ax.grid(alpha=0.25)
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
