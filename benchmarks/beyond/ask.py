@@ -108,6 +108,7 @@ QUESTIONS = {
             )
         )
     ),
+    "merged": Question(tuple(mixed(["bico", "bico-merged", "none+head", "bico+head", "bico-merged+head"]))),
     "depth": Question(
         tuple(mixed([name + step for name in ("bico", *DEPTH_IDEAS) for step in ("", "+head")] + ["none+head"])),
         pairs=(("mini-a", "mini-l"), ("mini-l", "mini-a")),
