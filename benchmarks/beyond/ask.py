@@ -162,10 +162,11 @@ def main() -> None:
 
 
 def run(question: Question, out: Path, wanted: list[Place], given: argparse.Namespace) -> None:
-    done, folders = measured(out), tuple(given.data)
+    folders = tuple(given.data)
     for (source_name, target_name, task, strength, seed), group in itertools.groupby(
         wanted, lambda p: (p.source, p.target, p.task, p.strength, p.expert)
     ):
+        done = measured(out)  # another process may be at work on the same question
         todo = [place for place in group if place not in done]
         if not todo:
             continue
