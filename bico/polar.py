@@ -126,7 +126,7 @@ def _below(matrix: Tensor, top: Triples, rtol: float) -> Triples | None:
 
     None if what is left is not small: the iteration has then missed a value, which chance can do to it.
     """
-    rest = matrix - product(top.left, top.left.T @ matrix)
+    rest = product(top.left, top.left.T @ matrix).neg_().add_(matrix)
     rest -= product(rest @ top.right, top.right.T)
     cut = float(rtol * top.values[0])
     estimates, vectors = _eigh_of_gram(rest, above=cut)
@@ -136,7 +136,7 @@ def _below(matrix: Tensor, top: Triples, rtol: float) -> Triples | None:
     norms = torch.linalg.vector_norm(images, dim=0)
     others = estimates[vectors.shape[1] : len(estimates) - len(top.values)]  # what was taken off is zero in the rest
     return Triples(
-        torch.cat([top.left, images / norms], 1),
+        torch.cat([top.left, images.div_(norms)], 1),
         torch.cat([top.values, norms, others]),
         torch.cat([top.right, vectors], 1),
     )

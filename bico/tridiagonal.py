@@ -18,7 +18,7 @@ def eigh_above(matrix: np.ndarray, above: float) -> tuple[np.ndarray, np.ndarray
     """Returns all eigenvalues, ascending, and orthonormal eigenvectors of those above a bound, as the last columns.
 
     Arguments:
-        matrix: Symmetric, float64, (n, n); left as it is.
+        matrix: Symmetric, float64, (n, n); what it held is lost.
         above: The bound.
 
     Returns:
@@ -31,7 +31,9 @@ def eigh_above(matrix: np.ndarray, above: float) -> tuple[np.ndarray, np.ndarray
     size = len(matrix)
     workspace = int(_checked(lapack.dsytrd_lwork(size, lower=1), "dsytrd_lwork")[0])
     # Symmetric, so the transpose is the same matrix in the order that LAPACK wants.
-    reflectors, diagonal, beside, scales = _checked(lapack.dsytrd(matrix.T, lower=1, lwork=workspace), "dsytrd")
+    reflectors, diagonal, beside, scales = _checked(
+        lapack.dsytrd(matrix.T, lower=1, lwork=workspace, overwrite_a=1), "dsytrd"
+    )
     eigenvalues = _checked(lapack.dsterf(diagonal, beside), "dsterf")[0]
     count = int((eigenvalues > above).sum())
     if not count:
