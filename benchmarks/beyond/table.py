@@ -351,7 +351,7 @@ def page(question: str, cells: Sequence[Cell]) -> str:
         "in brackets or in its own column.",
     ]
     axis = QUESTIONS[question].axis
-    if not axis and {cell.task for cell in cells} >= {*CONFIRMATION}:
+    if not axis and {cell.task for cell in cells} >= {*DEVELOPMENT, *CONFIRMATION}:
         parts += ["## In short: share of the gap", in_short(cells)]
     for title, chosen in (("Development tasks", DEVELOPMENT), ("Confirmation tasks", CONFIRMATION)):
         part = [cell for cell in cells if cell.task in chosen]
