@@ -36,13 +36,14 @@ def test_an_aligned_method_is_its_equation(name: str, source: ClipViT, target: C
     """Against eq. 8 written out with plain SVDs, for one site of each orientation."""
     method, tau = METHODS[name](completion=Completion.SVD), random_task_vector(source)
     evidence = evidence_for(method, source, target)
+    covariances = dict(evidence.covariances)  # the evidence lets each go with its last map
     vector = method.transport(tau, Pair.of(source, target), evidence)
     side_in, side_out = SIGNALS[name]
 
     def q(tensor: str, signal: Signal | None, width: int) -> Tensor:
         if signal is None:
             return torch.eye(width, dtype=torch.float64)
-        u, _, vh = torch.linalg.svd(evidence.covariances[(tensor, signal)], full_matrices=False)
+        u, _, vh = torch.linalg.svd(covariances[(tensor, signal)], full_matrices=False)
         return u @ vh
 
     def close(actual: Tensor, expected: Tensor) -> None:
