@@ -1,7 +1,11 @@
-"""Maps of ViT-B/16 blocks: in a plain loop, and by the flow that fans them out."""
+"""Maps of ViT-B/16 blocks: solved by nothing but processes, and by the flow that fans them out."""
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -22,6 +26,17 @@ from tasks.stage import Workspace
 ROWS = 1970
 """Ten pictures of 197 tokens."""
 SIGNALS = (Signal.INPUT, Signal.OUTPUT_GRAD)
+
+Cost = tuple[float, float]
+"""CPU seconds of all processes, and seconds by the wall."""
+
+
+def cost(work: Callable[[], Any]) -> Cost:
+    """Of this process and of processes that ended while `work` ran."""
+    before, started = os.times(), time.perf_counter()
+    work()
+    after, ended = os.times(), time.perf_counter()
+    return sum(after[:4]) - sum(before[:4]), ended - started
 
 
 def block_covariances() -> dict[SignalKey, Tensor]:
@@ -44,10 +59,26 @@ def arrays(covariances: dict[SignalKey, Tensor], blocks: int) -> Iterator[tuple[
             yield array_name(tensor.replace("blocks.0.", f"blocks.{block}."), signal, 10), cross
 
 
-def ways(blocks: int, workers: int, home: Path) -> dict[str, Callable[[], object]]:
-    """A plain loop, the flow, and the flow with nothing left to do; to be called in this order."""
-    covariances = block_covariances()
-    settings = Settings(home=home, workers=workers, device="cpu")
+def solve(crosses: list[Tensor]) -> float:
+    """CPU seconds of this process for a block's maps."""
+    started = time.process_time()
+    for cross in crosses:
+        procrustes(cross)
+    return time.process_time() - started
+
+
+def bare(crosses: list[Tensor], blocks: int, workers: int) -> Cost:
+    """Of processes of one thread that are ready, have the block's covariances, and write nothing."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    with patch.dict(os.environ, threads), torch.multiprocessing.get_context("spawn").Pool(workers) as pool:
+        pool.map(solve, [[torch.eye(300)]] * 4 * workers, chunksize=1)  # all have imported what they need
+        started = time.perf_counter()
+        used = pool.map(solve, [crosses] * blocks, chunksize=1)
+        return sum(used), time.perf_counter() - started
+
+
+def stages(covariances: dict[SignalKey, Tensor], blocks: int, settings: Settings) -> tuple[Workspace, list[BlockMaps]]:
+    """Stores the covariances; what the flow is to solve."""
     space = Workspace(settings.store)
     ref, _ = space.artefacts.get_or_create(
         artefact_key("benchmark", 1, blocks=blocks),
@@ -60,13 +91,20 @@ def ways(blocks: int, workers: int, home: Path) -> dict[str, Callable[[], object
             tensors = tuple(t.replace("blocks.0.", f"blocks.{block}.") for t, s in covariances if s is signal)
             parts.append(SignalMaps(ref, f"block-{block}", signal, tensors, (10,), Completion.PARTIAL))
         wanted.append(BlockMaps(f"block-{block}", tuple(parts)))
+    return space, wanted
 
-    def flow() -> None:
+
+def measured(blocks: int, workers: int, home: Path) -> Iterator[tuple[str, Cost]]:
+    """What the maps cost by themselves, by the flow, and what the flow costs by itself."""
+    covariances = block_covariances()
+    settings = Settings(home=home, workers=workers, device="cpu")
+    space, wanted = stages(covariances, blocks, settings)
+
+    def flow(parts: list[BlockMaps]) -> None:
         with prefect_api():
-            fan_out.with_options(task_runner=dask_runner(settings))(space, wanted)
+            fan_out.with_options(task_runner=dask_runner(settings))(space, parts)
 
-    return {
-        f"{blocks} blocks, plain loop": lambda: [procrustes(c) for _ in range(blocks) for c in covariances.values()],
-        "the same by the flow, with the store": flow,
-        "the flow with nothing left to do": flow,
-    }
+    yield f"{blocks} blocks, bare processes", bare(list(covariances.values()), blocks, workers)
+    yield "the same by the flow, with the store", cost(lambda: flow(wanted))
+    yield "the flow with nothing left to do", cost(lambda: flow(wanted))
+    yield "the flow of one block, with nothing left to do", cost(lambda: flow(wanted[:1]))

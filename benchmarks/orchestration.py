@@ -4,9 +4,10 @@
 
 In CPU seconds of this process and of all that it starts (the API, the scheduler, the workers), which a busy machine
 changes least, and by the wall. First the maps of some blocks of ViT-B/16 shape (the inputs and output gradients of a
-block, 1970 rows as from ten pictures): solved in a plain loop, then through the flow that the product uses, which also
-reads covariances from the store and writes maps to it, and then through the same flow with nothing left to do, which is
-what orchestration costs alone: its start, and its tasks. Then `bico demo` in an empty home, and again in the same one.
+block, 1970 rows as from ten pictures): solved by as many bare processes as there are workers, then by the flow that the
+product uses, which also reads covariances from the store and writes maps to it, and then by the same flow with nothing left
+to do, which is what orchestration costs alone: its start, and its tasks. Then `bico demo` in an empty home, and again in the
+same one.
 
 What takes seconds to import is imported where it is used: Dask's workers import this module again, as they do the command
 line's in a real run.
@@ -16,28 +17,17 @@ line's in a real run.
 import flows.cli  # noqa: F401, I001
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-Cost = tuple[float, float]
-"""CPU seconds of all processes, and seconds by the wall."""
-
-
-def cost(work: Callable[[], Any]) -> Cost:
-    """Of this process and of processes that ended while `work` ran."""
-    before, started = os.times(), time.perf_counter()
-    work()
-    after, ended = os.times(), time.perf_counter()
-    return sum(after[:4]) - sum(before[:4]), ended - started
+if TYPE_CHECKING:
+    from benchmarks.blocks import Cost
 
 
-def beside(costs: dict[str, Cost]) -> list[list[str]]:
+def beside(costs: dict[str, "Cost"]) -> list[list[str]]:
     """A line each, with its share of the first."""
     first = next(iter(costs.values()))
     return [
@@ -46,7 +36,9 @@ def beside(costs: dict[str, Cost]) -> list[list[str]]:
     ]
 
 
-def demos(home: Path) -> dict[str, Cost]:
+def demos(home: Path) -> dict[str, "Cost"]:
+    from benchmarks.blocks import cost
+
     def demo() -> None:
         command = [sys.executable, "-m", "flows.cli", "demo", "--home", str(home), "--out", str(home / "out")]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -61,7 +53,7 @@ def main() -> None:
     parser.add_argument("--skip-demo", action="store_true")
     parser.add_argument("--skip-blocks", action="store_true")
     given = parser.parse_args()
-    from benchmarks.blocks import ways
+    from benchmarks.blocks import measured
     from benchmarks.measure import machine, table
 
     print(f"{machine()}. {given.workers} workers of one thread; one run.\n", flush=True)
@@ -69,8 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as scratch:
         home = Path(scratch).absolute()
         if not given.skip_blocks:
-            found = ways(given.blocks, given.workers, home / "blocks")
-            rows += beside({name: cost(work) for name, work in found.items()})
+            rows += beside(dict(measured(given.blocks, given.workers, home / "blocks")))
         if not given.skip_demo:
             rows += beside(demos(home / "demo"))
     print(table(["", "CPU s", "s by the wall"], rows))

@@ -16,6 +16,8 @@ for _name, _value in {
     "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
     "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__GIL__ENABLED": "false",
     "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",
+    # Dask has workers give memory back at once, for which every temporary of a map is fetched anew, page by page.
+    "DASK_DISTRIBUTED__NANNY__PRE_SPAWN_ENVIRON": "{'MALLOC_TRIM_THRESHOLD_': None}",
 }.items():
     os.environ.setdefault(_name, _value)
 
