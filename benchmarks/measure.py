@@ -4,6 +4,7 @@ import argparse
 import os
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,12 @@ TINY = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 8, "vocab_size": 16, "width": 16, "heads": 2, "layers": 1},
 }
+
+
+def scratch() -> tempfile.TemporaryDirectory[str]:
+    """A folder on the disk of this project, which that of temporary files need not be."""
+    Path("out").mkdir(exist_ok=True)
+    return tempfile.TemporaryDirectory(dir="out")
 
 
 def cut(architecture: str, layers: int) -> dict[str, Any]:

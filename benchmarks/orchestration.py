@@ -19,7 +19,6 @@ import flows.cli  # noqa: F401, I001
 import argparse
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,11 +53,11 @@ def main() -> None:
     parser.add_argument("--skip-blocks", action="store_true")
     given = parser.parse_args()
     from benchmarks.blocks import measured
-    from benchmarks.measure import machine, table
+    from benchmarks.measure import machine, scratch, table
 
     print(f"{machine()}. {given.workers} workers of one thread; one run.\n", flush=True)
     rows = []
-    with tempfile.TemporaryDirectory(dir=".") as scratch:
+    with scratch() as scratch:
         home = Path(scratch).absolute()
         if not given.skip_blocks:
             rows += beside(dict(measured(given.blocks, given.workers, home / "blocks")))

@@ -16,7 +16,6 @@ sample counts with one that serves the largest. `--pair vitb16-cut` are the firs
 import argparse
 import os
 import statistics
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from benchmarks.measure import (
     random_head,
     random_pair,
     random_pictures,
+    scratch,
     table,
 )
 from bico.calibration import Batch, collect_signals, cross_covariances, resample_tokens, split_at
@@ -138,7 +138,7 @@ def fast(work: Work, samples: int, solve: Solve = one_by_one) -> dict[str, float
     took["maps"], maps = work.clock.timed(lambda: solve(covariances))
     took["apply"], _ = work.clock.timed(lambda: BiCo().transport(tau, pair, Solved(samples, maps)))
     took["peak"] = memory.read()
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    with scratch() as folder:
         arrays = {name: torch.randn(shape) for name, shape in shapes.items()}
         solved = {f"{tensor}/{signal}": found.matrix for (tensor, signal), found in maps.items()}
 
