@@ -1,5 +1,9 @@
 """Products by another library are the products that PyTorch forms."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -48,3 +52,14 @@ def test_a_matrix_by_its_own_transpose_is_symmetric() -> None:
 def test_dtypes_that_differ_are_an_error_as_in_pytorch() -> None:
     with pytest.raises(RuntimeError, match="same dtype"):
         product(torch.ones(2, 2), torch.ones(2, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("module", ["bico", "flows.cli", "benchmarks"])
+@pytest.mark.parametrize(("given", "expected"), [({}, "16"), ({"OPENBLAS_THREAD_TIMEOUT": "20"}, "20")])
+def test_openblas_is_told_not_to_turn_in_circles_before_it_is_loaded(
+    module: str, given: dict[str, str], expected: str
+) -> None:
+    code = f"import os, sys, {module}; print(os.environ['OPENBLAS_THREAD_TIMEOUT'], 'numpy' in sys.modules)"
+    own = {name: value for name, value in os.environ.items() if name != "OPENBLAS_THREAD_TIMEOUT"}
+    found = subprocess.run([sys.executable, "-c", code], env=own | given, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [expected, "False"]
