@@ -5,12 +5,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from benchmarks.measure import random_pair
+from benchmarks.measure import random_pair, workers_of_one_thread
 from bico.memory import covariance_shapes
 from bico.procrustes import Completion, procrustes
 from bico.signals import Signal, SignalKey
@@ -69,9 +68,7 @@ def solve(crosses: list[Tensor]) -> float:
 
 def bare(crosses: list[Tensor], blocks: int, workers: int) -> Cost:
     """Of processes of one thread that are ready, have the block's covariances, and write nothing."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    with patch.dict(os.environ, threads), torch.multiprocessing.get_context("spawn").Pool(workers) as pool:
-        pool.map(solve, [[torch.eye(300)]] * 4 * workers, chunksize=1)  # all have imported what they need
+    with workers_of_one_thread(workers, solve, [torch.eye(300)]) as pool:
         started = time.perf_counter()
         used = pool.map(solve, [crosses] * blocks, chunksize=1)
         return sum(used), time.perf_counter() - started

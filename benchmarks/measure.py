@@ -6,12 +6,16 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import open_clip
 import torch
+import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -22,6 +26,7 @@ from bico.procrustes import AlignmentMap, Completion
 from bico.products import product
 from bico.signals import SignalKey
 
+A = TypeVar("A")
 T = TypeVar("T")
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -37,6 +42,15 @@ def scratch() -> tempfile.TemporaryDirectory[str]:
     """A folder on the disk of this project, which that of temporary files need not be."""
     Path("out").mkdir(exist_ok=True)
     return tempfile.TemporaryDirectory(dir="out")
+
+
+@contextmanager
+def workers_of_one_thread(count: int, work: Callable[[A], Any], example: A) -> Iterator[Pool]:
+    """Processes that have done such work before, so imported what it needs, and wait."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    with patch.dict(os.environ, threads), torch.multiprocessing.get_context("spawn").Pool(count) as pool:
+        pool.map(work, [example] * 4 * count, chunksize=1)
+        yield pool
 
 
 def cut(architecture: str, layers: int) -> dict[str, Any]:

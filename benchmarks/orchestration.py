@@ -57,8 +57,8 @@ def main() -> None:
 
     print(f"{machine()}. {given.workers} workers of one thread; one run.\n", flush=True)
     rows = []
-    with scratch() as scratch:
-        home = Path(scratch).absolute()
+    with scratch() as folder:
+        home = Path(folder).absolute()
         if not given.skip_blocks:
             rows += beside(dict(measured(given.blocks, given.workers, home / "blocks")))
         if not given.skip_demo:

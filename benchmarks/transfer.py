@@ -14,16 +14,13 @@ sample counts with one that serves the largest. `--pair vitb16-cut` are the firs
 """
 
 import argparse
-import os
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
-import torch.multiprocessing
 from torch import Tensor
 
 from benchmarks.measure import (
@@ -38,6 +35,7 @@ from benchmarks.measure import (
     random_pictures,
     scratch,
     table,
+    workers_of_one_thread,
 )
 from bico.calibration import Batch, collect_signals, cross_covariances, resample_tokens, split_at
 from bico.cost import transfer_cost
@@ -117,9 +115,7 @@ def solver(workers: int) -> Iterator[Solve]:
     if not workers:
         yield one_by_one
         return
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    with patch.dict(os.environ, threads), torch.multiprocessing.get_context("spawn").Pool(workers) as pool:
-        pool.map(procrustes, [torch.eye(300)] * 4 * workers, chunksize=1)  # all have imported what they need
+    with workers_of_one_thread(workers, procrustes, torch.eye(300)) as pool:
 
         def fan_out(covariances: dict[SignalKey, Tensor]) -> dict[SignalKey, AlignmentMap]:
             largest_first = sorted(covariances, key=lambda key: -covariances[key].numel())
