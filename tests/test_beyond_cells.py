@@ -7,26 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.beyond import table
+from benchmarks.beyond import groups
 from benchmarks.beyond.ask import Question, measured, places, ref
 from benchmarks.beyond.cells import Cell, Draw, Line, Place, append, lines_of
+from benchmarks.beyond.groups import average, axis_values, read_cells, share, spread
 from benchmarks.beyond.ideas import IDEAS, blended, completed, likeness, taking
+from benchmarks.beyond.plot import plot
 from benchmarks.beyond.setting import Expert, Side
-from benchmarks.beyond.table import (
-    accuracy_table,
-    average,
-    axis_table,
-    axis_values,
-    by_task,
-    gain_table,
-    in_short,
-    page,
-    plot,
-    prediction,
-    read_cells,
-    share,
-    spread,
-)
+from benchmarks.beyond.table import accuracy_table, axis_table, by_task, gain_table, in_short, page, prediction
 from bico.chain import get_chain, run
 from bico.evaluate import accuracy
 from bico.finetune import MINI
@@ -152,7 +140,7 @@ def test_cells_are_written_whole_and_skipped(cell: Cell, tmp_path, monkeypatch: 
 def test_values_of_an_axis_come_in_their_order() -> None:
     def cells(axis: str, values: list) -> list:
         place = Place("mini-a", "mini-b", "digits", 100, 0, 0, 100, 500)
-        return [table.Cell(replace(place, **{axis: value}), {}, {}) for value in values]
+        return [groups.Cell(replace(place, **{axis: value}), {}, {}) for value in values]
 
     assert axis_values("unlabelled", cells("unlabelled", [2000, 0, 100])) == ["0", "100", "2000"]
     found = axis_values("target", cells("target", ["mini-b-1000", "mini-l", "mini-b", "mini-b-250"]))
@@ -163,13 +151,13 @@ def test_averages_are_over_the_same_tasks_at_every_value() -> None:
     """A small task that was not measured at the last value is left out there, and only there."""
     base = Place("mini-a", "mini-b", "digits", 100, 0, 0, 100, 0)
     measured_at = {"digits": (0, 100), "mnist": (0, 100, 2000), "gtsrb": (0, 100, 2000)}
-    cells = [table.Cell(replace(base, task=task, unlabelled=u), {("bico", 100, u): 50.0}, {})
+    cells = [groups.Cell(replace(base, task=task, unlabelled=u), {("bico", 100, u): 50.0}, {})
              for task, counts in measured_at.items() for u in counts]  # fmt: skip
-    parts = table.comparable("unlabelled", cells)
+    parts = groups.comparable("unlabelled", cells)
     assert list(parts) == ["All tasks", "Only mnist, gtsrb"]
     assert axis_values("unlabelled", parts["All tasks"]) == ["0", "100"]
     assert axis_values("unlabelled", parts["Only mnist, gtsrb"]) == ["0", "100", "2000"]
-    assert list(table.comparable("unlabelled", parts["All tasks"])) == ["All tasks"]
+    assert list(groups.comparable("unlabelled", parts["All tasks"])) == ["All tasks"]
 
 
 def test_models_are_of_the_zoo_or_beside_it(tmp_path) -> None:

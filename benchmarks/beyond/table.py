@@ -8,87 +8,37 @@ zero-shot), in %, of averages over the tasks. A control is the same last steps w
 paired cell by cell.
 """
 
-import csv
-import re
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from benchmarks.beyond.ask import HERE, QUESTIONS, Question, place_of
-from benchmarks.beyond.cells import REFERENCES, Place
+from benchmarks.beyond.ask import HERE, QUESTIONS, Question
+from benchmarks.beyond.cells import REFERENCES
+from benchmarks.beyond.groups import (
+    CONFIRMATION,
+    DEVELOPMENT,
+    Cell,
+    Regime,
+    along,
+    average,
+    axis_values,
+    comparable,
+    over_control,
+    read_cells,
+    regime_of,
+    share,
+    share_of,
+    spread,
+    value_on,
+)
+from benchmarks.beyond.plot import plot
 from bico.chain import control, get_chain
 from bico.provenance import machine
 from bico.recommend import recommend
-from bico.report import COLOURS, Row, method_label
-
-DEVELOPMENT = ("digits", "mnist", "segments")
-"""Tasks that choices were made on."""
-CONFIRMATION = ("lamps", "fashion_mnist", "gtsrb", "cifar10")
-"""Tasks that were named before looking at them."""
-
-Regime = tuple[str, int, int]
-"""(method, labels, unlabelled inputs)."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """All that was measured for one expert and one draw of calibration inputs."""
-
-    place: Place
-    accuracy: dict[Regime, float]
-    predicted: dict[Regime, float]
-
-    @property
-    def task(self) -> str:
-        return self.place.task
-
-    @property
-    def pair(self) -> str:
-        return f"{self.place.source} → {self.place.target}"
-
-    @property
-    def zero(self) -> float:
-        return self.accuracy["zero-shot", 0, 0]
-
-    @property
-    def fine(self) -> float:
-        return self.accuracy["fine-tuned", 0, 0]
-
-
-def read_cells(path: Path) -> list[Cell]:
-    """Cells of a file, in its order."""
-    cells: dict[Place, Cell] = {}
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            cell = cells.setdefault(place_of(row), Cell(place_of(row), {}, {}))
-            regime = (row["method"], int(row["samples"]), int(row["taught"]))
-            cell.accuracy[regime] = float(row["accuracy"])
-            if row["predicted"]:
-                cell.predicted[regime] = float(row["predicted"])
-    return list(cells.values())
-
-
-def share(cells: Sequence[Cell], regime: Regime) -> float:
-    """Share of the way from zero-shot to fine-tuned, in %, of the averages over cells."""
-    gained, gap = (
-        statistics.fmean(values)
-        for values in zip(*((cell.accuracy[regime] - cell.zero, cell.fine - cell.zero) for cell in cells), strict=True)
-    )
-    return 100 * gained / gap
-
-
-def spread(values: Sequence[float], sign: str = "") -> str:
-    if not values:
-        return "–"
-    mean = f"{statistics.fmean(values):{sign}.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+from bico.report import Row, method_label
 
 
 def accuracy_table(cells: Sequence[Cell]) -> str:
@@ -142,12 +92,6 @@ def in_short(cells: Sequence[Cell]) -> str:
     return "\n".join(lines)
 
 
-def over_control(cells: Sequence[Cell], regime: Regime, bare: Regime) -> list[float]:
-    """Points over another regime, averaged per task."""
-    tasks = dict.fromkeys(cell.task for cell in cells)
-    return [statistics.fmean(c.accuracy[regime] - c.accuracy[bare] for c in cells if c.task == task) for task in tasks]
-
-
 def advice(cells: Sequence[Cell]) -> str:
     """The product's own sentences; experts and draws are its seeds."""
     rows = [
@@ -197,50 +141,6 @@ def by_task(cells: Sequence[Cell], regime: Regime) -> str:
     return "\n".join(lines)
 
 
-def value_on(axis: str, cell: Cell) -> str:
-    """Where a cell stands on the axis of a question."""
-    return cell.pair if axis == "target" else str(getattr(cell.place, axis))
-
-
-def along(axis: str, cells: Sequence[Cell]) -> dict[str, dict[str, list[Cell]]]:
-    """Cells by recipe and by value of the axis; a recipe that a cell measures at several data counts at its most."""
-    found: dict[str, dict[str, list[Cell]]] = {}
-    for cell in cells:
-        for method in dict.fromkeys(method for method, *_ in cell.accuracy):
-            found.setdefault(method, {}).setdefault(value_on(axis, cell), []).append(cell)
-    return found
-
-
-def regime_of(cell: Cell, method: str) -> Regime:
-    """The data that a cell measured a recipe with; where there were several, the most."""
-    return max((regime for regime in cell.accuracy if regime[0] == method), key=lambda regime: regime[1:])
-
-
-def average(cells: Sequence[Cell], method: str) -> list[float]:
-    """Accuracies averaged over tasks, one per expert and draw that measured every task."""
-    tasks = {cell.task for cell in cells}
-    draws: dict[tuple[int, int], dict[str, float]] = {}
-    for cell in cells:
-        key = (cell.place.expert, cell.place.seed)
-        draws.setdefault(key, {})[cell.task] = cell.accuracy[regime_of(cell, method)]
-    return [statistics.fmean(found.values()) for found in draws.values() if set(found) == tasks]
-
-
-def comparable(axis: str, cells: Sequence[Cell]) -> dict[str, list[Cell]]:
-    """Cells by which tasks they are averaged over: all tasks at the values that every task was measured at; and, where
-    there are values that only some were (a pool may be too small for them), those tasks at all values.
-    """
-    known: dict[str, set[str]] = {}
-    for cell in cells:
-        known.setdefault(cell.task, set()).add(value_on(axis, cell))
-    shared, every = set.intersection(*known.values()), set.union(*known.values())
-    parts = {"All tasks": [cell for cell in cells if value_on(axis, cell) in shared]}
-    whole = [task for task, values in known.items() if values == every]
-    if shared != every and whole:
-        parts[f"Only {', '.join(whole)}"] = [cell for cell in cells if cell.task in whole]
-    return parts
-
-
 def axis_table(axis: str, cells: Sequence[Cell]) -> str:
     """A line per recipe, a column per value of the axis: the average over tasks, with the share of the gap closed."""
     found, values = along(axis, cells), axis_values(axis, cells)
@@ -272,72 +172,6 @@ def gain_table(axis: str, cells: Sequence[Cell]) -> str:
         if len(written) == len(values):
             lines.append(f"| {method_label(method)} | {' | '.join(written)} |")
     return "\n".join(lines)
-
-
-def share_of(cells: Sequence[Cell], method: str) -> float:
-    return share(cells, regime_of(cells[0], method))
-
-
-def axis_values(axis: str, cells: Sequence[Cell]) -> list[str]:
-    return sorted({value_on(axis, cell) for cell in cells}, key=_numbers_as_such)
-
-
-def _numbers_as_such(value: str) -> list[tuple[int, str]]:
-    """A model without a number of steps had more of them than those that are named by theirs."""
-    value = value if value[-1].isdigit() else f"{value}-{10**9}"
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", value)]
-
-
-def plot_axis(axis: str, cells: Sequence[Cell], ax: Axes) -> Axes:
-    """Average accuracy along the axis: a transfer as a full line, its control or rival dashed in the same colour."""
-    found, values = along(axis, cells), axis_values(axis, cells)
-    steps = dict.fromkeys(step(method) for method in found)
-    colours = {name: f"C{place}" for place, name in enumerate(steps)} | {"": COLOURS["bico"]}
-    shown = [method for method in found if method != "expert"]
-    for place, method in enumerate(shown):
-        # Pairs have no order: nothing connects them, and marks stand side by side.
-        aside = 0.05 * (place - len(shown) / 2) if axis == "target" else 0.0
-        points = sorted((values.index(v) + aside, average(held, method)) for v, held in found[method].items())
-        bare = method.startswith("none") or method in ("theseus", *REFERENCES)
-        ax.errorbar(
-            [x for x, _ in points],
-            [statistics.fmean(found) for _, found in points],
-            [statistics.stdev(found) if len(found) > 1 else 0 for _, found in points],
-            label=method_label(method),
-            color="grey" if method in REFERENCES else COLOURS.get(method, colours[step(method)]),
-            ls="" if axis == "target" else ":" if method == "zero-shot" else "--" if bare else "-",
-            marker={"zero-shot": "v", "fine-tuned": "^"}.get(method, "o"),
-            mfc="white" if bare else None,
-            ms=5,
-            capsize=3,
-        )
-    ax.set_xticks(range(len(values)), [value.replace(" → ", "\n→ ") for value in values])
-    ax.set(xlabel=AXES[axis], ylabel="test accuracy, average over tasks (%)")
-    ax.grid(alpha=0.25)
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    return ax
-
-
-def plot(axis: str, cells: Sequence[Cell]) -> Figure:
-    """A panel for each set of tasks that can be compared."""
-    parts = comparable(axis, cells)
-    figure = Figure(figsize=(8, 4.5 * len(parts)), layout="constrained")
-    for (title, part), ax in zip(parts.items(), figure.subplots(len(parts), squeeze=False)[:, 0], strict=True):
-        plot_axis(axis, part, ax).set_title(title, fontsize=9)
-    return figure
-
-
-def step(method: str) -> str:
-    """The last steps of a recipe."""
-    return method.partition("+")[2]
-
-
-AXES = {
-    "labels": "labelled samples N",
-    "unlabelled": "inputs without labels, beside 100 labels",
-    "strength": "fine-tuning steps of the expert",
-    "target": "source → target",
-}
 
 
 def page(question: str, cells: Sequence[Cell]) -> str:
