@@ -16,17 +16,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Solved, machine, table
-from bico import calibration
-from bico.calibration import Batch, cross_covariances, split_at
+from bico.calibration.covariances import Batch, cross_covariances, split_at
+from bico.calibration.sampling import draw_samples
 from bico.data.tasks import Prepared, get_task
-from bico.evaluate import accuracy
+from bico.evaluation.accuracy import accuracy
 from bico.finetune import MINI, finetune
+from bico.linalg.matmul import add_product, product
+from bico.linalg.procrustes import RANK_TOLERANCE, AlignmentMap, by_svd, procrustes
 from bico.methods import Pair
 from bico.methods.bico import BiCo
 from bico.models.loading import load, resolve
-from bico.procrustes import RANK_TOLERANCE, AlignmentMap, by_svd, procrustes
-from bico.products import add_product, product
-from bico.sampling import draw_samples
 from bico.task_vector import subtract
 
 
@@ -46,7 +45,7 @@ def in_bfloat16() -> Iterator[None]:
         "product": lambda a, b: product(rounded(a), rounded(b)),
         "add_product": lambda total, ours, theirs: add_product(total, rounded(ours), rounded(theirs)),
     }
-    with patch.multiple(calibration, **coarse):
+    with patch.multiple("bico.calibration.covariances", **coarse):
         yield
 
 

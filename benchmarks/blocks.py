@@ -10,17 +10,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import random_pair, workers_of_one_thread
-from bico.memory import covariance_shapes
-from bico.procrustes import Completion, procrustes
-from bico.signals import Signal, SignalKey
+from bico.calibration.memory import covariance_shapes
+from bico.calibration.signals import Signal, SignalKey
+from bico.linalg.procrustes import Completion, procrustes
 from flows.config import Settings
 from flows.fan_out import dask_runner, fan_out
 from flows.server import prefect_api
 from storage.arrays import write_arrays
 from storage.keys import artefact_key
+from tasks.cached_stage import Workspace
 from tasks.names import array_name
 from tasks.procrustes import BlockMaps, SignalMaps
-from tasks.stage import Workspace
 
 ROWS = 1970
 """Ten pictures of 197 tokens."""

@@ -18,12 +18,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from benchmarks.measure import Clock, PeakMemory, head, line, machine
-from bico.calibration import Batch, cross_covariances, split_at
-from bico.memory import covariance_bytes, signal_bytes
+from bico.calibration.covariances import Batch, cross_covariances, split_at
+from bico.calibration.memory import covariance_bytes, signal_bytes
+from bico.calibration.signals import Signal
+from bico.linalg.procrustes import procrustes
+from bico.models.sites import Site, match_sites
 from bico.models.t5 import T5Encoder
-from bico.procrustes import procrustes
-from bico.signals import Signal
-from bico.sites import Site, match_sites
 
 RESULT = Path(__file__).parent / "results" / "language-shapes.md"
 SHAPES = {

@@ -19,12 +19,12 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from torch import Tensor
 
-from bico import provenance
+from bico.calibration.signals import SignalKey
+from bico.linalg.matmul import product
+from bico.linalg.procrustes import AlignmentMap, Completion
 from bico.methods import Gathered
 from bico.models.clip_vit import ClipViT
-from bico.procrustes import AlignmentMap, Completion
-from bico.products import product
-from bico.signals import SignalKey
+from bico.reporting import provenance
 
 A = TypeVar("A")
 T = TypeVar("T")

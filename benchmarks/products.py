@@ -3,7 +3,7 @@
     python -m benchmarks.products [--clock cpu]
 
 Shapes are those of the covariances of a ViT-B/16 at 32 pictures (6304 rows), and of products within a map. `torch` is what
-`a @ b` takes in PyTorch, `product` is `bico.products`; bfloat16 is PyTorch's, of operands that are bfloat16 already.
+`a @ b` takes in PyTorch, `product` is `bico.linalg.matmul`; bfloat16 is PyTorch's, of operands that are bfloat16 already.
 GFLOP/s, medians of five.
 """
 
@@ -12,7 +12,7 @@ import argparse
 import torch
 
 from benchmarks.measure import Clock, machine, table
-from bico.products import product
+from bico.linalg.matmul import product
 
 SHAPES = [(768, 6304, 768), (768, 6304, 3072), (3072, 6304, 3072), (3072, 3072, 3072)]
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bico.report import Row, cell, method_label, summarise
+from bico.reporting.report import Row, cell, method_label, summarise
 from flows.recipes import list_recipes, read_recipe
 from flows.reproduce import models, read_transfers
 

@@ -1,4 +1,4 @@
-"""How time grows with samples, width and depth, beside what the operation counts of `bico/cost.py` say.
+"""How time grows with samples, width and depth, beside what the operation counts of `bico/reporting/cost.py` say.
 
     python -m benchmarks.scaling [--samples 8,16,32,64] [--widths 192,384,768] [--depths 3,6,12] [--repeats 3] [--clock cpu]
 
@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.measure import Clock, head, line, machine, random_head, random_model, random_pictures, table
 from benchmarks.transfer import SIGNALS, Work, fast
-from bico.cost import transfer_cost
+from bico.reporting.cost import transfer_cost
 
 PHASES = ("collect", "maps", "apply")
 HEAD_WIDTH = 64

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Clock, head, line, machine
-from bico.procrustes import RANK_TOLERANCE, Completion, Solver, by_svd, procrustes
+from bico.linalg.procrustes import RANK_TOLERANCE, Completion, Solver, by_svd, procrustes
 
 T = TypeVar("T")
 PATIENCE = 4.0

@@ -21,8 +21,8 @@ from torch import Tensor
 from zarr.storage import LocalStore
 
 from benchmarks.measure import PAIRS, Clock, machine, random_pair, table
-from bico.memory import covariance_shapes
-from bico.signals import Signal
+from bico.calibration.memory import covariance_shapes
+from bico.calibration.signals import Signal
 from storage.arrays import chunk_rows, read_arrays, write_arrays
 
 SIGNALS = (Signal.INPUT, Signal.OUTPUT_GRAD)

@@ -20,9 +20,9 @@ from typing import Any
 
 # Importing the command line sets the environment (telemetry, logging) that every run gets.
 from flows.cli import log_to_stderr  # isort: skip
-from bico.claims import Kind, differences, evaluate
 from bico.models.t5 import T5Encoder
-from bico.report import Row, method_label
+from bico.reporting.claims import Kind, differences, evaluate
+from bico.reporting.report import Row, method_label
 from flows.config import Settings
 from flows.recipes import Recipe, read_recipe
 from flows.reproduce import check, reproduce
@@ -79,8 +79,8 @@ def verdicts(rows: Mapping[str, Sequence[Row]], counts: Sequence[int]) -> str:
     ]
     pairs = [(f"BiCo: {first} above {other}", (first, "bico"), (other, "bico"))]
     pairs += [
-        (f"{loss}: BiCo above {method_label(rival)}", (loss, "bico"), (loss, rival))
-        for loss, rival in itertools.product(rows, ("theseus", "target-probe", "source-probe"))
+        (f"{loss}: BiCo above {method_label(baseline)}", (loss, "bico"), (loss, baseline))
+        for loss, baseline in itertools.product(rows, ("theseus", "target-probe", "source-probe"))
     ]
     for title, *sides in pairs:
         for n in counts:

@@ -4,7 +4,7 @@
         [--workers 2] [--clock cpu]
 
 Runs BiCo through the product's own functions and prints what collecting, solving, applying and storing take, the peak
-memory, the operations per second (counted by `bico/cost.py`), and the floor: bare forward and backward passes of both
+memory, the operations per second (counted by `bico/reporting/cost.py`), and the floor: bare forward and backward passes of both
 models, and the products of covariances and of applying at the speed of a matrix product measured in the same run.
 `--workers` solves the maps in so many processes of one thread each, which wait ready when the time is taken, as the
 pipeline fans them out; without it they are solved one after the other with all threads.
@@ -37,15 +37,15 @@ from benchmarks.measure import (
     table,
     workers_of_one_thread,
 )
-from bico.calibration import Batch, collect_signals, cross_covariances, resample_tokens, split_at
-from bico.cost import transfer_cost
+from bico.calibration.covariances import Batch, collect_signals, cross_covariances, resample_tokens, split_at
+from bico.calibration.signals import Signal, SignalKey, signal_key
+from bico.linalg.procrustes import AlignmentMap, procrustes
 from bico.methods import Pair
 from bico.methods.bico import BiCo
 from bico.models.clip_vit import ClipViT
-from bico.procrustes import AlignmentMap, procrustes
-from bico.signals import Signal, SignalKey, signal_key
-from bico.sites import match_sites
-from bico.task_vector import State
+from bico.models.sites import match_sites
+from bico.reporting.cost import transfer_cost
+from bico.task_vector import StateDict
 from storage.arrays import read_arrays, write_arrays
 
 SIGNALS = (Signal.INPUT, Signal.OUTPUT_GRAD)
@@ -76,7 +76,7 @@ class Work:
         slices = split_at(samples, self.batch_size, snapshots)
         return [Batch(self.pictures[0][s], self.pictures[1][s], self.labels[s]) for s in slices]
 
-    def task_vector(self) -> State:
+    def task_vector(self) -> StateDict:
         generator = torch.Generator().manual_seed(4)
         state = self.source.state()
         return {k: 1e-3 * torch.randn(v.shape, generator=generator).to(self.clock.device) for k, v in state.items()}

@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from bico.errors import CalibrationError, ConfigError
-from bico.models.base import Model
-from bico.task_vector import State
+from bico.models.protocol import Model
+from bico.task_vector import StateDict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,8 @@ def finetune(
     head: Tensor,
     config: FinetuneConfig,
     progress: bool = True,
-    on_step: Callable[[int, State], None] = lambda step, state: None,
-) -> State:
+    on_step: Callable[[int, StateDict], None] = lambda step, state: None,
+) -> StateDict:
     """Fine-tunes the image tower and returns its new parameters; the model itself is left as it was.
 
     Arguments:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bico.errors import CheckpointError
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 
 def check_same_architecture(state: Mapping[str, Tensor], reference: Mapping[str, Tensor], what: str) -> None:
@@ -33,7 +33,7 @@ def check_same_architecture(state: Mapping[str, Tensor], reference: Mapping[str,
         raise CheckpointError(f"{what} has a parameter the model lacks: {extra[0]!r} (of {len(extra)}).")
 
 
-def subtract(fine_tuned: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> State:
+def subtract(fine_tuned: Mapping[str, Tensor], pretrained: Mapping[str, Tensor]) -> StateDict:
     """Returns the task vector `fine_tuned - pretrained`, float32.
 
     Raises:
@@ -43,11 +43,11 @@ def subtract(fine_tuned: Mapping[str, Tensor], pretrained: Mapping[str, Tensor])
     return {name: fine_tuned[name].float() - tensor.float() for name, tensor in pretrained.items()}
 
 
-def scale(vector: Mapping[str, Tensor], alpha: float) -> State:
+def scale(vector: Mapping[str, Tensor], alpha: float) -> StateDict:
     return {name: alpha * tensor for name, tensor in vector.items()}
 
 
-def add(state: Mapping[str, Tensor], vector: Mapping[str, Tensor], alpha: float = 1.0) -> State:
+def add(state: Mapping[str, Tensor], vector: Mapping[str, Tensor], alpha: float = 1.0) -> StateDict:
     """Returns `state + alpha * vector`; parameters that the vector does not name stay as they are.
 
     Raises:

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from bico.calibration import Batch, cross_covariances
+from bico.calibration.covariances import Batch, cross_covariances
+from bico.calibration.parameter_gradients import parameter_gradients
 from bico.methods import Gathered, Method, Needs, Pair
-from bico.models.base import Model
-from bico.parameter_gradients import parameter_gradients
-from bico.sites import Site
-from bico.task_vector import State
+from bico.models.protocol import Model
+from bico.models.sites import Site
+from bico.task_vector import StateDict
 
 
 def transfer(
@@ -19,7 +19,7 @@ def transfer(
     batches: Sequence[Batch],
     heads: tuple[Tensor, Tensor],
     method: Method,
-) -> State:
+) -> StateDict:
     """Carries a task vector of the source over to the target: one forward-backward pass of each, then closed form.
 
     The command line does the same in cached stages.

@@ -6,9 +6,9 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bico.claims import Kind
 from bico.errors import ConfigError, nearest
-from bico.report import Row, method_label
+from bico.reporting.claims import Kind
+from bico.reporting.report import Row, method_label
 from flows.config import CONFIGS, read_yaml, validated
 from flows.recipes import list_recipes, read_recipe
 
@@ -64,7 +64,7 @@ class Claim(BaseModel):
     right: Side
     kind: Kind = Kind.MORE
     margin: float = 0.0
-    """Points: see `bico.claims.evaluate`."""
+    """Points: see `bico.reporting.claims.evaluate`."""
 
     @property
     def words(self) -> str:

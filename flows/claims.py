@@ -9,10 +9,10 @@ from typing import Any
 
 from prefect import flow
 
-from bico.claims import Kind, Outcome, Verdict, differences, evaluate
-from bico.procrustes import Completion
-from bico.provenance import made_by
-from bico.report import Row
+from bico.linalg.procrustes import Completion
+from bico.reporting.claims import Kind, Outcome, Verdict, differences, evaluate
+from bico.reporting.provenance import made_by
+from bico.reporting.report import Row
 from bico.task_vector import norm
 from flows.catalogue import Catalogue
 from flows.config import Settings, TransferConfig

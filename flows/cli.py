@@ -81,13 +81,14 @@ def transfer(
     unlabelled: Annotated[
         int | None, typer.Option(help="Training inputs to use without their labels, beside them [default: 0].")
     ] = None,
-    teacher: Annotated[
+    pseudo_labels: Annotated[
         str | None, typer.Option(help="What of the expert stands in for labels: hard or soft [default: hard].")
     ] = None,
-    rivals: Annotated[
+    baselines: Annotated[
         bool | None,
         typer.Option(
-            "--rivals/--no-rivals", help="Measure what a transfer has to beat at the same data [default: rivals]."
+            "--baselines/--no-baselines",
+            help="Measure what a transfer has to beat at the same data [default: baselines].",
         ),
     ] = None,
     sampling: Annotated[
@@ -127,8 +128,8 @@ def transfer(
         "methods": _names(methods),
         "samples": _numbers(samples, "--samples"),
         "unlabelled": unlabelled,
-        "teacher": teacher,
-        "rivals": rivals,
+        "pseudo_labels": pseudo_labels,
+        "baselines": baselines,
         "sampling": sampling,
         "seeds": _numbers(seeds, "--seeds"),
         "completion": completion,
@@ -155,8 +156,8 @@ def reproduce(
     data: DataOption = None,
     out: Annotated[Path, typer.Option(help="Where tables and figures go.")] = Path("out/reproduce"),
     list_all: Annotated[bool, typer.Option("--list", help="List all recipes.")] = False,
-    rivals: Annotated[
-        bool, typer.Option("--rivals", help="Add what a transfer has to beat, which the paper does not show.")
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Add what a transfer has to beat, which the paper does not show.")
     ] = False,
     home: HomeOption = None,
     device: DeviceOption = None,
@@ -180,8 +181,8 @@ def reproduce(
         raise ConfigError("Name a recipe, or `all`; `bico reproduce --list` shows them.")
     folders, command = data or [], _spelled(f"bico reproduce {recipe}", mini, data)
     recipes = [read_recipe(name) for name in (list_recipes() if recipe == "all" else [recipe])]
-    if rivals:
-        recipes, command = [r.with_rivals() for r in recipes], f"{command} --rivals"
+    if baselines:
+        recipes, command = [r.with_baselines() for r in recipes], f"{command} --baselines"
     if recipe == "all":  # without those whose tasks all want a folder that was not given
         recipes = [r for r in recipes if r.tasks(mini, folders)]
 
@@ -310,8 +311,8 @@ def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:
     if as_json:
         print(json.dumps(result.to_json()))
         return
-    from bico.recommend import advice
-    from bico.report import markdown_table
+    from bico.reporting.advice import advice
+    from bico.reporting.report import markdown_table
     from flows.links import what_was_written, where_to_look
 
     outputs, stages = result.outputs, result.to_json()["stages"]

@@ -22,8 +22,8 @@ def compare(
 
     Paired deltas per task, N and seed, in points, with their spread and a paired test over tasks.
     """
-    from bico.compare import compare as compared
-    from bico.compare import comparison_table
+    from bico.reporting.compare import compare as compared
+    from bico.reporting.compare import comparison_table
     from flows.config import Settings
     from flows.results import rows_of
 

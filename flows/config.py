@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from bico.calibration.pseudo_labels import PseudoLabels
+from bico.calibration.sampling import Sampling
 from bico.errors import ConfigError, masked, nearest
 from bico.finetune import FinetuneConfig
-from bico.procrustes import Completion
-from bico.report import short_name
-from bico.sampling import Sampling
-from bico.teacher import Teacher
+from bico.linalg.procrustes import Completion
+from bico.reporting.report import short_name
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -39,9 +39,9 @@ class TransferConfig(BaseModel):
     no labels at all, where there are unlabelled inputs."""
     unlabelled: Annotated[int, Field(ge=0)] = 0
     """Training inputs that serve without their labels, beside the labelled ones: the expert's predictions stand in."""
-    teacher: Teacher = Teacher.HARD
+    pseudo_labels: PseudoLabels = PseudoLabels.HARD
     """What of the expert's predictions becomes the target of the loss: hard (the class) or soft (probabilities)."""
-    rivals: bool = True
+    baselines: bool = True
     """Measure what a transfer has to beat at the same data: probes, few-shot fine-tuning, last steps without transport."""
     sampling: Sampling = Sampling.RANDOM
     """How calibration samples are chosen: random, class-balanced, centroid-near, centroid-far, half-class, one-class,

@@ -12,9 +12,9 @@ from prefect_dask.task_runners import PrefectDaskFuture
 
 from bico.errors import ClusterError, one_line
 from flows.config import Settings
+from tasks.cached_stage import Done, Workspace
 from tasks.procrustes import BlockMaps, solve_maps
 from tasks.progress import counted, reported
-from tasks.stage import Done, Workspace
 
 LOOK_EVERY = 20.0
 """Seconds between looks at the cluster while a result is waited for."""

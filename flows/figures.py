@@ -19,9 +19,9 @@ from prefect import flow, runtime
 from bico.analysis import Measurement
 from bico.analysis.panels import draw_figure
 from bico.analysis.plots import HELD_OUT
+from bico.calibration.signals import Signal
 from bico.errors import ConfigError
-from bico.report import short_name
-from bico.signals import Signal
+from bico.reporting.report import short_name
 from flows.config import Settings, TransferConfig
 from flows.plan import Plan, check_writable, make_plan
 from flows.transfer import Ledger, collect_all, fine_tune_all, solve_all, totals, transfer_all
@@ -34,7 +34,7 @@ from tasks.analyse import (
     trace_finetuning,
     write_figure,
 )
-from tasks.stage import noted
+from tasks.cached_stage import noted
 
 PROBES = 100
 """Test samples on which outputs and drifts are measured: some thousand rows (tokens) per layer."""
@@ -129,7 +129,7 @@ def outputs(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]
 
 def drift(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
     """Layer inputs of the source along its own fine-tuning, which is run once more for its checkpoints."""
-    recipe, records = plan.recipes[0], []
+    recipe, records = plan.finetuning[0], []
     steps = sorted({max(1, round(share * recipe.steps)) for share in TRAJECTORY})
     limit = min(PROBES, plan.config.test_limit or PROBES)
     for name, task in plan.tasks.items():

@@ -9,7 +9,7 @@ from prefect import flow, runtime
 from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
-from bico.compare import Comparison, compare, comparison_table, read_rows
+from bico.reporting.compare import Comparison, compare, comparison_table, read_rows
 from flows.config import Settings
 from flows.recipes import list_recipes, read_recipe
 from flows.reproduce import check, reproduce

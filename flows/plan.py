@@ -6,25 +6,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bico.chain import Chain, get_chain
+from bico.calibration.memory import plan_memory
+from bico.calibration.parameter_gradients import ParameterGradient
+from bico.calibration.pseudo_labels import PseudoLabels
+from bico.calibration.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled, set_sizes
+from bico.calibration.signals import Signal
 from bico.data.base import check_modality
 from bico.errors import ConfigError, NotEnoughSamplesError, OutputError, nearest
 from bico.finetune import FinetuneConfig, default_config
-from bico.memory import plan_memory
-from bico.models.base import TEXT, Model
+from bico.linalg.procrustes import Completion
+from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles, resolve
-from bico.parameter_gradients import ParameterGradient
-from bico.procrustes import Completion
-from bico.rivals import rivals
-from bico.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled, set_sizes
-from bico.signals import Signal
-from bico.sites import match_sites
-from bico.teacher import Teacher
+from bico.models.protocol import TEXT, Model
+from bico.models.sites import match_sites
+from bico.reporting.baselines import baselines
 from flows.config import Settings, TransferConfig
+from tasks.cached_stage import Workspace
 from tasks.collect import ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS
 from tasks.finetune import read_expert
 from tasks.inputs import TaskRef, open_model
-from tasks.stage import Workspace
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Plan:
     source: ModelFiles
     target: ModelFiles
     tasks: dict[str, TaskRef]
-    methods: dict[str, Chain]
-    """By their spelling; the rivals that the configuration asks for come last."""
-    recipes: tuple[FinetuneConfig, FinetuneConfig]
+    methods: dict[str, Variant]
+    """By their spelling; the baselines that the configuration asks for come last."""
+    finetuning: tuple[FinetuneConfig, FinetuneConfig]
     """Fine-tuning of source and target."""
     loss: str
     """The loss that the tasks are posed in."""
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def uses_samples(self) -> bool:
-        return any(chain.uses_samples for chain in self.methods.values())
+        return any(variant.uses_samples for variant in self.methods.values())
 
     def strength(self, method: str) -> float:
         """How much of a method's outcome is added: last steps have seen α already."""
@@ -79,7 +79,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     """
     if not math.isfinite(config.alpha):
         raise ConfigError(f"alpha={config.alpha} must be a finite number.")
-    spelt = {text: get_chain(text) for text in config.methods}  # a misspelt one shows before a model is fetched
+    spelt = {text: get_variant(text) for text in config.methods}  # a misspelt one shows before a model is fetched
     check_labels(config, spelt)
     folders = tuple(str(folder.expanduser().resolve()) for folder in config.data)
     tasks = {name: TaskRef(name, folders) for name in config.tasks}
@@ -88,7 +88,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     space = Workspace(settings.store, settings.resolved_device(), settings.memory, settings.allow_pickle)
     for ref in tasks.values():
         ref.open()
-        if config.rivals or any(chain.uses_samples for chain in spelt.values()):
+        if config.baselines or any(variant.uses_samples for variant in spelt.values()):
             check_samples(config, ref)
     source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
@@ -97,19 +97,19 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         tasks = {name: pose(task, model, config.loss) for name, task in tasks.items()}
     recipes = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))
     # What a method leaves open follows the run: few-shot takes its step at the rate the target is fine-tuned with.
-    asked = [*config.methods, *(rivals(config.methods) if config.rivals else [])]
-    methods = {text: get_chain(text, completion=config.completion, lr=recipes[1].lr) for text in asked}
-    methods = {text: chain for text, chain in methods.items() if config.labelled or not chain.needs_labels}
-    for chain in methods.values():
-        chain.check(ours, theirs)
+    asked = [*config.methods, *(baselines(config.methods) if config.baselines else [])]
+    methods = {text: get_variant(text, completion=config.completion, lr=recipes[1].lr) for text in asked}
+    methods = {text: variant for text, variant in methods.items() if config.labelled or not variant.needs_labels}
+    for variant in methods.values():
+        variant.check(ours, theirs)
     if theirs.probed and 0 in config.samples:
         raise ConfigError(
             f"--samples 0: {theirs.name} is measured by a probe, which learns from labelled samples: raise --samples."
         )
     loss = config.loss or theirs.losses[0]
-    if loss == TEXT and config.unlabelled and config.teacher is Teacher.SOFT:
+    if loss == TEXT and config.unlabelled and config.pseudo_labels is PseudoLabels.SOFT:
         raise ConfigError(
-            "teacher=soft: the loss of a class's words takes no probabilities; use teacher=hard or loss=probe."
+            "pseudo_labels=soft: the loss of a class's words takes no probabilities; use pseudo_labels=hard or loss=probe."
         )
     plan = Plan(config, space, source, target, tasks, methods, recipes, loss, theirs.probed)
     if plan.maps:
@@ -124,12 +124,12 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     return plan
 
 
-def check_labels(config: TransferConfig, methods: Mapping[str, Chain]) -> None:
+def check_labels(config: TransferConfig, methods: Mapping[str, Variant]) -> None:
     """Raises ConfigError if a method that was asked for learns from labels, and there are none."""
     if config.labelled:
         return
-    for text, chain in methods.items():
-        if chain.needs_labels:
+    for text, variant in methods.items():
+        if variant.needs_labels:
             raise ConfigError(f"Method {text!r} learns from labels, and --samples 0 gives none: raise --samples.")
 
 

@@ -8,43 +8,47 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from bico import pretrain as clip
-from bico import pretrain_text as text
-from bico import zoo, zoo_measure, zoo_measure_text
-from bico.data.text_corpus import find_corpus
-from bico.pretrain import Recipe
-from bico.pretrain_text import TextRecipe
+from bico.models import zoo
+from zoo_build import clip as clip
+from zoo_build import measure_clip as zoo_measure
+from zoo_build import measure_t5 as zoo_measure_text
+from zoo_build import t5 as text
+from zoo_build.clip import ClipPretraining
+from zoo_build.t5 import T5Pretraining
+from zoo_build.text_corpus import find_corpus
 
 
 @task(name="train", cache_policy=NO_CACHE)
-def train(recipe: Recipe | TextRecipe, folder: Path, data: Sequence[Path], threads: int) -> dict[str, Any]:
-    if isinstance(recipe, TextRecipe):
+def train(recipe: ClipPretraining | T5Pretraining, folder: Path, data: Sequence[Path], threads: int) -> dict[str, Any]:
+    if isinstance(recipe, T5Pretraining):
         return text.run(recipe, folder, data, threads=threads)
     return clip.run(recipe, folder, threads=threads)
 
 
 @task(name="measure", cache_policy=NO_CACHE)
-def measure(recipe: Recipe | TextRecipe, folder: Path, record: dict[str, Any], data: Sequence[Path]) -> dict[str, Any]:
-    if isinstance(recipe, TextRecipe):
+def measure(
+    recipe: ClipPretraining | T5Pretraining, folder: Path, record: dict[str, Any], data: Sequence[Path]
+) -> dict[str, Any]:
+    if isinstance(recipe, T5Pretraining):
         return zoo_measure_text.entry(recipe, folder, record, data)
     return zoo_measure.entry(recipe, folder, record, data)
 
 
-def read_recipe(name: str) -> Recipe | TextRecipe:
+def read_recipe(name: str) -> ClipPretraining | T5Pretraining:
     """Returns a recipe of the zoo, of the family that it names.
 
     Raises:
         UnknownModelError: If the zoo has no such recipe.
         ConfigError: If the recipe is none of its family.
     """
-    kind = TextRecipe if zoo.family(name) == "t5" else Recipe
+    kind = T5Pretraining if zoo.family(name) == "t5" else ClipPretraining
     return kind.load(zoo.recipe(name))
 
 
 def check(name: str, data: Sequence[Path]) -> None:
     """Raises what would make the flow fail for want of a recipe or a corpus."""
     recipe = read_recipe(name)
-    if isinstance(recipe, TextRecipe):
+    if isinstance(recipe, T5Pretraining):
         find_corpus(recipe.corpus, data)
 
 

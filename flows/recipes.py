@@ -123,15 +123,18 @@ class Recipe(BaseModel):
             )
         return {
             title: make_config(
-                {"export": "none", "rivals": False, "out": out / self.label(mini) / title} | side | self.shared | own,
+                {"export": "none", "baselines": False, "out": out / self.label(mini) / title}
+                | side
+                | self.shared
+                | own,
                 f"recipe {self.id}, {name}, {title}",
             )
             for title, own in self.transfers.items()
         }
 
-    def with_rivals(self) -> Self:
+    def with_baselines(self) -> Self:
         """The same, with rows that the paper has not: what a transfer has to beat at the same data."""
-        return self.model_copy(update={"shared": self.shared | {"rivals": True}})
+        return self.model_copy(update={"shared": self.shared | {"baselines": True}})
 
     def tasks(self, mini: bool, data: Sequence[Path]) -> list[str]:
         """The tasks of a side that are at hand, and those that join in: `configs`."""

@@ -14,9 +14,9 @@ from prefect.input import RunInput
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
-from bico.compare import Comparison, compare, comparison_table
 from bico.models.releases import Release
-from bico.report import Row, markdown_table
+from bico.reporting.compare import Comparison, compare, comparison_table
+from bico.reporting.report import Row, markdown_table
 from flows.config import Settings, TransferConfig, make_config
 from flows.links import flow_run_page, mlflow_page
 from flows.plan import make_plan

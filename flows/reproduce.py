@@ -10,12 +10,12 @@ from typing import Any
 
 from prefect import flow
 
+from bico.calibration.sampling import Sampling
 from bico.errors import ConfigError, nearest
-from bico.provenance import made_by
-from bico.recommend import advice
-from bico.report import REFERENCES, Row, headlines, markdown_table, method_label, short_name
-from bico.rivals import rivals, transports
-from bico.sampling import Sampling
+from bico.reporting.advice import advice
+from bico.reporting.baselines import baselines, transports
+from bico.reporting.provenance import made_by
+from bico.reporting.report import REFERENCES, Row, headlines, markdown_table, method_label, short_name
 from flows.config import Settings, TransferConfig
 from flows.figures import FIGURES, Drawn
 from flows.plan import make_plan
@@ -110,7 +110,7 @@ def read_transfers(
         raise ConfigError(f"{path}: not a table that `bico reproduce` wrote ({error!r}).") from error
     for title, config in configs.items():
         found = rows.get(title, [])
-        beside = {*REFERENCES, *rivals(config.methods)}
+        beside = {*REFERENCES, *baselines(config.methods)}
         for what, wanted, got in (
             ("tasks", set(config.tasks), {row.task for row in found}),
             ("methods", set(config.methods), {row.method for row in found} - beside),

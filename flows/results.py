@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from bico.compare import read_rows
 from bico.errors import ConfigError
-from bico.report import Row
+from bico.reporting.compare import read_rows
+from bico.reporting.report import Row
 from flows.config import Settings
 from storage.runs import read_run
 from tasks.record import open_tracker

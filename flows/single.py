@@ -11,11 +11,11 @@ from bico.finetune import default_config
 from bico.models.loading import resolve
 from flows.config import Settings
 from flows.plan import check_writable, pose
+from tasks.cached_stage import Done, Workspace, result_of
 from tasks.evaluate import evaluate_model, read_accuracy
 from tasks.finetune import EXPERT, adopt_expert, finetune_model
 from tasks.inputs import TaskRef, open_model
 from tasks.probe import probe_model
-from tasks.stage import Done, Workspace, result_of
 
 
 @flow(name="finetune", flow_run_name="{model}-on-{task}", validate_parameters=False)

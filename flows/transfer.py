@@ -10,19 +10,21 @@ from typing import Any
 
 from prefect import Task, flow, get_run_logger, runtime
 
-from bico.card import Origin
-from bico.layers import Layer
+from bico.calibration.parameter_gradients import ParameterGradient
+from bico.calibration.signals import Signal
 from bico.methods import Needs
 from bico.models.loading import ModelFiles
-from bico.parameter_gradients import ParameterGradient
-from bico.report import Row, cell_label
-from bico.signals import Signal
-from bico.sites import Site
+from bico.models.sites import Site
+from bico.reporting.block_report import BlockReport
+from bico.reporting.card import Origin
+from bico.reporting.report import Row, cell_label
 from flows.config import Settings, TransferConfig
 from flows.fan_out import solve_blocks
 from flows.plan import Plan, make_plan
-from flows.regimes import Place, everywhere, is_first, sweep
+from flows.sweep import Cell, everywhere, is_first, sweep
 from storage.keys import Ref
+from tasks.block_report import report_blocks
+from tasks.cached_stage import Done, noted, result_of
 from tasks.collect import (
     ACTIVATIONS,
     GRADIENTS,
@@ -37,15 +39,13 @@ from tasks.evaluate import evaluate_model, read_accuracy
 from tasks.finetune import adopt_expert, finetune_model
 from tasks.gradients import collect_parameter_gradients, gradients_key
 from tasks.inputs import open_model
-from tasks.layers import judge_layers
+from tasks.last_steps import take_last_steps
 from tasks.probe import probe_model
 from tasks.procrustes import BlockMaps, SignalMaps, solve_maps
+from tasks.pseudo_labelled import PseudoLabelled
 from tasks.publish import Export, write_results
 from tasks.record import record_run, register
-from tasks.refit import refit_model
 from tasks.show import show_results
-from tasks.stage import Done, noted, result_of
-from tasks.taught import Taught
 from tasks.transfer import EvidenceRefs, transfer_vector
 
 
@@ -115,7 +115,7 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
         calibrations = collect_all(plan, ledger, experts)
         maps = solve_all(plan, settings, calibrations, ledger)
         rows, vectors = transfer_all(plan, experts, oracles, calibrations, maps, ledger)
-        layers = judge_all(plan, vectors, maps)
+        layers = report_all_blocks(plan, vectors, maps)
     counts = {stage: dict(counter) for stage, counter in ledger.counts.items()}
     drawn = [made.drawn for found in calibrations.values() for made in found.calibrations if made is not None]
     exports = _exports(plan, rows, vectors)
@@ -138,9 +138,9 @@ def fine_tune_all(plan: Plan, ledger: Ledger, progress: bool) -> tuple[dict[str,
             if plan.config.expert is not None:
                 experts[name] = ledger.run(adopt_expert, plan.space, plan.source, str(plan.config.expert))
             else:
-                experts[name] = ledger.run(finetune_model, plan.space, plan.source, task, plan.recipes[0], progress)
+                experts[name] = ledger.run(finetune_model, plan.space, plan.source, task, plan.finetuning[0], progress)
             if plan.config.oracle:
-                oracles[name] = ledger.run(finetune_model, plan.space, plan.target, task, plan.recipes[1], progress)
+                oracles[name] = ledger.run(finetune_model, plan.space, plan.target, task, plan.finetuning[1], progress)
     return experts, oracles
 
 
@@ -152,13 +152,13 @@ class Collected:
     """None without labels."""
     covariances: dict[Signal, Done]
     gradients: dict[ParameterGradient, Ref]
-    taught: "Collected | None" = None
+    pseudo_labelled: "Collected | None" = None
     """The same of inputs without labels, if there are some."""
 
     @property
-    def calibrations(self) -> tuple[Calibration | None, Taught | None]:
+    def calibrations(self) -> tuple[Calibration | None, PseudoLabelled | None]:
         """Labelled and unlabelled."""
-        return self.calibration, None if self.taught is None else self.taught.calibration
+        return self.calibration, None if self.pseudo_labelled is None else self.pseudo_labelled.calibration
 
 
 def collect_all(
@@ -182,10 +182,10 @@ def collect_all(
                     draw = (tuple(config.labelled), seed, config.sampling, far)
                     calibration = Calibration(plan.source, plan.target, task, *draw, config.batch_size)
                     labelled = collect_one(plan, calibration, ledger)
-                taught = None
+                pseudo_labelled = None
                 if config.unlabelled and experts is not None:
                     taken = () if labelled.calibration is None else tuple(labelled.calibration.indices)
-                    unlabelled = Taught(
+                    unlabelled = PseudoLabelled(
                         plan.source,
                         plan.target,
                         task,
@@ -193,12 +193,12 @@ def collect_all(
                         seed,
                         batch_size=config.batch_size,
                         expert=experts[name].ref,
-                        teacher=config.teacher,
+                        pseudo_labels=config.pseudo_labels,
                         taken=taken,
                         labelled_head=labelled.calibration.head_indices if taken else None,
                     )
-                    taught = collect_one(plan, unlabelled, ledger)
-                collected[name, seed] = replace(labelled, taught=taught)
+                    pseudo_labelled = collect_one(plan, unlabelled, ledger)
+                collected[name, seed] = replace(labelled, pseudo_labelled=pseudo_labelled)
     return collected
 
 
@@ -252,9 +252,9 @@ def _signal_maps(plan: Plan, found: Collected, sites: Iterable[Site], group: str
         labelled = found.covariances[signal].ref if found.covariances else None
         if labelled is not None:
             yield SignalMaps.of(labelled, signal, sites, group, config.labelled, completion)
-        if found.taught is not None:
-            taught = (found.taught.covariances[signal].ref, config.unlabelled)
-            yield SignalMaps.of(labelled, signal, sites, group, config.samples, completion, taught)
+        if found.pseudo_labelled is not None:
+            pseudo_labelled = (found.pseudo_labelled.covariances[signal].ref, config.unlabelled)
+            yield SignalMaps.of(labelled, signal, sites, group, config.samples, completion, pseudo_labelled)
 
 
 def transfer_all(
@@ -263,9 +263,9 @@ def transfer_all(
     """Rows of the results, and the target's task vectors after all steps by their places."""
     config, space = plan.config, plan.space
     rows: list[Row] = []
-    vectors: dict[Place, Done] = {}
+    vectors: dict[Cell, Done] = {}
 
-    def evaluate(files: ModelFiles, place: Place, weights: Done | None, alpha: float = 1.0) -> None:
+    def evaluate(files: ModelFiles, place: Cell, weights: Done | None, alpha: float = 1.0) -> None:
         name, method, samples, seed, unlabelled = place
         label = cell_label(*place)
         about = space, files, plan.tasks[name], weights, alpha
@@ -281,7 +281,7 @@ def transfer_all(
             for place in everywhere(plan, method):
                 evaluate(files, place, None)
         for name in plan.tasks if not plan.probed else ():
-            evaluate(plan.target, Place(name, "zero-shot"), None)
+            evaluate(plan.target, Cell(name, "zero-shot"), None)
     for method in plan.methods:
         with ledger.phase(f"transfer and evaluate {method}"):
             for place in sweep(plan, method):
@@ -290,34 +290,37 @@ def transfer_all(
                 evaluate(plan.target, place, vectors[place], plan.strength(method))
     with ledger.phase("evaluate fine-tuned models"):
         for name in plan.tasks if plan.probed and config.oracle else ():
-            evaluate(plan.target, Place(name, "full-data"), None)
+            evaluate(plan.target, Cell(name, "full-data"), None)
         for name, oracle in oracles.items():
-            evaluate(plan.target, Place(name, "fine-tuned"), oracle)
+            evaluate(plan.target, Cell(name, "fine-tuned"), oracle)
         for name, expert in experts.items():
-            evaluate(plan.source, Place(name, "expert"), expert)
+            evaluate(plan.source, Cell(name, "expert"), expert)
     return rows, vectors
 
 
 def transfer_one(
-    plan: Plan, place: Place, expert: Done, found: Collected | None, blocks: list[BlockMaps], ledger: Ledger
+    plan: Plan, place: Cell, expert: Done, found: Collected | None, blocks: list[BlockMaps], ledger: Ledger
 ) -> Done:
     """The target's task vector of one cell: transported, and after the last steps, if there are some."""
-    chain, models, done = plan.methods[place.method], (plan.source, plan.target), None
+    variant, models, done = plan.methods[place.method], (plan.source, plan.target), None
     label = cell_label(*place)
-    if chain.method is not None:
+    if variant.method is not None:
         # The transport before last steps is that of the method alone, and found in the store if that was measured too.
-        needs = chain.method.needs
+        needs = variant.method.needs
         evidence = _evidence(needs, place, found, blocks) if needs else EvidenceRefs()
-        done = ledger.run(transfer_vector, plan.space, *models, expert, chain.method, evidence, label=label)
-    if chain.steps:
-        evidence = _evidence(chain.steps_need, place, found, blocks)
-        drawn = (found.calibration if place.samples else None, found.taught.calibration if place.unlabelled else None)
-        args = models, expert, done, plan.config.alpha, chain.steps, evidence, drawn
-        done = ledger.run(refit_model, plan.space, *args, label=label)
+        done = ledger.run(transfer_vector, plan.space, *models, expert, variant.method, evidence, label=label)
+    if variant.steps:
+        evidence = _evidence(variant.steps_need, place, found, blocks)
+        drawn = (
+            found.calibration if place.samples else None,
+            found.pseudo_labelled.calibration if place.unlabelled else None,
+        )
+        args = models, expert, done, plan.config.alpha, variant.steps, evidence, drawn
+        done = ledger.run(take_last_steps, plan.space, *args, label=label)
     return done
 
 
-def _evidence(needs: Needs, place: Place, found: Collected | None, blocks: list[BlockMaps]) -> EvidenceRefs:
+def _evidence(needs: Needs, place: Cell, found: Collected | None, blocks: list[BlockMaps]) -> EvidenceRefs:
     """What one method needs of what all methods' needs have left."""
     if found is None or place.seed is None:
         return EvidenceRefs()
@@ -327,30 +330,32 @@ def _evidence(needs: Needs, place: Place, found: Collected | None, blocks: list[
     gradients = {kind: labelled.gradients[kind] for kind in needs.gradients} if labelled else {}
     if not place.unlabelled:
         return EvidenceRefs(place.samples, sizes, maps, gradients)
-    taught = {kind: found.taught.gradients[kind] for kind in needs.gradients}
-    return EvidenceRefs(place.samples, sizes, maps, gradients, place.unlabelled, taught)
+    pseudo_labelled = {kind: found.pseudo_labelled.gradients[kind] for kind in needs.gradients}
+    return EvidenceRefs(place.samples, sizes, maps, gradients, place.unlabelled, pseudo_labelled)
 
 
-def _maps_of(needs: Needs, place: Place, blocks: list[BlockMaps]) -> tuple[SignalMaps, ...]:
+def _maps_of(needs: Needs, place: Cell, blocks: list[BlockMaps]) -> tuple[SignalMaps, ...]:
     """Those of one cell's maps that are needed: of the labelled samples, or of those with the unlabelled ones."""
-    parts = [part for block in blocks for part in block.parts if (part.taught is not None) == bool(place.unlabelled)]
+    parts = [
+        part for block in blocks for part in block.parts if (part.pseudo_labelled is not None) == bool(place.unlabelled)
+    ]
     return tuple(part for part in parts if (part.signal, part.completion) in needs.maps)
 
 
-def judge_all(plan: Plan, vectors: dict[Place, Done], blocks: dict) -> list[Layer]:
+def report_all_blocks(plan: Plan, vectors: dict[Cell, Done], blocks: dict) -> list[BlockReport]:
     """Per task, how the transfer that is shown looks block by block."""
-    layers: list[Layer] = []
+    layers: list[BlockReport] = []
     for place, done in vectors.items():
         if is_first(plan, place):
             maps = _maps_of(plan.methods[place.method].needs, place, blocks.get((place.task, place.seed), []))
             strength = plan.strength(place.method)
-            layers += judge_layers(plan.space, plan.target, place.task, done, maps, place.samples, strength)
+            layers += report_blocks(plan.space, plan.target, place.task, done, maps, place.samples, strength)
     return layers
 
 
-def _exports(plan: Plan, rows: list[Row], vectors: dict[Place, Done]) -> dict[str, Export]:
+def _exports(plan: Plan, rows: list[Row], vectors: dict[Cell, Done]) -> dict[str, Export]:
     """The models to write, by folder name: per task the one that is shown, all, or none."""
-    cells = {Place(row.task, row.method, row.samples, row.seed, row.unlabelled): row for row in rows}
+    cells = {Cell(row.task, row.method, row.samples, row.seed, row.unlabelled): row for row in rows}
     chosen = {}
     for place, done in vectors.items():
         if plan.config.export == "all" or (plan.config.export == "one" and is_first(plan, place)):
@@ -379,11 +384,11 @@ def _recorded(plan: Plan) -> dict[str, Any]:
         "sampling": config.sampling.value,
         "completion": config.completion.value,
         "unlabelled": config.unlabelled,
-        "teacher": config.teacher.value,
+        "pseudo_labels": config.pseudo_labels.value,
         "loss": plan.loss,
         "measured_by": "probe" if plan.probed else "head",
         "alpha": config.alpha,
         "others": "leave",
-        "finetune": asdict(plan.recipes[0]),
+        "finetune": asdict(plan.finetuning[0]),
         "test_limit": config.test_limit,
     }

@@ -14,7 +14,7 @@ zoo_app = typer.Typer(no_args_is_help=True, help="The mini models that ship with
 @zoo_app.command("list")
 def zoo_list(as_json: JsonOption = False) -> None:
     """List the mini models and what they can do."""
-    from bico import zoo
+    from bico.models import zoo
 
     manifest = zoo.read_manifest()
     if as_json:

@@ -22,7 +22,7 @@ class Recorded:
 
     name: str
     rows: list[dict[str, Any]]
-    """By column, as `bico.report.Row` has them."""
+    """By column, as `bico.reporting.report.Row` has them."""
 
 
 def read_run(tracker: Tracker, run: str) -> Recorded:

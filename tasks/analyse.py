@@ -15,21 +15,21 @@ from prefect.client.schemas import State
 from bico.analysis import Measurement, compare_signals, describe_map, input_drift, output_similarity
 from bico.analysis.maps import POINTS
 from bico.analysis.records import layers
-from bico.calibration import Batch
+from bico.calibration.covariances import Batch
+from bico.calibration.signals import Signal
 from bico.finetune import FinetuneConfig, finetune
 from bico.models.loading import ModelFiles
-from bico.signals import Signal
 from bico.task_vector import subtract
 from storage.arrays import read_arrays, read_attrs
 from storage.checkpoints import load_state, save_state
 from storage.keys import artefact_key
+from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.evaluate import read_vector
 from tasks.inputs import TaskRef, open_head, open_model, open_split
 from tasks.maps import StoredMaps
 from tasks.names import array_name
 from tasks.procrustes import SignalMaps
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, run_stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

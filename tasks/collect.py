@@ -12,20 +12,20 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from torch import Tensor
 
-from bico.calibration import Batch, cross_covariances, split_at
-from bico.memory import plan_memory
-from bico.models.base import PROBE
+from bico.calibration.covariances import Batch, cross_covariances, split_at
+from bico.calibration.memory import plan_memory
+from bico.calibration.sampling import Sampling, choose_samples, draw_samples, set_sizes
+from bico.calibration.signals import Signal
 from bico.models.loading import ModelFiles
-from bico.sampling import Sampling, choose_samples, draw_samples, set_sizes
-from bico.signals import Signal
+from bico.models.protocol import PROBE
 from storage.arrays import new_arrays
 from storage.keys import Ref, artefact_key
+from tasks.cached_stage import Done, Workspace, as_state
 from tasks.distances import read_distances
 from tasks.inputs import TaskRef, open_head, open_model, open_split
 from tasks.names import array_name
 from tasks.progress import counted, reported
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, as_state
 
 VERSION = 1
 ACTIVATIONS = (Signal.INPUT, Signal.OUTPUT)
@@ -201,12 +201,14 @@ def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]):
     ours, theirs = (open_split(files, space.device, calibration.task, "train") for files in models)
     heads = tuple(open_head(files, space.device, calibration.task, calibration.head_indices) for files in models)
     indices, count_of = torch.tensor(calibration.indices), {size: n for n, size in calibration.sizes.items()}
-    taught = calibration.targets(space)
+    pseudo_labelled = calibration.targets(space)
 
     def batches():
         for part in split_at(len(indices), calibration.batch_size, count_of):
             inputs, labels = ours.batch(indices[part])
-            yield Batch(inputs, theirs.batch(indices[part])[0], labels if taught is None else taught[part])
+            yield Batch(
+                inputs, theirs.batch(indices[part])[0], labels if pseudo_labelled is None else pseudo_labelled[part]
+            )
 
     plan = plan_memory(source, target, signals, calibration.batch_size, len(calibration.samples), space.memory)
     parts = len(list(split_at(len(indices), calibration.batch_size, count_of)))

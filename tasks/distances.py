@@ -8,13 +8,13 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from torch import Tensor
 
+from bico.calibration.sampling import centroid_distances
 from bico.models.loading import ModelFiles
-from bico.sampling import centroid_distances
 from storage.arrays import read_arrays, write_arrays
 from storage.keys import Ref, artefact_key
+from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.inputs import TaskRef, open_model, open_split
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, run_stage
 
 VERSION = 1
 ARRAYS, NAME = "distances", "distances"

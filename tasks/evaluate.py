@@ -7,17 +7,17 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
-from bico.evaluate import accuracy
+from bico.evaluation.accuracy import accuracy
+from bico.evaluation.linear_head import linear_head_accuracy
 from bico.models.loading import ModelFiles
-from bico.readout import readout_accuracy
 from storage.checkpoints import load_state
 from storage.keys import artefact_key
+from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.finetune import task_vector_of
 from tasks.inputs import TaskRef, open_head, open_model, open_split
+from tasks.last_steps import read_linear_head
 from tasks.progress import reported
-from tasks.refit import read_readout
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, run_stage
 from tasks.transfer import VECTOR
 
 VERSION = 1
@@ -59,11 +59,11 @@ def evaluate_model(
             reported("evaluate", f"test samples of {task.name}", tested) as advance,
             opened.updated(read_vector(weights, opened.state()), alpha),
         ):
-            batches, readout = data.batches(250, limit), read_readout(weights)
-            if readout is None:
+            batches, linear_head = data.batches(250, limit), read_linear_head(weights)
+            if linear_head is None:
                 percent = accuracy(opened, batches, open_head(model, space.device, task), on_batch=advance)
             else:
-                percent = readout_accuracy(opened, batches, readout, on_batch=advance)
+                percent = linear_head_accuracy(opened, batches, linear_head, on_batch=advance)
         (out / METRICS).write_text(json.dumps({"accuracy": percent}))
 
     return run_stage(space, "evaluate", key, build, {"model": model.ref, "task": task.name})

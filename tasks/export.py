@@ -12,9 +12,9 @@ from bico.models.files import T5
 from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
 from bico.task_vector import add
 from storage.checkpoints import load_state, save_state
+from tasks.cached_stage import Done, Workspace
 from tasks.inputs import open_model
-from tasks.refit import READOUT
-from tasks.stage import Done, Workspace
+from tasks.last_steps import LINEAR_HEAD
 from tasks.transfer import VECTOR
 
 CONFIGURATIONS = (CONFIG, t5_loading.CONFIG, "model.safetensors.index.json")
@@ -40,8 +40,8 @@ def export_model(space: Workspace, target: ModelFiles, vector: Done, alpha: floa
         (folder / CONFIG).write_text(json.dumps(_configuration(target, model), indent=2))
         save_state(folder / WEIGHTS, add(state, update, alpha))
     shutil.copyfile(vector.ref.path / VECTOR, folder / VECTOR.replace("task_vector", "task-vector"))
-    if (vector.ref.path / READOUT).exists():
-        shutil.copyfile(vector.ref.path / READOUT, folder / READOUT)
+    if (vector.ref.path / LINEAR_HEAD).exists():
+        shutil.copyfile(vector.ref.path / LINEAR_HEAD, folder / LINEAR_HEAD)
 
 
 def _configuration(target: ModelFiles, model: Any) -> dict[str, Any]:

@@ -4,17 +4,17 @@ from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas import State as PrefectState
+from prefect.client.schemas import State
 
 from bico.finetune import FinetuneConfig, finetune
 from bico.models.loading import ModelFiles
-from bico.task_vector import State, check_same_architecture, subtract
+from bico.task_vector import StateDict, check_same_architecture, subtract
 from storage.checkpoints import content_digest, load_state, save_state
 from storage.keys import Ref, artefact_key
+from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.inputs import TaskRef, open_head, open_model, open_split
 from tasks.progress import reported
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, run_stage
 
 FINETUNE_VERSION = 1
 ADOPT_VERSION = 1
@@ -31,7 +31,7 @@ EXPERT = "expert.safetensors"
 )
 def finetune_model(
     space: Workspace, model: ModelFiles, task: TaskRef, config: FinetuneConfig, progress: bool = False
-) -> Done | PrefectState[Done]:
+) -> Done | State[Done]:
     """Stores the parameters that fine-tuning changes: the fine-tuned image tower, or text encoder."""
     key = artefact_key("fine-tune", FINETUNE_VERSION, model=model.digest(), task=task.identity, config=config)
 
@@ -49,7 +49,7 @@ def finetune_model(
 
 
 @task(name="adopt-expert", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
-def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done | PrefectState[Done]:
+def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done | State[Done]:
     """Stores an expert from a checkpoint of this model, whole or only what fine-tuning changes."""
     key = artefact_key(
         "adopt-expert", ADOPT_VERSION, model=model.digest(), checkpoint=content_digest(checkpoint, space.allow_pickle)
@@ -61,7 +61,7 @@ def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done |
     return run_stage(space, "adopt-expert", key, build, {"model": model.ref, "checkpoint": Path(checkpoint).name})
 
 
-def task_vector_of(expert: Ref, state: State) -> State:
+def task_vector_of(expert: Ref, state: StateDict) -> StateDict:
     """Returns a stored expert's task vector, on the device of the state that it was fine-tuned from."""
     device = next(iter(state.values())).device
     return subtract({name: tensor.to(device) for name, tensor in load_state(expert.path / EXPERT).items()}, state)

@@ -9,15 +9,15 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from torch import Tensor
 
-from bico.calibration import split_at
-from bico.parameter_gradients import ParameterGradient, parameter_gradients
-from bico.task_vector import State as Tensors
+from bico.calibration.covariances import split_at
+from bico.calibration.parameter_gradients import ParameterGradient, parameter_gradients
+from bico.task_vector import StateDict
 from storage.arrays import read_arrays, write_arrays
 from storage.keys import Ref, artefact_key
+from tasks.cached_stage import Done, Workspace, as_state
 from tasks.collect import Calibration
 from tasks.inputs import open_head, open_model, open_split
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, as_state
 
 VERSION = 1
 
@@ -57,9 +57,12 @@ def collect_parameter_gradients(
         indices = torch.tensor(calibration.indices)
         count_of = {size: count for count, size in calibration.sizes.items()}
         snapshots = list(count_of)
-        taught = calibration.targets(space)
+        pseudo_labelled = calibration.targets(space)
         parts = split_at(len(indices), calibration.batch_size, snapshots)
-        batches = (_batch(data.batch(indices[part]), None if taught is None else taught[part]) for part in parts)
+        batches = (
+            _batch(data.batch(indices[part]), None if pseudo_labelled is None else pseudo_labelled[part])
+            for part in parts
+        )
         missing = {keys[key]: folder for key, folder in folders.items()}
         # A group of arrays for each sample count, so that memory holds one.
         for size, gathered in parameter_gradients(open_model(files, device), batches, head, missing, snapshots):
@@ -78,13 +81,13 @@ def collect_parameter_gradients(
     return as_state(Done("collect-parameter-gradients", ref, all(cached for _, cached in made.values())))
 
 
-def read_parameter_gradients(ref: Ref, samples: int) -> Tensors:
+def read_parameter_gradients(ref: Ref, samples: int) -> StateDict:
     """Reads a statistic back at one sample count, by parameter."""
     return read_arrays(_arrays(ref.path, samples))
 
 
-def _batch(labelled: tuple[Tensor, Tensor], taught: Tensor | None) -> tuple[Tensor, Tensor]:
-    return labelled if taught is None else (labelled[0], taught)
+def _batch(labelled: tuple[Tensor, Tensor], pseudo_labelled: Tensor | None) -> tuple[Tensor, Tensor]:
+    return labelled if pseudo_labelled is None else (labelled[0], pseudo_labelled)
 
 
 def _arrays(folder: Path, samples: int) -> Path:

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from bico.data.tasks import Prepared, Task, get_task
-from bico.models.base import PROBE, Model
+from bico.evaluation.linear_head import read
+from bico.evaluation.probe import as_head, fit_probe
 from bico.models.loading import ModelFiles, load
-from bico.probe import as_head, fit_probe
-from bico.readout import read
+from bico.models.protocol import PROBE, Model
 
 
 @dataclass(frozen=True)

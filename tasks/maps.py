@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
+from bico.calibration.signals import Signal, SignalKey
+from bico.linalg.procrustes import Completion
 from bico.methods.evidence import undeclared
-from bico.procrustes import Completion
-from bico.signals import Signal, SignalKey
 from storage.arrays import read_arrays
+from tasks.cached_stage import Workspace
 from tasks.names import array_name
 from tasks.procrustes import SignalMaps
-from tasks.stage import Workspace
 
 
 class StoredMaps:

@@ -1,6 +1,6 @@
 """What arrays are called inside an artefact."""
 
-from bico.signals import Signal
+from bico.calibration.signals import Signal
 
 
 def array_name(tensor: str, signal: Signal, samples: int) -> str:

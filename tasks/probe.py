@@ -8,14 +8,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
+from bico.evaluation.linear_head import linear_head_accuracy
+from bico.evaluation.probe import fit_probe
 from bico.models.loading import ModelFiles
-from bico.probe import fit_probe
-from bico.readout import readout_accuracy
 from storage.keys import artefact_key
+from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.evaluate import METRICS, read_vector
 from tasks.inputs import TaskRef, open_model, open_split, read_features
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, run_stage
 
 VERSION = 1
 
@@ -54,7 +54,7 @@ def probe_model(
         train, test = (open_split(model, space.device, task, split) for split in ("train", "test"))
         with opened.updated(read_vector(weights, opened.state()), alpha):
             probe = fit_probe(*read_features(opened, train, indices), classes)
-            percent = readout_accuracy(opened, test.batches(250, limit), probe)
+            percent = linear_head_accuracy(opened, test.batches(250, limit), probe)
         (out / METRICS).write_text(json.dumps({"accuracy": percent}))
 
     return run_stage(space, "probe", key, build, {"model": model.ref, "task": task.name})

@@ -10,14 +10,14 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from torch import Tensor
 
-from bico.procrustes import RANK_TOLERANCE, Completion, procrustes
-from bico.signals import Signal, signal_key
-from bico.sites import Site
+from bico.calibration.signals import Signal, signal_key
+from bico.linalg.procrustes import RANK_TOLERANCE, Completion, procrustes
+from bico.models.sites import Site
 from storage.arrays import iterate_arrays, write_arrays
 from storage.keys import Ref, artefact_key
+from tasks.cached_stage import Done, Workspace, as_state
 from tasks.names import array_name
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, as_state
 
 VERSION = 2
 
@@ -35,7 +35,7 @@ class SignalMaps:
     """The tensors of the block that carry the signal."""
     samples: tuple[int, ...]
     completion: Completion
-    taught: tuple[Ref, int] | None = None
+    pseudo_labelled: tuple[Ref, int] | None = None
     """Covariances of unlabelled inputs and their number, which are added at every sample count."""
 
     @classmethod
@@ -47,10 +47,10 @@ class SignalMaps:
         group: str,
         samples: Iterable[int],
         completion: Completion,
-        taught: tuple[Ref, int] | None = None,
+        pseudo_labelled: tuple[Ref, int] | None = None,
     ) -> Self:
         tensors = dict.fromkeys(signal_key(site, signal)[0] for site in sites if site.group == group)
-        return cls(covariances, group, signal, tuple(tensors), tuple(samples), completion, taught)
+        return cls(covariances, group, signal, tuple(tensors), tuple(samples), completion, pseudo_labelled)
 
     @property
     def key(self) -> str:
@@ -64,7 +64,11 @@ class SignalMaps:
             samples=list(self.samples),
             completion=self.completion,
             rtol=RANK_TOLERANCE,
-            **({} if self.taught is None else {"taught": self.taught[0], "unlabelled": self.taught[1]}),
+            **(
+                {}
+                if self.pseudo_labelled is None
+                else {"pseudo_labelled": self.pseudo_labelled[0], "unlabelled": self.pseudo_labelled[1]}
+            ),
         )
 
 
@@ -121,10 +125,12 @@ def _covariances(part: SignalMaps) -> Iterator[tuple[str, Tensor]]:
     names = [array_name(tensor, part.signal, samples) for tensor, samples in places]
     labelled = [name for name, (_, samples) in zip(names, places, strict=True) if samples]
     found = iterate_arrays(part.covariances.path / "covariances", labelled) if labelled else iter(())
-    if part.taught is None:
+    if part.pseudo_labelled is None:
         yield from found
         return
-    ref, count = part.taught
-    taught = iterate_arrays(ref.path / "covariances", [array_name(tensor, part.signal, count) for tensor, _ in places])
-    for name, (_, samples), (_, total) in zip(names, places, taught, strict=True):
+    ref, count = part.pseudo_labelled
+    pseudo_labelled = iterate_arrays(
+        ref.path / "covariances", [array_name(tensor, part.signal, count) for tensor, _ in places]
+    )
+    for name, (_, samples), (_, total) in zip(names, places, pseudo_labelled, strict=True):
         yield name, total + next(found)[1] if samples else total

@@ -11,13 +11,13 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from bico.card import Origin, model_card
 from bico.models.loading import ModelFiles
-from bico.recommend import advice
-from bico.report import Row, markdown_table, plot_accuracy, start_of
+from bico.reporting.advice import advice
+from bico.reporting.card import Origin, model_card
+from bico.reporting.report import Row, markdown_table, plot_accuracy, start_of
+from tasks.cached_stage import Done, Workspace
 from tasks.export import export_model
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace
 
 CARD = "README.md"
 

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from bico.recommend import advice
-from bico.report import REFERENCES, Row, base_of, markdown_table, method_label, start_of, summarise
+from bico.reporting.advice import advice
+from bico.reporting.report import REFERENCES, Row, base_of, markdown_table, method_label, start_of, summarise
 from storage.runs import MODELS, register_models
 from storage.tracking import Tracker
 from tasks.retries import RETRIES
 
 
-class Settings(Protocol):
+class TrackingSettings(Protocol):
     """Where runs are recorded."""
 
     home: Path
@@ -35,13 +35,13 @@ def metric_label(method: str, unlabelled: int) -> str:
     return method.replace("=", " ").replace("+", " with ") + f" u{unlabelled}" * bool(unlabelled)
 
 
-def open_tracker(settings: Settings) -> Tracker:
+def open_tracker(settings: TrackingSettings) -> Tracker:
     return Tracker(settings.mlflow_uri, settings.experiment, settings.home)
 
 
 @task(name="record-run", task_run_name="record-run", cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def record_run(
-    settings: Settings,
+    settings: TrackingSettings,
     name: str,
     params: dict[str, Any],
     rows: list[Row],
@@ -104,7 +104,7 @@ def record_run(
     persist_result=False,
     **RETRIES,
 )
-def register(settings: Settings, run: str, name: str, alias: str | None = None) -> dict[str, str]:
+def register(settings: TrackingSettings, run: str, name: str, alias: str | None = None) -> dict[str, str]:
     """Registers the models of an MLflow run and returns their versions, by registered name."""
     versions = register_models(open_tracker(settings), run, name, alias)
     get_run_logger().info("Registered: %s", ", ".join(f"{model} version {v}" for model, v in versions.items()))

@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from bico.errors import ConfigError
 from bico.models.loading import resolve
 from bico.models.releases import Release, releases_at
-from bico.report import Row
+from bico.reporting.report import Row
 
 RECORD = "record.json"
 

@@ -9,9 +9,9 @@ from prefect import task
 from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from bico.layers import Layer, worst
-from bico.recommend import advice
-from bico.report import Row, headlines, markdown_table, method_label, short_name
+from bico.reporting.advice import advice
+from bico.reporting.block_report import BlockReport, worst
+from bico.reporting.report import Row, headlines, markdown_table, method_label, short_name
 
 
 @task(name="show-results", task_run_name="show-results", cache_policy=NO_CACHE, persist_result=False)
@@ -19,7 +19,7 @@ def show_results(
     source: str,
     target: str,
     rows: Sequence[Row],
-    layers: Sequence[Layer],
+    layers: Sequence[BlockReport],
     stages: Mapping[str, Mapping[str, int]],
     plot: Path,
     models: Mapping[str, str],
@@ -43,7 +43,7 @@ def show_results(
 def page(
     pair: str,
     rows: Sequence[Row],
-    layers: Sequence[Layer],
+    layers: Sequence[BlockReport],
     stages: Mapping[str, Mapping[str, int]],
     models: Mapping[str, str],
 ) -> str:

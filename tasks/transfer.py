@@ -9,21 +9,21 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from torch import Tensor
 
+from bico.calibration.parameter_gradients import ParameterGradient
+from bico.calibration.signals import SignalKey
+from bico.linalg.procrustes import Completion
 from bico.methods import Method, Pair
 from bico.methods.evidence import undeclared
 from bico.models.loading import ModelFiles
-from bico.parameter_gradients import ParameterGradient
-from bico.procrustes import Completion
-from bico.signals import SignalKey
 from storage.checkpoints import save_state
 from storage.keys import Ref, artefact_key
+from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.finetune import task_vector_of
 from tasks.gradients import read_parameter_gradients
 from tasks.inputs import open_model
 from tasks.maps import StoredMaps
 from tasks.procrustes import SignalMaps
 from tasks.retries import RETRIES
-from tasks.stage import Done, Workspace, run_stage
 
 VERSION = 2
 VECTOR = "task_vector.safetensors"
@@ -41,7 +41,7 @@ class EvidenceRefs:
     gradients: Mapping[ParameterGradient, Ref] | None = None
     unlabelled: int = 0
     """How many inputs without labels there are beside them."""
-    taught_gradients: Mapping[ParameterGradient, Ref] | None = None
+    pseudo_labelled_gradients: Mapping[ParameterGradient, Ref] | None = None
     """Of those."""
 
 
@@ -78,8 +78,8 @@ def _beside(evidence: EvidenceRefs) -> dict[str, object]:
     """What unlabelled inputs add to the key; without them it is as it always was."""
     if not evidence.unlabelled:
         return {}
-    gradients = {str(kind): ref for kind, ref in (evidence.taught_gradients or {}).items()}
-    return {"unlabelled": evidence.unlabelled, "taught_gradients": gradients}
+    gradients = {str(kind): ref for kind, ref in (evidence.pseudo_labelled_gradients or {}).items()}
+    return {"unlabelled": evidence.unlabelled, "pseudo_labelled_gradients": gradients}
 
 
 class StoredEvidence:
@@ -96,7 +96,7 @@ class StoredEvidence:
     def gradient(self, kind: ParameterGradient) -> Mapping[str, Tensor]:
         places = [
             (self._refs.gradients or {}, self._refs.count),
-            (self._refs.taught_gradients or {}, self._refs.unlabelled),
+            (self._refs.pseudo_labelled_gradients or {}, self._refs.unlabelled),
         ]
         parts = [read_parameter_gradients(refs[kind], count) for refs, count in places if kind in refs and count]
         if not parts:

@@ -16,16 +16,15 @@ import datasets
 import torch
 from safetensors.torch import load_file, save_file
 
-from bico import zoo
-from bico.chain import get_chain
-from bico.compare import compare
 from bico.data.tasks import get_task
-from bico.data.text_corpus import read_passages
 from bico.errors import BicoError
 from bico.methods import Pair, get_method
+from bico.methods.variant import get_variant
+from bico.models import zoo
 from bico.models.loading import CONFIG, WEIGHTS, load, resolve
 from bico.models.releases import Release, releases_at
-from bico.report import Row
+from bico.reporting.compare import compare
+from bico.reporting.report import Row
 from flows import pretrain
 from flows.cache_cli import parse_age
 from flows.config import Settings, TransferConfig, make_config, read_config
@@ -42,6 +41,7 @@ from storage.tracking import Tracker
 from tasks.releases import records
 from tests.releases import write_release
 from tests.tiny_t5 import WORDS, write_t5
+from zoo_build.text_corpus import read_passages
 
 HEADER = """# Bad inputs
 
@@ -192,13 +192,13 @@ MISTAKES = [
     Mistake("Configurations", "`samples: [0]`", lambda h: h.yaml(TWO + "tasks: [digits]\nsamples: [0]\n")),
     Mistake("Configurations", "`--samples 0`, a method of labels", lambda h: h.plan(
         samples=[0], unlabelled=5, methods=["none+head:targets=labels"])),
-    Mistake("Configurations", "method `none`", lambda h: get_chain("none")),
-    Mistake("Configurations", "method `bico+projektion`", lambda h: get_chain("bico+projektion")),
-    Mistake("Configurations", "method `bico+head+projection`", lambda h: get_chain("bico+head+projection")),
-    Mistake("Configurations", "method `none+head:fit=logistic:penalty=1`", lambda h: get_chain(
+    Mistake("Configurations", "method `none`", lambda h: get_variant("none")),
+    Mistake("Configurations", "method `bico+projektion`", lambda h: get_variant("bico+projektion")),
+    Mistake("Configurations", "method `bico+head+projection`", lambda h: get_variant("bico+head+projection")),
+    Mistake("Configurations", "method `none+head:fit=logistic:penalty=1`", lambda h: get_variant(
         "none+head:fit=logistic:penalty=1")),
-    Mistake("Configurations", "method `none+tune:steps=0`", lambda h: get_chain("none+tune:steps=0")),
-    Mistake("Configurations", "`teacher: medium`", lambda h: h.yaml(TWO + "tasks: [digits]\nteacher: medium\n")),
+    Mistake("Configurations", "method `none+tune:steps=0`", lambda h: get_variant("none+tune:steps=0")),
+    Mistake("Configurations", "`pseudo_labels: medium`", lambda h: h.yaml(TWO + "tasks: [digits]\nteacher: medium\n")),
     Mistake("Configurations", "`samples: many`", lambda h: h.yaml(TWO + "tasks: [digits]\nsamples: many\n")),
     Mistake("Configurations", "`sampling: centroid`", lambda h: h.yaml(TWO + "tasks: [digits]\nsampling: centroid\n")),
     Mistake("Configurations", "`completion: full`", lambda h: h.yaml(TWO + "tasks: [digits]\ncompletion: full\n")),

@@ -55,7 +55,7 @@ class Bench:
             "seeds": [0],
             "test_limit": 30,
             "finetune": SHORT,
-            "rivals": False,
+            "baselines": False,
             "out": self.folder / "out",
         }
         return TransferConfig(**values | changes)

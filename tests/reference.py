@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 AT = "visual.transformer.resblocks.{}."
 
 
-def split(state: State, depth: int) -> State:
+def split(state: StateDict, depth: int) -> StateDict:
     """The state with q, k, v apart and the shortcuts of the residual stream as identity matrices (TransFusion, 2.1)."""
     result = {name: tensor for name, tensor in state.items() if "in_proj" not in name}
     for block in range(depth):
@@ -29,7 +29,7 @@ def split(state: State, depth: int) -> State:
     return result
 
 
-def fuse(state: State, depth: int) -> State:
+def fuse(state: StateDict, depth: int) -> StateDict:
     """The way back; shortcuts are left behind."""
     result = {name: tensor for name, tensor in state.items() if "shortcut" not in name}
     for block in range(depth):
@@ -40,7 +40,7 @@ def fuse(state: State, depth: int) -> State:
     return result
 
 
-def forward(state: State, depth: int, heads: int, images: Tensor, seen: dict | None = None) -> Tensor:
+def forward(state: StateDict, depth: int, heads: int, images: Tensor, seen: dict | None = None) -> Tensor:
     """Image features of a split state; `seen` takes what every linear map reads and writes."""
 
     def linear(name: str, x: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def forward(state: State, depth: int, heads: int, images: Tensor, seen: dict | N
     return features
 
 
-def theseus(source: State, target: State, tau: State, depth: int, heads: int, images: Tensor) -> State:
+def theseus(source: StateDict, target: StateDict, tau: StateDict, depth: int, heads: int, images: Tensor) -> StateDict:
     """Section 3, steps 1-5, on one grid of tokens.
 
     Departures: undetermined directions are left out of a map, `proj` reads the pooled token only, and layer norms
@@ -109,8 +109,8 @@ def theseus(source: State, target: State, tau: State, depth: int, heads: int, im
 
 
 def gradfix(
-    target: State,
-    tau: State,
+    target: StateDict,
+    tau: StateDict,
     depth: int,
     heads: int,
     images: Tensor,
@@ -119,7 +119,7 @@ def gradfix(
     scale: float,
     mask: str,
     vote: str,
-) -> State:
+) -> StateDict:
     """Section 1.1, steps 3-5, entry by entry."""
     votes = {name: torch.zeros_like(tensor) for name, tensor in target.items()}
     total = {name: torch.zeros_like(tensor) for name, tensor in target.items()}
@@ -149,7 +149,7 @@ def gradfix(
 class TransFusion:
     """Section 2: permutation matrices, one dictionary of which group acts on which axis of which split parameter."""
 
-    def __init__(self, source: State, target: State, depth: int, heads: int, seed: int = 89) -> None:
+    def __init__(self, source: StateDict, target: StateDict, depth: int, heads: int, seed: int = 89) -> None:
         self.depth, self.heads = depth, heads
         self.a, self.b = split(source, depth), split(target, depth)
         self.groups = self.table()
@@ -196,7 +196,7 @@ class TransFusion:
         groups[into] += [("visual.ln_post.weight", 0), ("visual.ln_post.bias", 0), ("visual.proj", 0)]
         return groups
 
-    def moved(self, state: State, parameter: str, without: str | None = None) -> Tensor:
+    def moved(self, state: StateDict, parameter: str, without: str | None = None) -> Tensor:
         """A parameter with the permutations of all groups (but one) applied to its axes."""
         tensor = state[parameter]
         for group, places in self.groups.items():
@@ -205,10 +205,10 @@ class TransFusion:
                     tensor = torch.tensordot(self.p[group], tensor, dims=([1], [axis])).movedim(0, axis)
         return tensor
 
-    def permuted(self, state: State) -> State:
+    def permuted(self, state: StateDict) -> StateDict:
         return {parameter: self.moved(state, parameter) for parameter in state}
 
-    def transport(self, tau: State) -> State:
+    def transport(self, tau: StateDict) -> StateDict:
         """Section 2.4: the shortcuts have no task vector, and the target keeps its own."""
         update = split(tau, self.depth)
         update |= {name: torch.zeros_like(tensor) for name, tensor in update.items() if "shortcut" in name}

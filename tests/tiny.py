@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from bico.calibration import Batch, cross_covariances, split_at
+from bico.calibration.covariances import Batch, cross_covariances, split_at
+from bico.calibration.signals import Signal
 from bico.methods import Gathered, Method, Pair
 from bico.models.clip_vit import ClipViT
-from bico.signals import Signal
 from bico.transfer import gather
 
 CLASSES = 5

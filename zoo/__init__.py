@@ -1,1 +1,1 @@
-"""The embedded zoo: recipes, weights and measurements of small CLIP models; `bico.zoo` reads them."""
+"""The embedded zoo: recipes, weights and measurements of small CLIP models; `bico.models.zoo` reads them."""

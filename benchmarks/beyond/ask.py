@@ -21,7 +21,7 @@ from benchmarks.beyond.cells import Cell, Draw, Place, append, lines_of
 from benchmarks.beyond.ideas import DEPTH_IDEAS, IDEAS
 from benchmarks.beyond.setting import Expert, open_side
 from bico.finetune import MINI
-from bico.zoo import list_models
+from bico.models.zoo import list_models
 
 HERE = Path(__file__).parent
 Recipes = list[tuple[str, str]]
@@ -91,7 +91,7 @@ class Question:
 
 
 QUESTIONS = {
-    "regimes": Question((*labelled(LABELS), ("bico", "teacher"), *mixed(MIXED))),
+    "regimes": Question((*labelled(LABELS), ("bico", "pseudo_labels"), *mixed(MIXED))),
     "labels": Question(tuple(labelled([*CHIEF, "none+tune:steps=30", "bico+tune:steps=30"])), "labels",
                        labels=(5, 10, 20, 50, 300), unlabelled=(0,)),
     "unlabelled": Question(tuple(mixed(CHIEF)), "unlabelled", unlabelled=(0, 100, 2000)),

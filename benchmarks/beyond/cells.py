@@ -16,17 +16,17 @@ from torch import Tensor
 
 from benchmarks.beyond.ideas import DEPTH_IDEAS, IDEAS
 from benchmarks.beyond.setting import Expert, Side, batches
-from bico.calibration import Covariances, cross_covariances
-from bico.chain import NONE, finish, get_chain
+from bico.calibration.covariances import Covariances, cross_covariances
+from bico.calibration.parameter_gradients import ParameterGradient, parameter_gradients
+from bico.calibration.pseudo_labels import PseudoLabels
+from bico.calibration.signals import Signal
+from bico.evaluation.linear_head import Readings, read
 from bico.finetune import MINI
+from bico.last_steps import Samples, StepContext, StepResult
 from bico.methods import Gathered, Pair, get_method
-from bico.parameter_gradients import ParameterGradient, parameter_gradients
-from bico.predicted_gain import predicted_gain
-from bico.readout import Readings, read
-from bico.refits import Outcome, Samples, Scene
-from bico.signals import Signal
-from bico.task_vector import State
-from bico.teacher import Teacher, targets
+from bico.methods.variant import NONE, finish, get_variant
+from bico.reporting.predicted_gain import predicted_gain
+from bico.task_vector import StateDict
 
 SIGNALS = (Signal.INPUT, Signal.OUTPUT, Signal.OUTPUT_GRAD)
 Made = TypeVar("Made")
@@ -59,11 +59,11 @@ class Line:
     method: str
     samples: int
     """Labelled samples that it looked at."""
-    taught: int
+    pseudo_labelled: int
     """Inputs without labels that it looked at."""
     accuracy: float
     predicted: float | None = None
-    """First-order gain on the labelled samples, nats (`bico.predicted_gain`)."""
+    """First-order gain on the labelled samples, nats (`bico.reporting.predicted_gain`)."""
 
     def record(self) -> dict[str, Any]:
         own = asdict(self)
@@ -94,8 +94,8 @@ def added(*sums: Covariances) -> Covariances:
 
 
 @dataclass(frozen=True)
-class TrunkScene(Scene):
-    """A scene whose target has one trunk: what its projection reads is known, features follow from the projection."""
+class TrunkScene(StepContext):
+    """A context whose target has one trunk: what its projection reads is known, features follow from the projection."""
 
     pooled: Tensor | None = None
     expert: Tensor | None = None
@@ -105,7 +105,7 @@ class TrunkScene(Scene):
     def scores(self) -> Tensor:
         return self.expert
 
-    def target_after(self, vector: State) -> Readings:
+    def target_after(self, vector: StateDict) -> Readings:
         weight = self.target.state()["visual.proj"]
         weight = weight + vector["visual.proj"] if "visual.proj" in vector else weight
         return Readings(self.pooled, self.pooled @ weight)
@@ -126,8 +126,10 @@ class Cell:
         labels = self.source.train.split.labels[pool]
         self.labelled = batches(self.source, target, pool[draw.labelled], labels[draw.labelled])
         self.unlabelled, self.softly = (
-            batches(self.source, target, pool[draw.unlabelled], targets(expert.scores, teacher)[draw.unlabelled])
-            for teacher in (Teacher.HARD, Teacher.SOFT)
+            batches(
+                self.source, target, pool[draw.unlabelled], pseudo_labels(expert.scores, pseudo_labels)[draw.unlabelled]
+            )
+            for pseudo_labels in (PseudoLabels.HARD, PseudoLabels.SOFT)
         )
         self._made: dict[tuple, Any] = {}
 
@@ -137,12 +139,12 @@ class Cell:
         return self._made[key]
 
     def collect(self, data: str) -> Covariances:
-        """Cross-covariances of the models as they are now, from the samples that `data` names: labels, teacher (without
+        """Cross-covariances of the models as they are now, from the samples that `data` names: labels, pseudo_labels (without
         labels), mixed, or soft (mixed, with the expert's probabilities).
         """
         calibration = {
             "labels": self.labelled,
-            "teacher": self.unlabelled,
+            "pseudo_labels": self.unlabelled,
             "mixed": [*self.labelled, *self.unlabelled],
             "soft": [*self.labelled, *self.softly],
         }[data]
@@ -154,14 +156,14 @@ class Cell:
     def sums(self, data: str) -> Covariances:
         """Cross-covariances of the pre-trained models."""
         if data == "mixed":
-            parts = ["labels"] * bool(self.labelled) + ["teacher"] * bool(self.unlabelled)
+            parts = ["labels"] * bool(self.labelled) + ["pseudo_labels"] * bool(self.unlabelled)
             return self._once(("sums", data), lambda: added(*map(self.sums, parts)))
         return self._once(("sums", data), lambda: self.collect(data))
 
-    def gradient(self) -> State:
+    def gradient(self) -> StateDict:
         """Of the target's loss, summed over the labelled samples."""
 
-        def make() -> State:
+        def make() -> StateDict:
             theirs = ((batch.target, batch.labels) for batch in self.labelled)
             count = len(self.draw.labelled)
             ((_, found),) = parameter_gradients(
@@ -177,17 +179,17 @@ class Cell:
         make = lambda: Gathered(len(self.draw.labelled), self.sums(data), gradients)  # noqa: E731
         return self._once(("evidence", data, gradient), make)
 
-    def vector(self, trunk: str, data: str) -> State:
+    def vector(self, trunk: str, data: str) -> StateDict:
         """The target's task vector before any last step that leaves the trunk alone."""
         return self._once(("vector", trunk, data), lambda: self._carry(trunk, data))
 
-    def _carry(self, trunk: str, data: str) -> State:
+    def _carry(self, trunk: str, data: str) -> StateDict:
         front, _, tune = trunk.partition("+")
         if tune:
             before = self.vector(front, data)
             samples = Samples(self.labelled, self.unlabelled if data == "mixed" else [])
-            scene = Scene(self.source.model, self.target.model, self.heads, self.expert.tau, samples)
-            return finish(get_chain(f"{NONE}+{tune}", lr=MINI.lr).steps, before, scene, Gathered()).vector
+            context = StepContext(self.source.model, self.target.model, self.heads, self.expert.tau, samples)
+            return finish(get_variant(f"{NONE}+{tune}", lr=MINI.lr).steps, before, context, Gathered()).vector
         if trunk == NONE:
             return {}
         if idea := (IDEAS | DEPTH_IDEAS).get(trunk):
@@ -214,7 +216,7 @@ class Cell:
 
         return self._once(("pooled", trunk, data), make)
 
-    def scene(self, trunk: str, data: str) -> Scene:
+    def context(self, trunk: str, data: str) -> StepContext:
         places = self._places(data)
         known = {
             "source": chosen(self.source.pool_before, places),
@@ -229,21 +231,23 @@ class Cell:
     def _places(self, data: str) -> Tensor:
         return self.draw.all if data == "mixed" else self.draw.labelled
 
-    def outcome(self, method: str, data: str) -> Outcome:
+    def outcome(self, method: str, data: str) -> StepResult:
         trunk, steps = split(method)
         vector = self.vector(trunk, data)
         if not steps:
-            return Outcome(vector)
-        chain = get_chain(f"{NONE}+{steps}")
-        return finish(chain.steps, vector, self.scene(trunk, data), self.evidence(data) if chain.needs else Gathered())
+            return StepResult(vector)
+        variant = get_variant(f"{NONE}+{steps}")
+        return finish(
+            variant.steps, vector, self.context(trunk, data), self.evidence(data) if variant.needs else Gathered()
+        )
 
     def measure(self, method: str, data: str) -> float:
-        """Accuracy of a recipe in %, from the samples that `data` names: labels, teacher (unlabelled), or mixed."""
+        """Accuracy of a recipe in %, from the samples that `data` names: labels, pseudo_labels (unlabelled), or mixed."""
         trunk, _ = split(method)
         outcome = self.outcome(method, data)
         pooled = self.on_test(trunk, data).pooled
-        if outcome.readout is not None:
-            return self.target.percent(outcome.readout.scores(pooled))
+        if outcome.linear_head is not None:
+            return self.target.percent(outcome.linear_head.scores(pooled))
         weight = self.target.model.state()["visual.proj"]
         moved = outcome.vector.get("visual.proj", torch.zeros_like(weight))
         return self.target.zero_shot(pooled @ (weight + moved))
@@ -278,15 +282,18 @@ def lines_of(cell: Cell, place: Place, recipes: Sequence[tuple[str, str]]) -> It
     yield Line(place, "fine-tuned", 0, 0, _reference(target, oracle, (0, MINI.steps)))
     yield Line(place, "expert", 0, 0, _reference(source, expert.tau, (expert.seed, expert.steps)))
     for method, data in recipes:
-        samples, taught = (0 if data == "teacher" else place.labels), (0 if data == "labels" else place.unlabelled)
+        samples, pseudo_labelled = (
+            (0 if data == "pseudo_labels" else place.labels),
+            (0 if data == "labels" else place.unlabelled),
+        )
         predicted = cell.predicted(method, data) if method in PREDICTED else None
-        yield Line(place, method, samples, taught, cell.measure(method, data), predicted)
+        yield Line(place, method, samples, pseudo_labelled, cell.measure(method, data), predicted)
 
 
 _REFERENCES: dict[tuple, float] = {}
 
 
-def _reference(side: Side, vector: State, which: tuple[int, int]) -> float:
+def _reference(side: Side, vector: StateDict, which: tuple[int, int]) -> float:
     """Accuracy of a fine-tuned model, measured once per process."""
     key = (side.ref, side.task.name, *which)
     if key not in _REFERENCES:

@@ -20,11 +20,11 @@ import torch
 from benchmarks.beyond.cells import Draw
 from benchmarks.beyond.setting import Expert, batches, open_side
 from benchmarks.measure import Clock, PeakMemory, machine, table
-from bico.chain import get_chain, run
+from bico.calibration.pseudo_labels import expert_scores, pseudo_labels
 from bico.finetune import MINI
+from bico.last_steps import Samples
+from bico.methods.variant import get_variant, run
 from bico.models.clip_vit import ClipViT
-from bico.refits import Samples
-from bico.teacher import expert_scores, targets
 
 RECIPES = [
     ("bico", False),
@@ -70,25 +70,27 @@ def main() -> None:
     labels = source.train.split.labels[places[0]]
     models, heads = (source.model, target.model), (source.head, target.head)
 
-    def once(method: str, taught: bool) -> None:
+    def once(method: str, pseudo_labelled: bool) -> None:
         labelled = batches(source, target, places[0], labels)
         unlabelled = []
-        if taught:
+        if pseudo_labelled:
             scores = expert_scores(source.model, expert.tau, source.inputs(places[1]), source.head)
-            unlabelled = batches(source, target, places[1], targets(scores))
-        run(get_chain(method, lr=MINI.lr), expert.tau, *models, Samples(labelled, unlabelled), heads)
+            unlabelled = batches(source, target, places[1], pseudo_labels(scores))
+        run(get_variant(method, lr=MINI.lr), expert.tau, *models, Samples(labelled, unlabelled), heads)
 
     once("bico", False)  # warm
     lines, base = [], 0.0
-    for method, taught in RECIPES:
+    for method, pseudo_labelled in RECIPES:
         with counted({"A": source.model, "B": target.model}) as passes:
-            once(method, taught)
+            once(method, pseudo_labelled)
         memory = PeakMemory()
-        seconds = clock.median(lambda method=method, taught=taught: once(method, taught), REPEATS)
+        seconds = clock.median(
+            lambda method=method, pseudo_labelled=pseudo_labelled: once(method, pseudo_labelled), REPEATS
+        )
         base = base or seconds
         counts = [str(passes[name]) for name in ("forward A", "forward B", "backward A", "backward B")]
         lines.append(
-            [method, f"{LABELS} + {UNLABELLED if taught else 0}", *counts, f"{seconds:.1f}", f"{seconds / base:.1f}",
+            [method, f"{LABELS} + {UNLABELLED if pseudo_labelled else 0}", *counts, f"{seconds:.1f}", f"{seconds / base:.1f}",
              f"{memory.read() / 1e9:.2f}"]
         )  # fmt: skip
     print(

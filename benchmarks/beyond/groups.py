@@ -53,7 +53,7 @@ def read_cells(path: Path) -> list[Cell]:
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             cell = cells.setdefault(place_of(row), Cell(place_of(row), {}, {}))
-            regime = (row["method"], int(row["samples"]), int(row["taught"]))
+            regime = (row["method"], int(row["samples"]), int(row["pseudo_labelled"]))
             cell.accuracy[regime] = float(row["accuracy"])
             if row["predicted"]:
                 cell.predicted[regime] = float(row["predicted"])

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from bico.analysis.moments import Moments, linear_cka
-from bico.calibration import collect_signals
+from bico.calibration.covariances import collect_signals
+from bico.calibration.signals import Signal, SignalKey, signal_key
+from bico.linalg.procrustes import Completion, procrustes
 from bico.methods import Gathered
 from bico.methods.bico import BiCo
-from bico.procrustes import Completion, procrustes
-from bico.signals import Signal, SignalKey, signal_key
-from bico.sites import Site, match_blocks
-from bico.task_vector import State, scale
+from bico.models.sites import Site, match_blocks
+from bico.task_vector import StateDict, scale
 
 if TYPE_CHECKING:
     from benchmarks.beyond.cells import Cell
@@ -59,14 +59,14 @@ def blended(gradients: Tensor, outputs: Tensor, share: float = 0.3) -> Tensor:
 
 
 def _reworked(output_map: Callable[[Tensor, Tensor], Tensor]) -> "Idea":
-    def vector(cell: "Cell", data: str) -> State:
+    def vector(cell: "Cell", data: str) -> StateDict:
         evidence = Reworked(len(cell.draw.labelled), cell.sums(data), output_map=output_map)
         return BiCo().transport(cell.expert.tau, cell.pair, evidence)
 
     return vector
 
 
-def halves(cell: "Cell", data: str) -> State:
+def halves(cell: "Cell", data: str) -> StateDict:
     """Two half steps; the second is aligned anew where the first has led both models."""
     first = scale(cell.vector("bico", data), 0.5)
     with cell.source.model.updated(scale(cell.expert.tau, 0.5)), cell.target.model.updated(first):
@@ -76,7 +76,7 @@ def halves(cell: "Cell", data: str) -> State:
     return {name: first[name] + second[name] for name in first}
 
 
-def refit_first(cell: "Cell", data: str) -> State:
+def refit_first(cell: "Cell", data: str) -> StateDict:
     """The projection is refitted before transport, so that the target's gradients are those of a better reader; the other
     sites are carried, and the refit stays.
     """
@@ -87,19 +87,19 @@ def refit_first(cell: "Cell", data: str) -> State:
     return carried | refit
 
 
-def merged(cell: "Cell", data: str) -> State:
+def merged(cell: "Cell", data: str) -> StateDict:
     """The mean of two experts' task vectors is carried: one solution's accidents are halved."""
     both = [cell.expert.tau, cell.expert.other()]
     mean = {name: sum(tau[name] for tau in both) / 2 for name in both[0]}
     return BiCo().transport(mean, cell.pair, cell.evidence(data))
 
 
-def soft(cell: "Cell", data: str) -> State:
+def soft(cell: "Cell", data: str) -> StateDict:
     """The expert's probabilities, in place of its predictions, as targets of the loss on inputs without labels."""
     return BiCo().transport(cell.expert.tau, cell.pair, cell.evidence("soft" if data == "mixed" else data))
 
 
-def matched(cell: "Cell", data: str) -> State:
+def matched(cell: "Cell", data: str) -> StateDict:
     """Blocks of a deeper or shallower target take their updates from those that see most alike, and not from those of the
     same relative depth.
     """
@@ -107,7 +107,7 @@ def matched(cell: "Cell", data: str) -> State:
         return BiCo().transport(cell.expert.tau, cell.pair, Gathered(len(cell.draw.labelled), cell.collect(data)))
 
 
-def shared(cell: "Cell", data: str) -> State:
+def shared(cell: "Cell", data: str) -> StateDict:
     """A source block that serves several of the target's gives each a part: together they move as far as it did."""
     vector, sites = cell.vector("bico", data), cell.target.model.sites
     uses = Counter(sites_blocks := match_blocks(_depth(cell.source.model.sites), _depth(sites)))
@@ -162,14 +162,14 @@ def alike_blocks(likeness: Tensor) -> list[int]:
 
 def taking(blocks: list[int]) -> AbstractContextManager:
     """Within it, the target's blocks take their updates from these blocks of the source."""
-    return patch("bico.sites.match_blocks", lambda source, target: blocks)
+    return patch("bico.models.sites.match_blocks", lambda source, target: blocks)
 
 
 def _depth(sites: Sequence[Site]) -> int:
     return 1 + max(site.block for site in sites if site.block is not None)
 
 
-Idea = Callable[["Cell", str], State]
+Idea = Callable[["Cell", str], StateDict]
 IDEAS: dict[str, Idea] = {
     "bico-completed": _reworked(completed),
     "bico-blended": _reworked(blended),

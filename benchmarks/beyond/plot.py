@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.beyond.cells import REFERENCES
 from benchmarks.beyond.groups import Cell, along, average, axis_values, comparable
-from bico.report import COLOURS, method_label
+from bico.reporting.report import COLOURS, method_label
 
 AXES = {
     "labels": "labelled samples N",
@@ -19,7 +19,7 @@ AXES = {
 
 
 def plot_axis(axis: str, cells: Sequence[Cell], ax: Axes) -> Axes:
-    """Average accuracy along the axis: a transfer as a full line, its control or rival dashed in the same colour."""
+    """Average accuracy along the axis: a transfer as a full line, its control or baseline dashed in the same colour."""
     found, values = along(axis, cells), axis_values(axis, cells)
     steps = dict.fromkeys(step(method) for method in found)
     colours = {name: f"C{place}" for place, name in enumerate(steps)} | {"": COLOURS["bico"]}

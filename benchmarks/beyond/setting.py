@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bico.calibration import Batch, split_at
+from bico.calibration.covariances import Batch, split_at
+from bico.calibration.pseudo_labels import expert_scores
 from bico.data.tasks import Prepared, Task, get_task
+from bico.evaluation.linear_head import Readings, read
 from bico.finetune import MINI, finetune
 from bico.models.clip_vit import ClipViT
 from bico.models.loading import load, resolve
-from bico.readout import Readings, read
-from bico.task_vector import State, subtract
-from bico.teacher import expert_scores
+from bico.task_vector import StateDict, subtract
 from storage.checkpoints import load_state, save_state
 
 POOL = 2100
@@ -49,7 +49,7 @@ class Side:
     def pool(self) -> Tensor:
         return self.order[: min(POOL, len(self.order) // 2)]
 
-    def fine_tuned(self, seed: int, folder: Path, steps: int = MINI.steps) -> State:
+    def fine_tuned(self, seed: int, folder: Path, steps: int = MINI.steps) -> StateDict:
         """The task vector of fine-tuning on everything but the pool."""
         path = folder / f"{self.name}-{self.task.name}-{seed}-{steps}.safetensors"
         if not path.is_file():
@@ -73,7 +73,7 @@ class Side:
     def test_before(self) -> Readings:
         return self.on_test({})
 
-    def on_test(self, vector: State) -> Readings:
+    def on_test(self, vector: StateDict) -> Readings:
         """Readings of the test samples, with a task vector."""
         with self.model.updated(vector):
             return read(self.model, (inputs for inputs, _ in self.test.batches(BATCH, self.limit)))
@@ -102,7 +102,7 @@ class Expert:
     """A fine-tuned source, and what it says of the pool: shared by all targets and calibration seeds."""
 
     side: Side
-    tau: State
+    tau: StateDict
     after: Readings
     scores: Tensor
     seed: int = 0
@@ -118,7 +118,7 @@ class Expert:
             after = read(side.model, inputs)
         return cls(side, tau, after, expert_scores(side.model, tau, inputs, side.head), seed, steps, folder)
 
-    def other(self) -> State:
+    def other(self) -> StateDict:
         """The task vector of a second expert, which saw the same samples in another order."""
         return self.side.fine_tuned(self.seed + 1, self.folder, self.steps)
 

@@ -35,10 +35,10 @@ from benchmarks.beyond.groups import (
     value_on,
 )
 from benchmarks.beyond.plot import plot
-from bico.chain import control, get_chain
-from bico.provenance import machine
-from bico.recommend import recommend
-from bico.report import Row, method_label
+from bico.methods.variant import control, get_variant
+from bico.reporting.advice import recommend
+from bico.reporting.provenance import machine
+from bico.reporting.report import Row, method_label
 
 
 def accuracy_table(cells: Sequence[Cell]) -> str:
@@ -212,7 +212,9 @@ def page(question: str, cells: Sequence[Cell]) -> str:
 
 def middle(question: Question, cells: Sequence[Cell], regimes: Sequence[Cell]) -> list[Cell]:
     """What the question of regimes has measured of this one: the middle of its axis, for the same tasks, experts and draws."""
-    wanted = {(method, data == "labels" or not get_chain(method).uses_unlabelled) for method, data in question.recipes}
+    wanted = {
+        (method, data == "labels" or not get_variant(method).uses_unlabelled) for method, data in question.recipes
+    }
     same = {(cell.task, cell.place.expert, cell.place.seed) for cell in cells}
     return [
         Cell(

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bico.analysis.records import Measurement
+from bico.calibration.signals import Signal
 from bico.errors import ShapeError
-from bico.signals import Signal
 
 POINTS = 33
 """Places at which a spectrum is kept: enough for a plot, whatever the width."""

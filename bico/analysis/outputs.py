@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bico.analysis.records import Measurement, RowMeans, layers
-from bico.calibration import collect_signals, real_rows
-from bico.models.base import Model
-from bico.signals import Signal
+from bico.calibration.covariances import collect_signals, real_rows
+from bico.calibration.signals import Signal
+from bico.models.protocol import Model
 
 
 def output_similarity(

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from bico.analysis.moments import Moments, linear_cka
 from bico.analysis.records import Measurement, RowMeans, layers
-from bico.calibration import Batch, pair_rows
-from bico.models.base import Model
-from bico.signals import Signal, SignalKey
+from bico.calibration.covariances import Batch, pair_rows
+from bico.calibration.signals import Signal, SignalKey
+from bico.models.protocol import Model
 
 BEFORE, AFTER = "before", "after"
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from bico.analysis.pairs import AFTER, BEFORE
 from bico.analysis.records import Curve, Measurement, by_series, curve
-from bico.procrustes import RANK_TOLERANCE
-from bico.report import COLOURS, method_label
-from bico.signals import Signal
+from bico.calibration.signals import Signal
+from bico.linalg.procrustes import RANK_TOLERANCE
+from bico.reporting.report import COLOURS, method_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

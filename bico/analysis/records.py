@@ -8,8 +8,8 @@ from typing import NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from bico.signals import Signal, signal_key
-from bico.sites import Site
+from bico.calibration.signals import Signal, signal_key
+from bico.models.sites import Site
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageFilter
 
-from bico.data.pictures.backgrounds import gradient
-from bico.data.pictures.canvas import SIDE, Pose, blank, fill, finish, paint
-from bico.data.pictures.strokes import STROKES, spline
+from bico.data.drawing.backgrounds import gradient
+from bico.data.drawing.canvas import SIDE, Pose, blank, fill, finish, paint
+from bico.data.drawing.strokes import STROKES, spline
 
 _SPLITS = {"train": 0, "test": 1}
 

@@ -2,15 +2,15 @@
 
 from typing import ClassVar
 
+from bico.calibration.signals import Signal
 from bico.methods.aligned import Aligned
-from bico.signals import Signal
 
 
 class InputOnly(Aligned):
     """Aligns inputs by activations and leaves outputs as they are."""
 
     name: ClassVar[str] = "input-only"
-    source: ClassVar[str] = "BiCo, table 5"
+    reference: ClassVar[str] = "BiCo, table 5"
     input_side: ClassVar[Signal | None] = Signal.INPUT
     output_side: ClassVar[Signal | None] = None
 
@@ -19,7 +19,7 @@ class OutputOnly(Aligned):
     """Aligns outputs by loss gradients and leaves inputs as they are."""
 
     name: ClassVar[str] = "output-only"
-    source: ClassVar[str] = "BiCo, table 5"
+    reference: ClassVar[str] = "BiCo, table 5"
     input_side: ClassVar[Signal | None] = None
     output_side: ClassVar[Signal | None] = Signal.OUTPUT_GRAD
 
@@ -28,6 +28,6 @@ class GradientOnly(Aligned):
     """Aligns both sides by loss gradients: those of a site's inputs, and of its outputs."""
 
     name: ClassVar[str] = "gradient-only"
-    source: ClassVar[str] = "BiCo, table 5"
+    reference: ClassVar[str] = "BiCo, table 5"
     input_side: ClassVar[Signal | None] = Signal.INPUT_GRAD
     output_side: ClassVar[Signal | None] = Signal.OUTPUT_GRAD

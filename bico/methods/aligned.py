@@ -6,14 +6,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from bico.calibration.signals import Signal, signal_key
 from bico.errors import MethodError, ShapeError
+from bico.linalg.matmul import product
+from bico.linalg.procrustes import Completion
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.protocol import Others, Pair, carry_others, check_others
-from bico.procrustes import Completion
-from bico.products import product
-from bico.signals import Signal, signal_key
-from bico.sites import Site, assemble
-from bico.task_vector import State
+from bico.models.sites import Site, assemble
+from bico.task_vector import StateDict
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Aligned:
                     )
         check_others(pair, self.others)
 
-    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> State:
+    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         self.check(pair)
         matched = pair.matched
         weights, biases = {}, {}

@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
+from bico.calibration.signals import Signal
 from bico.methods.aligned import Aligned
-from bico.signals import Signal
 
 
 class BiCo(Aligned):
@@ -14,6 +14,6 @@ class BiCo(Aligned):
     """
 
     name: ClassVar[str] = "bico"
-    source: ClassVar[str] = "Bilinear Coordinate Alignment for Training-Free Task-Vector Transfer"
+    reference: ClassVar[str] = "Bilinear Coordinate Alignment for Training-Free Task-Vector Transfer"
     input_side: ClassVar[Signal | None] = Signal.INPUT
     output_side: ClassVar[Signal | None] = Signal.OUTPUT_GRAD

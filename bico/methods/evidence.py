@@ -6,10 +6,10 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from bico.calibration.parameter_gradients import ParameterGradient
+from bico.calibration.signals import Signal, SignalKey
 from bico.errors import MethodError
-from bico.parameter_gradients import ParameterGradient
-from bico.procrustes import RANK_TOLERANCE, Completion, procrustes
-from bico.signals import Signal, SignalKey
+from bico.linalg.procrustes import RANK_TOLERANCE, Completion, procrustes
 
 
 @dataclass(frozen=True)

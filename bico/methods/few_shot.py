@@ -7,11 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from bico.calibration.parameter_gradients import ParameterGradient
 from bico.errors import ConfigError
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.protocol import Pair
-from bico.parameter_gradients import ParameterGradient
-from bico.task_vector import State
+from bico.task_vector import StateDict
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FewShot:
     eps: float = 1e-8
 
     name: ClassVar[str] = "few-shot"
-    source: ClassVar[str] = "one step of fine-tuning at matched cost (BiCo, table C)"
+    reference: ClassVar[str] = "one step of fine-tuning at matched cost (BiCo, table C)"
 
     def __post_init__(self) -> None:
         finite = all(math.isfinite(value) for value in (self.lr, self.eps, self.weight_decay))
@@ -51,7 +51,7 @@ class FewShot:
     def check(self, pair: Pair) -> None:
         """Any target can be fine-tuned."""
 
-    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> State:
+    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         step = {}
         for name, total in evidence.gradient(ParameterGradient.SUM).items():
             parameter = pair.target_state[name]

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from bico.calibration.parameter_gradients import ParameterGradient
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.protocol import Pair, check_one_architecture
-from bico.parameter_gradients import ParameterGradient
-from bico.task_vector import State
+from bico.task_vector import StateDict
 
 
 class Mask(StrEnum):
@@ -49,7 +49,7 @@ class GradFix:
     vote: Vote = Vote.MAJORITY
 
     name: ClassVar[str] = "gradfix"
-    source: ClassVar[str] = "GradFix: gradient-sign masking (Rinaldi et al., 2025)"
+    reference: ClassVar[str] = "GradFix: gradient-sign masking (Rinaldi et al., 2025)"
 
     @property
     def _kind(self) -> ParameterGradient:
@@ -62,7 +62,7 @@ class GradFix:
     def check(self, pair: Pair) -> None:
         check_one_architecture(self.name, pair)
 
-    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> State:
+    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         self.check(pair)
         gathered = evidence.gradient(self._kind)
         # Votes are of the descent direction already; a gradient points uphill.

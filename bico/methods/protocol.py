@@ -9,10 +9,10 @@ from torch import Tensor
 
 from bico.errors import MethodError
 from bico.methods.evidence import Evidence, Needs
-from bico.models.base import Model, check_pair
-from bico.permutations import PermutationGroup
-from bico.sites import Site, match_sites
-from bico.task_vector import State
+from bico.models.permutations import PermutationGroup
+from bico.models.protocol import Model, check_pair
+from bico.models.sites import Site, match_sites
+from bico.task_vector import StateDict
 
 
 class Others(StrEnum):
@@ -52,7 +52,7 @@ class Method(Protocol):
     """A way to carry a task vector over. A frozen dataclass without state; its fields are its settings."""
 
     name: ClassVar[str]
-    source: ClassVar[str]
+    reference: ClassVar[str]
     """Paper or place it comes from."""
 
     @property
@@ -68,7 +68,7 @@ class Method(Protocol):
         """
         ...
 
-    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> State:
+    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         """Returns the target's task vector; parameters it does not name stay as they are.
 
         Arguments:
@@ -94,7 +94,7 @@ def check_one_architecture(method: str, pair: Pair) -> None:
             )
 
 
-def carry_others(tau: Mapping[str, Tensor], pair: Pair, others: Others) -> State:
+def carry_others(tau: Mapping[str, Tensor], pair: Pair, others: Others) -> StateDict:
     """Returns the part of the target's task vector that belongs to no site, by policy.
 
     Raises:

@@ -2,8 +2,8 @@
 
 from typing import ClassVar
 
+from bico.calibration.signals import Signal
 from bico.methods.aligned import Aligned
-from bico.signals import Signal
 
 
 class Theseus(Aligned):
@@ -14,6 +14,6 @@ class Theseus(Aligned):
     """
 
     name: ClassVar[str] = "theseus"
-    source: ClassVar[str] = "THESEUS: task-vector transfer by aligning activation spaces"
+    reference: ClassVar[str] = "THESEUS: task-vector transfer by aligning activation spaces"
     input_side: ClassVar[Signal | None] = Signal.INPUT
     output_side: ClassVar[Signal | None] = Signal.OUTPUT

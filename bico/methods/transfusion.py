@@ -12,8 +12,8 @@ from torch import Tensor
 from bico.errors import ConfigError, MethodError
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.protocol import Pair, check_one_architecture
-from bico.permutations import PermutationGroup, Permutations, axes_of, identities, permute, permute_state
-from bico.task_vector import State
+from bico.models.permutations import PermutationGroup, Permutations, axes_of, identities, permute, permute_state
+from bico.task_vector import StateDict
 
 PROGRESS = 1e-12
 """An assignment has changed something if its value moved by more than this."""
@@ -41,7 +41,7 @@ class TransFusion:
     """Order in which each sweep visits the groups."""
 
     name: ClassVar[str] = "transfusion"
-    source: ClassVar[str] = "TransFusion: re-basin of task vectors (Rinaldi et al., 2025)"
+    reference: ClassVar[str] = "TransFusion: re-basin of task vectors (Rinaldi et al., 2025)"
 
     def __post_init__(self) -> None:
         if self.sweeps < 1:
@@ -65,7 +65,7 @@ class TransFusion:
                 "an aligned method (bico, theseus)."
             )
 
-    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> State:
+    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         self.check(pair)
         groups = pair.target_permutations
         found = match(pair.source_state, pair.target_state, groups, self.sweeps, self.intra_head, self.seed)

@@ -10,8 +10,8 @@ from torch import Tensor
 from bico.errors import MethodError
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.protocol import Others, Pair, carry_others, check_one_architecture, check_others
-from bico.sites import Site, assemble
-from bico.task_vector import State
+from bico.models.sites import Site, assemble
+from bico.task_vector import StateDict
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Naive:
     """Adds the source's task vector as it is, every parameter of it: `θ_B + τ_A`. Identical architectures only."""
 
     name: ClassVar[str] = "naive"
-    source: ClassVar[str] = "task arithmetic without alignment (BiCo, table 3)"
+    reference: ClassVar[str] = "task arithmetic without alignment (BiCo, table 3)"
 
     @property
     def needs(self) -> Needs:
@@ -28,7 +28,7 @@ class Naive:
     def check(self, pair: Pair) -> None:
         check_one_architecture(self.name, pair)
 
-    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> State:
+    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         self.check(pair)
         return {name: tensor.clone() for name, tensor in tau.items()}
 
@@ -53,7 +53,7 @@ class _Corner(ABC):
             self.check_site(matched[site.name], site)
         check_others(pair, self.others)
 
-    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> State:
+    def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         self.check(pair)
         matched = pair.matched
         weights, biases = {}, {}
@@ -69,7 +69,7 @@ class ZeroPad(_Corner):
     """Fills a wider target up with zeros (BiCo, table 1)."""
 
     name: ClassVar[str] = "zero-pad"
-    source: ClassVar[str] = "zero-padding (BiCo, table 1)"
+    reference: ClassVar[str] = "zero-padding (BiCo, table 1)"
 
     def check_site(self, ours: Site, theirs: Site) -> None:
         if theirs.shape[0] < ours.shape[0] or theirs.shape[1] < ours.shape[1]:
@@ -82,7 +82,7 @@ class Crop(_Corner):
     """Cuts the update down to a narrower target (BiCo, appendix, table D)."""
 
     name: ClassVar[str] = "crop"
-    source: ClassVar[str] = "cropping (BiCo, table D)"
+    reference: ClassVar[str] = "cropping (BiCo, table D)"
 
     def check_site(self, ours: Site, theirs: Site) -> None:
         if theirs.shape[0] > ours.shape[0] or theirs.shape[1] > ours.shape[1]:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from bico.errors import CheckpointError, ShapeError
 from bico.models.clip_vit_permutations import vit_permutations
 from bico.models.parameters import added, check_finite
-from bico.sites import Site, Slot
-from bico.task_vector import State
+from bico.models.sites import Site, Slot
+from bico.task_vector import StateDict
 
 PREFIX = "visual."
 
@@ -65,7 +65,7 @@ class ClipViT:
     def device(self) -> torch.device:
         return self.model.logit_scale.device
 
-    def state(self) -> State:
+    def state(self) -> StateDict:
         return {PREFIX + name: p.detach() for name, p in self.model.visual.named_parameters()}
 
     def trainable(self) -> list[nn.Parameter]:

@@ -2,8 +2,8 @@
 
 from open_clip.transformer import VisionTransformer
 
-from bico.permutations import PermutationGroup, Place
-from bico.sites import Slot
+from bico.models.permutations import PermutationGroup, SlotAxis
+from bico.models.sites import Slot
 
 
 def vit_permutations(visual: VisionTransformer, prefix: str) -> tuple[PermutationGroup, ...]:
@@ -17,10 +17,10 @@ def vit_permutations(visual: VisionTransformer, prefix: str) -> tuple[Permutatio
     """
     width, last = visual.conv1.out_channels, len(visual.transformer.resblocks) - 1
 
-    def place(parameter: str, axis: int = 0, rows: tuple[int, int] | None = None) -> Place:
-        return Place(Slot(prefix + parameter, *(rows or ())), axis)
+    def place(parameter: str, axis: int = 0, rows: tuple[int, int] | None = None) -> SlotAxis:
+        return SlotAxis(Slot(prefix + parameter, *(rows or ())), axis)
 
-    def norm(name: str) -> list[Place]:
+    def norm(name: str) -> list[SlotAxis]:
         return [place(f"{name}.weight"), place(f"{name}.bias")]
 
     stream = [place("conv1.weight"), place("class_embedding"), place("positional_embedding", 1), *norm("ln_pre")]

@@ -22,12 +22,12 @@ from open_clip import factory
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import nn
 
-from bico import zoo
 from bico.errors import CheckpointError, UnknownModelError, nearest, one_line
-from bico.models.base import Model
+from bico.models import zoo
 from bico.models.clip_vit import ClipViT
 from bico.models.files import T5, ModelFiles
 from bico.models.pickles import refuse_pickle
+from bico.models.protocol import Model
 from bico.models.t5_loading import download, find_folder, is_transformers, load_t5
 
 __all__ = ["CONFIG", "WEIGHTS", "ModelFiles", "load", "resolve"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bico.errors import CheckpointError
-from bico.task_vector import State, check_same_architecture
+from bico.task_vector import StateDict, check_same_architecture
 
 
 def check_finite(named: Iterable[tuple[str, Tensor]], model: str) -> None:
@@ -24,7 +24,7 @@ def check_finite(named: Iterable[tuple[str, Tensor]], model: str) -> None:
 
 
 @contextmanager
-def added(parameters: State, vector: Mapping[str, Tensor], alpha: float) -> Iterator[None]:
+def added(parameters: StateDict, vector: Mapping[str, Tensor], alpha: float) -> Iterator[None]:
     """Adds a task vector to live parameters for the time of the context; afterwards they are bit for bit as before.
 
     Raises:

@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import T5ForConditionalGeneration
 
 from bico.errors import CheckpointError, ShapeError
-from bico.models.base import PROBE, TEXT
 from bico.models.parameters import added, check_finite
-from bico.sites import Site, Slot
-from bico.task_vector import State
+from bico.models.protocol import PROBE, TEXT
+from bico.models.sites import Site, Slot
+from bico.task_vector import StateDict
 
 PREFIX = "encoder."
 MAX_TOKENS = 256
@@ -71,7 +71,7 @@ class T5Encoder:
     def _parameters(self) -> dict[str, nn.Parameter]:
         return {name: p for name, p in self.model.named_parameters() if name.startswith(self.prefixes)}
 
-    def state(self) -> State:
+    def state(self) -> StateDict:
         return {name: p.detach() for name, p in self._parameters().items()}
 
     def trainable(self) -> list[nn.Parameter]:

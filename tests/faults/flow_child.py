@@ -28,7 +28,7 @@ from prefect.settings import (
 
 import storage.bucket
 import storage.tracking  # noqa: F401 - the same
-from bico.report import Row, plot_accuracy
+from bico.reporting.report import Row, plot_accuracy
 from flows.config import Settings, TransferConfig
 from flows.plan import make_plan
 from flows.server import one_certificate
@@ -44,7 +44,7 @@ def short_transfer(folder: Path) -> dict[str, Any]:
     """The run that faults are put into."""
     return {
         "source": str(folder / "a"), "target": str(folder / "b"), "tasks": ["digits"], "methods": ["bico"],
-        "samples": [6], "seeds": [0], "test_limit": 20, "oracle": False, "export": "none", "rivals": False,
+        "samples": [6], "seeds": [0], "test_limit": 20, "oracle": False, "export": "none", "baselines": False,
         "finetune": {"steps": 2, "batch_size": 8, "lr": 1e-3, "warmup": 1},
     }  # fmt: skip
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bico.provenance import machine
+from bico.reporting.provenance import machine
 from tests.faults.trials import Outcome
 
 PACKAGES = ("torch", "zarr", "obstore", "moto", "prefect", "distributed", "mlflow")

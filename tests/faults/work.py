@@ -21,7 +21,7 @@ from storage.keys import artefact_key
 from tests.faults import disks, mutations
 
 STEPS = 3
-"""The chain: each step reads the one before. Its first step leaves two artefacts of one pass."""
+"""The variant: each step reads the one before. Its first step leaves two artefacts of one pass."""
 FILES = ("chunks/c0", "chunks/c1", "index.json")
 
 PROCESSES: Any = multiprocessing.get_context("forkserver")
@@ -51,8 +51,8 @@ ERRORS = {
 
 def artefacts() -> list[str]:
     """The keys of the pipeline's artefacts, in order; the second is the other half of the first step."""
-    chain = [artefact_key("step", 1, number=number) for number in range(STEPS)]
-    return [chain[0], artefact_key("twin", 1), *chain[1:]]
+    variant = [artefact_key("step", 1, number=number) for number in range(STEPS)]
+    return [variant[0], artefact_key("twin", 1), *variant[1:]]
 
 
 def content(key: str, name: str, before: bytes) -> bytes:

@@ -57,7 +57,7 @@ def main() -> int:
 
 def perform(stage: Stage, pictures: Path | None) -> None:
     """The play; imports Prefect and MLflow, which read the environment."""
-    from bico.provenance import machine
+    from bico.reporting.provenance import machine
     from tests.rehearsal import acts, checks
     from tests.rehearsal.shots import Gallery
 

@@ -1,0 +1,259 @@
+"""Calibration: the cross-covariances that one forward-backward pass per model leaves behind."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bico.calibration.signals import Signal, SignalKey, signal_key, watch
+from bico.errors import CalibrationError, ShapeError
+from bico.linalg.matmul import add_product, product
+from bico.models.protocol import Model
+from bico.models.sites import Site, match_sites
+
+Covariances = dict[SignalKey, Tensor]
+"""Cross-covariances (source features x target features), float32, by the *target's* signal key."""
+
+
+def resample_tokens(
+    tokens: Float[Tensor, "batch source_tokens features"],
+    source_grid: tuple[int, int],
+    target_grid: tuple[int, int],
+) -> Float[Tensor, "batch target_tokens features"]:
+    """Brings a signal of a picture model onto another model's patch grid; the class token is kept as it is.
+
+    Bilinear with `align_corners=False`, as THESEUS and BiCo (section 3.2) do it.
+
+    Arguments:
+        tokens: Class token first, then the patches row by row.
+        source_grid: Patches (down, across) of the model that made `tokens`.
+        target_grid: Patches (down, across) wanted.
+    """
+    if source_grid == target_grid:
+        return tokens
+    batch, count, features = tokens.shape
+    if count != 1 + source_grid[0] * source_grid[1]:
+        raise ShapeError(f"{count} tokens are not one class token and a {source_grid[0]}x{source_grid[1]} patch grid.")
+    picture = tokens[:, 1:].transpose(1, 2).reshape(batch, features, *source_grid)
+    picture = F.interpolate(picture, size=target_grid, mode="bilinear", align_corners=False)
+    return torch.cat([tokens[:, :1], picture.flatten(2).transpose(1, 2)], dim=1)
+
+
+def split_at(count: int, batch_size: int, snapshots: Iterable[int]) -> Iterator[slice]:
+    """Yields slices of at most `batch_size` over 0..count that never cross a snapshot.
+
+    Example:
+        >>> [(s.start, s.stop) for s in split_at(100, 64, [10, 100])]
+        [(0, 10), (10, 74), (74, 100)]
+    """
+    start = 0
+    for end in sorted({*snapshots, count}):
+        for begin in range(start, end, batch_size):
+            yield slice(begin, min(begin + batch_size, end))
+        start = end
+
+
+B = TypeVar("B")
+
+
+def until_snapshots(
+    batches: Iterable[B], size: Callable[[B], int], snapshots: Iterable[int]
+) -> Iterator[tuple[B, int, bool]]:
+    """Yields each batch up to the last snapshot, with how many samples have come with it and whether a snapshot is due.
+
+    Raises:
+        CalibrationError: If a batch steps over a snapshot, or the batches end before the last one.
+    """
+    waiting, seen = sorted(set(snapshots)), 0
+    for batch in batches:
+        seen += size(batch)
+        if waiting and seen > waiting[0]:
+            raise CalibrationError(
+                f"A batch ended at sample {seen}, past the snapshot at {waiting[0]}: cut batches with split_at."
+            )
+        due = seen in waiting
+        yield batch, seen, due
+        if due and not (waiting := waiting[1:]):
+            return
+    if waiting:
+        raise CalibrationError(
+            f"The calibration batches ended after {seen} samples, before the snapshot at {waiting[0]}."
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The same calibration samples, as each of the two models wants them."""
+
+    source: Tensor
+    target: Tensor
+    labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+    """Targets of the loss: classes, or their probabilities."""
+
+
+def cross_covariances(
+    source: Model,
+    target: Model,
+    batches: Iterable[Batch],
+    heads: tuple[Tensor, Tensor],
+    signals: Iterable[Signal],
+    snapshots: Sequence[int],
+    sites: Sequence[Site] | None = None,
+    on_batch: Callable[[int], None] = lambda seen: None,
+) -> Iterator[tuple[int, Covariances]]:
+    r"""Streams `Σ rows_sourceᵀ rows_target` of every signal at every matched site.
+
+    One forward pass per model and batch, and one backward pass if a gradient is among the signals. The loss is summed
+    over samples, so covariances add up over batches and do not depend on the batch size. Rows whose gradient is zero
+    in either model (all but the class token in the last block) are dropped before the product.
+
+    The source's signals of a batch are kept until the target's pass, which multiplies each of its own with its
+    counterpart as soon as it comes up and lets go of both. So memory holds both models, the covariances, and one batch of
+    the source's signals; of the target's, what its backward pass needs.
+
+    Arguments:
+        source: The model that was fine-tuned, at its pre-trained weights.
+        target: The new base model.
+        batches: Samples in the order of the calibration set, cut at the snapshots (`split_at`).
+        heads: Classification heads (classes, features) of source and target, in which the task loss is taken.
+        signals: Which signals to collect.
+        snapshots: Sample counts at which the sums so far are yielded.
+        sites: The target's sites to serve; all of them by default.
+        on_batch: Called with the number of samples seen, for progress.
+
+    Yields:
+        Pairs of a sample count and the covariances up to there. The tensors are the caller's own; they are copies until
+        the last snapshot, so drop them before going on where memory is short.
+
+    Raises:
+        CalibrationError: If a selected signal was never seen, is not finite, or if the batches end before the last
+            snapshot or step over one.
+    """
+    signals = list(signals)
+    sums: Covariances = {}
+
+    def multiply(key: SignalKey, ours: Tensor, theirs: Tensor) -> None:
+        if key in sums:
+            add_product(sums[key], ours, theirs)
+        else:
+            sums[key] = product(ours.T, theirs)
+
+    for batch, seen, due in until_snapshots(batches, lambda batch: len(batch.labels), snapshots):
+        pair_rows(source, target, batch, heads, signals, multiply, sites)
+        on_batch(seen)
+        if due:
+            _check_finite(sums)
+            last = seen == max(snapshots)
+            yield seen, sums if last else {key: value.clone() for key, value in sums.items()}
+
+
+def pair_rows(
+    source: Model,
+    target: Model,
+    batch: Batch,
+    heads: tuple[Tensor, Tensor],
+    signals: Iterable[Signal],
+    receive: Callable[[SignalKey, Float[Tensor, "rows source"], Float[Tensor, "rows target"]], None],
+    sites: Sequence[Site] | None = None,
+) -> None:
+    """Runs one batch through both models and hands over the rows of each signal that belong together, as they come up.
+
+    The source's tokens are brought onto the target's grid, one signal at a time; padding is left out. Of gradients, rows
+    that are zero in either model are dropped. Nothing is kept beyond its use.
+
+    Arguments:
+        receive: Takes the *target's* signal key, the source's rows and the target's.
+        sites: The target's sites to serve; all of them by default.
+
+    Raises:
+        CalibrationError: If a selected signal was never seen, or the two models do not see the same tokens.
+    """
+    signals = list(signals)
+    matched = match_sites(source.sites, target.sites)
+    sites = list(target.sites if sites is None else sites)
+    source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
+    partner: dict[SignalKey, SignalKey] = {
+        signal_key(site, signal): signal_key(matched[site.name], signal) for site in sites for signal in signals
+    }
+    kept: dict[SignalKey, Tensor] = {}
+    stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, kept.__setitem__)
+    uses = Counter(partner.values())  # a deeper target uses some of the source's signals more than once
+
+    masks = source.mask(batch.source), target.mask(batch.target)
+    _check_masks(*masks)
+
+    def meet(key: SignalKey, theirs: Tensor) -> None:
+        source_key = partner[key]
+        uses[source_key] -= 1
+        ours = kept[source_key] if uses[source_key] else kept.pop(source_key)
+        if ours.ndim == 3 and source.grid != target.grid:
+            ours = resample_tokens(ours, source.grid, target.grid)
+        rows = real_rows(ours, masks[0]), real_rows(theirs, masks[1])
+        receive(key, *(_nonzero(*rows) if key[1].is_gradient else rows))
+
+    stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, meet)
+
+
+def collect_signals(
+    model: Model, inputs: Tensor, labels: Tensor, head: Tensor, sites: Sequence[Site], signals: Sequence[Signal]
+) -> dict[SignalKey, Tensor]:
+    """Runs one batch through a frozen model, forward and (for gradients) backward, and returns its signals.
+
+    Returns:
+        Tensors (batch, [tokens,] features) by signal key, on the model's device.
+    """
+    seen: dict[SignalKey, Tensor] = {}
+    stream_signals(model, inputs, labels, head, sites, signals, seen.__setitem__)
+    return seen
+
+
+def stream_signals(
+    model: Model,
+    inputs: Tensor,
+    labels: Tensor,
+    head: Tensor,
+    sites: Sequence[Site],
+    signals: Sequence[Signal],
+    receive: Callable[[SignalKey, Tensor], None],
+) -> None:
+    """Like `collect_signals`, but hands each signal over as it comes up and keeps none."""
+    with model.instrument() as modules, watch(sites, modules, signals, receive):
+        loss = model.loss(inputs, labels, head)
+        if any(signal.is_gradient for signal in signals):
+            loss.backward()
+
+
+def real_rows(signal: Tensor, mask: Tensor | None) -> Float[Tensor, "rows features"]:
+    """Returns the rows of a signal (batch, [tokens,] features) that belong to real tokens."""
+    return signal.flatten(0, -2) if mask is None or signal.ndim == 2 else signal[mask]
+
+
+def _nonzero(
+    ours: Float[Tensor, "rows source"], theirs: Float[Tensor, "rows target"]
+) -> tuple[Float[Tensor, "kept source"], Float[Tensor, "kept target"]]:
+    """The rows that are not zero in either model."""
+    carries = ours.any(dim=1) & theirs.any(dim=1)
+    return (ours, theirs) if carries.all() else (ours[carries], theirs[carries])
+
+
+def _check_masks(ours: Tensor | None, theirs: Tensor | None) -> None:
+    if ours is None and theirs is None:
+        return
+    if ours is None or theirs is None or not torch.equal(ours.cpu(), theirs.cpu()):
+        raise CalibrationError(
+            "The two models see other tokens of the same samples: they must share one tokenizer and one length limit."
+        )
+
+
+def _check_finite(covariances: Mapping[SignalKey, Tensor]) -> None:
+    for (tensor, signal), value in covariances.items():
+        if not value.isfinite().all():
+            raise CalibrationError(
+                f"The {signal} covariance of {tensor} is not finite: a model's weights or the calibration inputs are "
+                "broken, or their values overflow float32."
+            )

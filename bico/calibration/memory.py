@@ -1,0 +1,117 @@
+"""What calibration will hold in memory, from shapes alone, and how many passes keep it within a budget."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from bico.calibration.signals import Signal, SignalKey, signal_key
+from bico.errors import ConfigError
+from bico.models.protocol import Model
+from bico.models.sites import Site, match_sites
+
+FLOAT32 = 4
+GIGABYTE = 10**9
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """A calibration in one or several passes; sizes in bytes."""
+
+    passes: tuple[tuple[Site, ...], ...]
+    """The target's sites that each pass serves."""
+    models: int
+    """Weights of both image towers."""
+    batch: int
+    """One batch of the source's signals, and of what the target keeps for its backward pass."""
+    covariances: int
+    """The largest number of bytes that the covariances of one pass take, with the copy of a snapshot."""
+
+    @property
+    def peak(self) -> int:
+        return self.models + self.batch + self.covariances
+
+
+def plan_memory(
+    source: Model,
+    target: Model,
+    signals: Iterable[Signal],
+    batch_size: int,
+    snapshots: int = 1,
+    budget: float | None = None,
+) -> MemoryPlan:
+    """Divides the target's blocks into as few passes as a budget allows.
+
+    Each pass runs both models over all calibration samples and keeps the covariances of its own blocks only.
+
+    Arguments:
+        signals: Which signals are collected.
+        batch_size: Samples per batch.
+        snapshots: How many sample counts one pass serves; from two on, a copy of the sums exists for a while.
+        budget: In GB (10^9 bytes); without it, one pass serves all blocks.
+
+    Raises:
+        ConfigError: If models, one batch and the covariances of the largest block exceed the budget.
+    """
+    signals = list(signals)
+    copies = 1 if snapshots == 1 else 2
+    models = sum(t.numel() * t.element_size() for model in (source, target) for t in model.state().values())
+    batch = batch_size * (signal_bytes(source, signals) + signal_bytes(target, (Signal.INPUT, Signal.OUTPUT)))
+    blocks = [tuple(sites) for _, sites in groupby(target.sites, key=lambda site: site.group)]
+    sizes = [copies * covariance_bytes(source.sites, target.sites, block, signals) for block in blocks]
+    room = sum(sizes) if budget is None else int(budget * GIGABYTE) - models - batch
+    if max(sizes) > room:
+        least = (models + batch + max(sizes)) / GIGABYTE
+        raise ConfigError(
+            f"--memory {budget:g}: models take {models / GIGABYTE:.2f} GB, one batch of {batch_size} samples "
+            f"{batch / GIGABYTE:.2f} GB and the covariances of the largest block {max(sizes) / GIGABYTE:.2f} GB; give at "
+            f"least {least:.2f}, or a smaller batch."
+        )
+    passes: list[list[int]] = [[]]
+    for index, size in enumerate(sizes):
+        if sum(sizes[i] for i in passes[-1]) + size > room:
+            passes.append([])
+        passes[-1].append(index)
+    return MemoryPlan(
+        tuple(tuple(site for index in part for site in blocks[index]) for part in passes),
+        models,
+        batch,
+        max(sum(sizes[index] for index in part) for part in passes),
+    )
+
+
+def covariance_shapes(
+    source: Sequence[Site], target: Sequence[Site], sites: Iterable[Site], signals: Iterable[Signal]
+) -> dict[SignalKey, tuple[int, int]]:
+    """Shapes (source features, target features) of what is collected at some of the target's sites, each key once."""
+    matched, signals = match_sites(source, target), list(signals)
+    return {
+        signal_key(site, signal): (features(matched[site.name], signal), features(site, signal))
+        for site in sites
+        for signal in signals
+    }
+
+
+def covariance_bytes(
+    source: Sequence[Site], target: Sequence[Site], sites: Iterable[Site], signals: Iterable[Signal]
+) -> int:
+    return FLOAT32 * sum(a * b for a, b in covariance_shapes(source, target, sites, signals).values())
+
+
+def signal_bytes(model: Model, signals: Iterable[Signal]) -> int:
+    """Bytes of a model's signals for one sample, each key once."""
+    signals = list(signals)
+    widths = {
+        signal_key(site, signal): tokens(model, site) * features(site, signal)
+        for site in model.sites
+        for signal in signals
+    }
+    return FLOAT32 * sum(widths.values())
+
+
+def features(site: Site, signal: Signal) -> int:
+    return site.shape[1] if signal.of_input else site.shape[0]
+
+
+def tokens(model: Model, site: Site) -> int:
+    """Rows per sample of a site's signals, at most: all tokens inside the blocks, the pooled one behind them."""
+    return 1 if site.block is None else model.tokens

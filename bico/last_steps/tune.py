@@ -1,0 +1,71 @@
+"""A few steps of fine-tuning on the calibration samples: the baseline at matched data, or a finish after a transfer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from bico.calibration.covariances import Batch
+from bico.errors import CalibrationError, ConfigError
+from bico.finetune import FinetuneConfig, finetune
+from bico.last_steps.protocol import StepContext, StepResult
+from bico.methods.evidence import Evidence, Needs
+from bico.models.protocol import Model
+from bico.task_vector import StateDict, subtract
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Fine-tunes all of the target's trainable parameters for a number of steps, by the protocol of the experts.
+
+    Labels where there are some, the expert's predictions elsewhere. Without transport (`none+tune`) it is few-shot
+    fine-tuning. Costs forward and backward passes with optimiser states, unlike every other step here.
+    """
+
+    steps: int = 30
+    lr: float = 1e-5
+    """Peak learning rate; the pipeline takes the one that the target is fine-tuned with."""
+    batch_size: int = 48
+    seed: int = 0
+    """Order of the samples."""
+
+    name: ClassVar[str] = "tune"
+    needs_labels: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.lr <= 0:
+            raise ConfigError(f"tune needs steps >= 1, batch_size >= 1 and lr > 0, got {self}.")
+
+    @property
+    def needs(self) -> Needs:
+        return Needs()
+
+    def check(self, source: Model, target: Model) -> None:
+        """Any target can be fine-tuned."""
+
+    def take(self, vector: StateDict, context: StepContext, evidence: Evidence) -> StepResult:
+        rows = _rows(context.samples.batches)
+        if not rows:
+            raise CalibrationError("tune needs samples, and there are none: raise --samples or --unlabelled.")
+        target, size = context.target, min(self.batch_size, len(rows))
+        config = FinetuneConfig(steps=self.steps, batch_size=size, lr=self.lr, warmup=self.steps // 10, seed=self.seed)
+
+        def batch(indices: Tensor) -> tuple[Tensor, Tensor]:
+            chosen = [rows[int(index)] for index in indices]
+            return target.stack([inputs for inputs, _ in chosen]), torch.stack([label for _, label in chosen])
+
+        before = {name: tensor.clone() for name, tensor in target.state().items()}
+        with target.updated(vector):
+            tuned = finetune(target, batch, len(rows), context.heads[1], config, progress=False)
+        return StepResult(subtract(tuned, before))
+
+
+def _rows(batches: Sequence[Batch]) -> list[tuple[Tensor, Tensor]]:
+    """Inputs and class of every sample; of soft targets the likeliest class."""
+    return [
+        (inputs, target if target.ndim == 0 else target.argmax())
+        for batch in batches
+        for inputs, target in zip(batch.target, batch.labels, strict=True)
+    ]

@@ -1,0 +1,1 @@
+"""Linear algebra that knows no models: polar factors and the maps they make, products, regressions."""

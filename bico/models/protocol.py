@@ -1,0 +1,100 @@
+"""What the method asks of a model, whatever its family."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from bico.errors import MethodError
+from bico.models.permutations import PermutationGroup
+from bico.models.sites import Site
+from bico.task_vector import StateDict
+
+TEXT, PROBE = "text", "probe"
+"""Losses of a text model: of the class's words, or of a linear probe fitted on pooled features."""
+
+
+@runtime_checkable  # beartype checks it in the tests
+class Model(Protocol):
+    """A frozen pre-trained model with its own preprocessing and its own head."""
+
+    name: str
+    """How messages call it."""
+    modality: str
+    """What it reads: "picture" or "text"."""
+    losses: Sequence[str]
+    """The losses that a task can be posed in, by name; the first unless asked otherwise."""
+    probed: bool
+    """Whether accuracy is that of a linear probe on `features`; else the head itself classifies."""
+    prefixes: tuple[str, ...]
+    """How the names of the parameters that fine-tuning changes begin: the rest of a checkpoint is not asked for."""
+    sites: Sequence[Site]
+    tokens: int
+    """The most rows that one sample has at a site inside the blocks."""
+    grid: tuple[int, int] | None
+    """Patches (down, across) of one input, to match token counts between models; None where tokens match by themselves."""
+    vocabulary: str | None
+    """Digest of what makes tokens of text: two models can be matched token by token only if theirs is the same."""
+    permutations: Sequence[PermutationGroup]
+    """Which features can be reordered together; empty if the family has no table."""
+
+    def state(self) -> StateDict:
+        """The parameters that fine-tuning changes, by name; detached, not copied."""
+        ...
+
+    def trainable(self) -> Sequence[nn.Parameter]:
+        """The live parameters behind `state()`, in its order."""
+        ...
+
+    def instrument(self) -> AbstractContextManager[Mapping[str, nn.Module]]:
+        """Opens the model so that every site is a module that is really called; gives these modules by site name."""
+        ...
+
+    def updated(self, vector: Mapping[str, Tensor], alpha: float = 1.0) -> AbstractContextManager[None]:
+        """Adds a task vector for the time of the context; afterwards the weights are bit for bit as before."""
+        ...
+
+    def prepare(self, examples: Sequence[Any]) -> Tensor:
+        """Preprocesses raw examples into one batch."""
+        ...
+
+    def stack(self, rows: Sequence[Tensor]) -> Tensor:
+        """Puts examples that were prepared one by one into one batch."""
+        ...
+
+    def mask(self, inputs: Tensor) -> Tensor | None:
+        """Which tokens of a batch are real (batch, tokens); None if all are. What stands at the others is no data."""
+        ...
+
+    def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """The task's classification head, from class names alone: one row per class."""
+        ...
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """What a head or a probe reads (batch, features), before normalisation."""
+        ...
+
+    def logits(self, inputs: Tensor, head: Tensor) -> Tensor:
+        """Class scores (batch, classes)."""
+        ...
+
+    def loss(self, inputs: Tensor, labels: Tensor, head: Tensor) -> Tensor:
+        """The task loss, summed over the batch."""
+        ...
+
+
+def check_pair(source: Model, target: Model) -> None:
+    """Raises MethodError unless tokens of the two models can be matched: they read the same kind of thing, and text by
+    one tokenizer.
+    """
+    if source.modality != target.modality:
+        raise MethodError(
+            f"{source.name} reads {source.modality}s and {target.name} {target.modality}s: source and target must be of "
+            "the same family."
+        )
+    if source.vocabulary != target.vocabulary:
+        raise MethodError(
+            f"{source.name} and {target.name} have different tokenizers, so their tokens are not the same rows: a pair of "
+            "text models must share one tokenizer (vocabulary and ids)."
+        )

@@ -1,0 +1,1 @@
+"""What people read: rows and tables, plots, comparisons, advice, model cards."""

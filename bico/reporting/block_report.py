@@ -1,0 +1,88 @@
+"""What a transfer did block by block: how much of the maps the samples determined, and how much it changed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bico.models.sites import Site
+
+WELL, HALF = 0.9, 0.5
+"""Shares of determined directions above which a side counts as determined, or partly."""
+NAMES = {"input": "inputs", "output": "outputs", "output_grad": "output gradients", "input_grad": "input gradients"}
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """One block of the target."""
+
+    task: str
+    block: str
+    determined: dict[str, float]
+    """By signal: directions that the calibration samples determined over the smaller width, mean over the block's maps."""
+    change: float
+    """‖α τ‖ / ‖W‖ over the block's weights."""
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if not self.change:
+            return "unchanged"
+        if not self.determined:
+            return "changed without maps"
+        signal, share = min(self.determined.items(), key=lambda item: item[1])
+        if share >= WELL:
+            return "well determined"
+        few = "partly determined" if share >= HALF else "few directions"
+        return f"{few} ({NAMES.get(signal, signal)})"
+
+    def to_row(self) -> dict[str, str]:
+        """A line of a table for people."""
+        shares = {f"{NAMES.get(s, s)} determined": f"{100 * share:.0f} %" for s, share in self.determined.items()}
+        row = {"task": self.task, "block": self.block, **shares}
+        return row | {"weights changed by": f"{100 * self.change:.2f} %", "verdict": self.verdict}
+
+
+def judge(
+    task: str,
+    sites: Iterable[Site],
+    shares: Mapping[tuple[str, str], list[float]],
+    state: Mapping[str, Tensor],
+    vector: Mapping[str, Tensor],
+    alpha: float,
+) -> list[BlockReport]:
+    """Judges a transfer, block by block.
+
+    Arguments:
+        sites: The target's.
+        shares: By (block, signal), the determined share of each of its maps, 0..1.
+        state: The target's weights.
+        vector: Its task vector; what it does not name stays as it is.
+        alpha: How much of the vector is added.
+    """
+    groups: dict[str, list[Site]] = {}
+    for site in sites:
+        groups.setdefault(site.group, []).append(site)
+    layers = []
+    for block, members in groups.items():
+        touched = [site for site in members if site.weight.parameter in vector]
+        moved = sum(float(site.weight.read(vector).double().square().sum()) for site in touched)
+        weight = sum(float(site.weight.read(state).double().square().sum()) for site in members)
+        determined = {signal: sum(v) / len(v) for (place, signal), v in shares.items() if place == block and v}
+        layers.append(BlockReport(task, block, determined, abs(alpha) * (moved / weight) ** 0.5 if weight else 0.0))
+    return layers
+
+
+def worst(layers: Iterable[BlockReport]) -> str:
+    """One line about all blocks: how many are well determined, and the least determined one."""
+    layers = list(layers)
+    mapped = [layer for layer in layers if layer.determined]
+    if not mapped:
+        return "No block was aligned by maps."
+    least = min(mapped, key=lambda layer: min(layer.determined.values()))
+    signal, share = min(least.determined.items(), key=lambda item: item[1])
+    good = sum(layer.verdict == "well determined" for layer in mapped)
+    return (
+        f"{good} of {len(mapped)} blocks are well determined; the least is {least.block} on {least.task}, with "
+        f"{100 * share:.0f} % of the directions of its {NAMES.get(signal, signal)}."
+    )

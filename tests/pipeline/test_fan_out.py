@@ -1,0 +1,79 @@
+"""A cluster that does no work ends the run, where Dask would wait for ever."""
+
+import time
+from pathlib import Path
+
+import pytest
+from distributed import CancelledError, LocalCluster
+from prefect import flow, task
+from prefect_dask import DaskTaskRunner
+
+import flows.fan_out
+from bico.errors import ClusterError
+from flows.config import Settings
+from tasks.cached_stage import Workspace
+
+
+@task
+def nap(seconds: float) -> str:
+    time.sleep(seconds)
+    return "done"
+
+
+def waited_for(address: str, seconds: float, limit: float | None) -> str:
+    @flow
+    def wait() -> str:
+        return flows.fan_out._result(nap.submit(seconds), "block-0", limit)
+
+    return wait.with_options(task_runner=DaskTaskRunner(address=address))()
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flows.fan_out, "LOOK_EVERY", 0.2)
+    monkeypatch.setattr(flows.fan_out, "NO_WORKER", 1.0)
+
+
+def test_a_slow_block_is_waited_for_and_a_hanging_one_is_not(api: None, scheduler: str) -> None:
+    assert waited_for(scheduler, 0.0, None) == "done"
+    assert waited_for(scheduler, 1.5, None) == "done"  # longer than a cluster may be without workers
+    with pytest.raises(
+        ClusterError, match=r"The maps of block-0 kept the run waiting for more than 0\.5 s.*BICO_STAGE"
+    ):
+        waited_for(scheduler, 3.0, 0.5)
+
+
+def test_a_cluster_without_workers_is_given_up(api: None) -> None:
+    with LocalCluster(n_workers=0, dashboard_address=":0", host="127.0.0.1") as cluster:
+        with pytest.raises(ClusterError, match=r"has had no worker for 1 s: start some"):
+            waited_for(cluster.scheduler_address, 0.0, None)
+
+
+@pytest.mark.parametrize(("losses", "fine"), [(0, True), (2, True), (3, False)])
+def test_a_cluster_that_was_lost_is_asked_again(
+    losses: int, fine: bool, api: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class Fake:
+        @staticmethod
+        def with_options(task_runner: DaskTaskRunner):
+            def run(*args: object) -> list[str]:
+                asked.append(task_runner)
+                if len(asked) <= losses:
+                    raise CancelledError("solve-maps", "scheduler-connection-lost")
+                return ["solved"]
+
+            return run
+
+    monkeypatch.setattr(flows.fan_out, "fan_out", Fake)
+
+    @flow
+    def solve() -> list[str]:
+        return flows.fan_out.solve_blocks(Workspace(str(tmp_path)), [], Settings(home=tmp_path))
+
+    if fine:
+        assert solve() == ["solved"] and len(asked) == losses + 1
+    else:
+        with pytest.raises(ClusterError, match="was lost 3 times.*scheduler-connection-lost"):
+            solve()

@@ -1,0 +1,122 @@
+"""The timed benchmarks, on tiny models: that they run, and that what they compare agrees."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.accuracy import in_bfloat16
+from bico.calibration import covariances
+
+
+def printed(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    module = importlib.import_module(f"benchmarks.{name}")
+    monkeypatch.setattr("sys.argv", [name, *arguments.split()])
+    module.main()
+    return capsys.readouterr().out
+
+
+def cells(text: str, start: str) -> list[str]:
+    """The cells behind the first one, of the line whose first cell this is."""
+    line = next(line for line in text.splitlines() if line.startswith(f"| {start} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+@pytest.mark.parametrize(("clock", "workers"), [("wall", 0), ("cpu", 0), ("wall", 1)])
+def test_a_transfer_beside_its_reference(
+    clock: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = f"--pair tiny --samples 2,4 --repeats 1 --reference --clock {clock} --workers {workers}"
+    text = printed("transfer", given, monkeypatch, capsys)
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## N = 2", "## N = 4"]
+    for phase in ("collect", "maps", "apply"):
+        ours, _, reference, ratio = cells(text, phase)
+        assert float(ours) >= 0 and float(reference) >= 0 and float(ratio) > 0
+    assert "Floor: bare passes" in text
+
+
+def test_a_sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed("transfer", "--pair tiny --samples 2,4 --repeats 1 --sweep", monkeypatch, capsys)
+    assert "One pass for N = 2, 4" in text and "## N" not in text
+
+
+def test_solvers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed("solver", "--sizes 200,40x24 --repeats 1", monkeypatch, capsys)
+    for size in ("200", "40x24"):
+        for kind in ("full", "decay", "low rank"):
+            *_, gram, _, _, iteration = cells(text, f"{size} {kind}")
+            assert float(gram) < 1e-5 and float(iteration) < 1e-5
+        assert float(cells(text, size)[0]) > 0  # the smallest products round to nothing
+
+
+def test_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed("store", f"--pair tiny --repeats 1 --folder {tmp_path}", monkeypatch, capsys)
+    assert [float(cell) > 0 for cell in cells(text, "store / numpy")[:2]] == [True, True]
+    assert not list(tmp_path.iterdir())
+
+
+def test_scaling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = printed("scaling", "--samples 2,4 --widths 64,128 --depths 1,2 --repeats 1", monkeypatch, capsys)
+    for number in ("samples", "widths", "depths"):
+        assert len(cells(text, number)) == 3
+    # counted operations of solving: none more for samples, the cube of the width, and a little less than depth
+    counted = [float(cells(text, n)[1].split(" / ")[1]) for n in ("samples", "widths", "depths")]
+    assert counted[0] == 0 and 2.9 < counted[1] < 3.1 and 0.9 < counted[2] < 1.01
+
+
+def test_language_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module("benchmarks.language_shapes")
+    shape = {"d_model": 16, "d_kv": 4, "num_heads": 6, "d_ff": 40}
+    monkeypatch.setattr(module, "SHAPES", {"wide": shape, "narrow": shape | {"num_heads": 2, "d_ff": 12}})
+    monkeypatch.setattr(module, "RESULT", tmp_path / "shapes.md")
+    text = printed("language_shapes", "--samples 4 --tokens 16 --budget 1", monkeypatch, capsys)
+    assert (tmp_path / "shapes.md").read_text().strip() in text
+    for block in ("block-0", "block-1"):
+        assert float(cells(text, block)[-1]) > 0
+    assert "Within 1 GB there is room for" in text and "1 passes" in text
+    source, target = (module.random_t5(name, 2, 1) for name in module.SHAPES)
+    outputs = 3 * 24 * 8 + 16 * 16 + 40 * 12 + 16 * 16
+    assert module.covariance_bytes(
+        source.sites, target.sites, next(module.groups(target.sites)), module.SIGNALS
+    ) == 4 * (16 * 16 + 24 * 8 + 16 * 16 + 40 * 12 + 2 * outputs)
+    (line, short) = module.all_blocks(source, target, 10**9, 0.001, 2)
+    assert "24 x 1.00 = 24.0 GB at once" in line and "0.001 GB do not hold one block" in short
+
+
+def test_verdicts_on_losses() -> None:
+    from benchmarks.tables import verdicts
+    from bico.reporting.report import Row
+
+    def rows(bico: float) -> list[Row]:
+        levels = {"bico": bico, "theseus": 50.0, "target-probe": 52.0, "source-probe": 60.0}
+        tasks = [f"task-{n}" for n in range(8)]
+        return [
+            Row(task, method, 50, seed, level + 0.1 * n)
+            for n, task in enumerate(tasks)
+            for method, level in levels.items()
+            for seed in (0, 1)
+        ]
+
+    text = verdicts({"probe": rows(58.0), "text": rows(51.0)}, [50])
+    assert cells(text, "BiCo: probe above text")[1] == "+7.00"
+    assert [cells(text, f"text: BiCo above {name}")[1] for name in ("THESEUS", "target probe")] == ["+1.00", "-1.00"]
+    assert cells(text, "probe: BiCo above source probe")[-1] != cells(text, "probe: BiCo above THESEUS")[-1]
+
+
+def test_products(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("benchmarks.products.SHAPES", [(8, 20, 12)])
+    rates = cells(printed("products", "", monkeypatch, capsys), "8 × 20 × 12")
+    assert len(rates) == 5 and all(float(rate) >= 0 for rate in rates)
+
+
+def test_rows_are_rounded_within_and_nowhere_else() -> None:
+    a, b = torch.randn(20, 30), torch.randn(30, 10)
+    with in_bfloat16():
+        coarse, total = covariances.product(a, b), torch.zeros(20, 10)
+        covariances.add_product(total, a.T.contiguous(), b)
+    torch.testing.assert_close(total, coarse)
+    assert 1e-4 < (coarse - a @ b).abs().max() < 0.2
+    torch.testing.assert_close(covariances.product(a, b), a @ b)

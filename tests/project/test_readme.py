@@ -1,0 +1,40 @@
+"""The README's code runs as it stands, and its commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+import bico.finetune
+from bico.finetune import FinetuneConfig
+from bico.methods import METHODS
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_ten_lines_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With fewer training steps than a reader would take."""
+    monkeypatch.setattr(bico.finetune, "MINI", FinetuneConfig(steps=12, batch_size=32, lr=5e-4, warmup=2))
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    percent = float(capsys.readouterr().out.split()[0])
+    assert 40 < percent < 100  # chance is 10
+
+
+def test_every_method_is_in_the_table() -> None:
+    assert set(re.findall(r"^\| `([\w-]+)` \|", README, re.MULTILINE)) == set(METHODS)
+
+
+def test_every_file_named_exists() -> None:
+    named = re.findall(
+        r"`((?:bico|tests|docs|benchmarks|flows)/[\w/.-]+)`|\((docs/[\w/.-]+|benchmarks/[\w/.-]+)\)", README
+    )
+    assert named
+    assert all((ROOT / (a or b)).exists() for a, b in named)
+
+
+def test_the_demo_is_what_the_readme_says() -> None:
+    demo = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
+    assert demo["source"] == "zoo:mini-a" and demo["target"] == "zoo:mini-b" and demo["samples"][-1] == 100
