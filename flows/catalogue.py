@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bico.errors import ConfigError, nearest
 from bico.reporting.claims import Kind
-from bico.reporting.report import Row, method_label
-from flows.config import CONFIGS, read_yaml, validated
+from bico.reporting.names import label_of
+from bico.reporting.rows import Row
+from flows.config import CONFIGS, MethodSpec, read_yaml, validated
 from flows.recipes import list_recipes, read_recipe
 
 Rows = Mapping[str, Mapping[str, Sequence[Row]]]
@@ -22,7 +23,7 @@ class Side(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     recipe: str
-    method: str
+    method: MethodSpec
     transfer: str | None = None
     """Its title; not needed for a recipe of one."""
     samples: int | Literal["largest"] = "largest"
@@ -38,16 +39,16 @@ class Side(BaseModel):
         if title not in transfers or (self.transfer is None and len(transfers) > 1):
             raise ConfigError(f"{self.recipe}: which transfer? {nearest(str(self.transfer), transfers)}")
         mine = [row for row in transfers[title] if row.method == self.method]
-        counts = {row.samples for row in mine}
+        counts = {row.budget.asked for row in mine}
         wanted = max(counts, default=0) if self.samples == "largest" else self.samples
         if wanted not in counts:
-            made = ", ".join(dict.fromkeys(f"{row.method} at {row.samples}" for row in transfers[title]))
+            made = ", ".join(dict.fromkeys(f"{row.method} at {row.budget.asked}" for row in transfers[title]))
             raise ConfigError(f"{self.recipe}, {title}: no rows of {self.method} at N={wanted}; there are {made}.")
-        return [row for row in mine if row.samples == wanted]
+        return [row for row in mine if row.budget.asked == wanted]
 
     def __str__(self) -> str:
         counted = "" if self.samples == "largest" else f", N={self.samples}"
-        return method_label(self.method) + counted + (f", {self.transfer}" if self.transfer else "")
+        return label_of(self.method) + counted + (f", {self.transfer}" if self.transfer else "")
 
 
 class Claim(BaseModel):

@@ -9,19 +9,24 @@ from typing import Any
 
 from prefect import flow
 
+from bico.calibration.budget import Budget
 from bico.linalg.procrustes import Completion
+from bico.methods.spec import Spec
 from bico.reporting.claims import Kind, Outcome, Verdict, differences, evaluate
 from bico.reporting.provenance import made_by
-from bico.reporting.report import Row
+from bico.reporting.rows import Cell, Row
 from bico.task_vector import norm
 from flows.catalogue import Catalogue
 from flows.config import Settings, TransferConfig
+from flows.ledger import totals
 from flows.recipes import read_recipe
 from flows.reproduce import check, missing, read_transfers, run_transfers, scratch
-from flows.transfer import totals, transfer
+from flows.transfer import transfer
 from storage.checkpoints import load_state
+from tasks.artefacts import EXPORTED_VECTOR
 from tasks.reports import write_report
 
+BICO, NAIVE = Spec.parse("bico"), Spec.parse("naive")
 PLAIN = Completion.SVD
 """The paper's maps, orthogonal also where the samples do not tell how."""
 
@@ -107,7 +112,7 @@ def norms_kept(
     """
     seed, samples = config.seeds[0], config.samples[-1]
     changes = {
-        "methods": ["bico", "naive"],
+        "methods": [BICO, NAIVE],
         "samples": [samples],
         "seeds": [seed],
         "completion": PLAIN,
@@ -119,8 +124,8 @@ def norms_kept(
     folders = done.outputs["models"]
     kept = {}
     for task in config.tasks:
-        moved = load_state(Path(folders[f"{task}-bico-n{samples}-seed{seed}"]) / "task-vector.safetensors")
-        own = load_state(Path(folders[f"{task}-naive"]) / "task-vector.safetensors")
+        cells = Cell(task, BICO, Budget(samples), seed), Cell(task, NAIVE)
+        moved, own = (load_state(Path(folders[cell.folder]) / EXPORTED_VECTOR) for cell in cells)
         kept[task, seed] = 100 * norm(moved) / norm({name: own[name] for name in moved})
     return kept, totals(done.stages)
 

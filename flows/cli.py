@@ -312,7 +312,7 @@ def run_transfer(config: Any, as_json: bool, **settings: Any) -> None:
         print(json.dumps(result.to_json()))
         return
     from bico.reporting.advice import advice
-    from bico.reporting.report import markdown_table
+    from bico.reporting.tables import markdown_table
     from flows.links import what_was_written, where_to_look
 
     outputs, stages = result.outputs, result.to_json()["stages"]

@@ -7,16 +7,33 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
+from bico.calibration.budget import Budget, budgets
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling
 from bico.errors import ConfigError, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import Completion
-from bico.reporting.report import short_name
+from bico.methods.spec import Spec
+from bico.reporting.names import short_name
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
+
+MethodSpec = Annotated[Spec, BeforeValidator(Spec.parse), PlainSerializer(str), WithJsonSchema({"type": "string"})]
+"""A spec, spelt as text in files, deployments and on the command line."""
 
 
 class TransferConfig(BaseModel):
@@ -33,7 +50,8 @@ class TransferConfig(BaseModel):
     """Embedded tasks, or names of `data` folders."""
     data: list[Path] = []
     """Folders with train.parquet and test.parquet; a folder's name is the name of its task."""
-    methods: Annotated[list[str], Field(min_length=1)] = ["bico", "theseus", "naive"]
+    methods: Annotated[list[MethodSpec], Field(min_length=1, validate_default=True)] = ["bico", "theseus", "naive"]  # type: ignore[assignment]  # parsed
+    """What is done to the target: methods with their settings and last steps, such as gradfix:mask=force or bico+head."""
     samples: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [10, 20, 50, 100]
     """Calibration samples N (K per class for `sampling: per-class`); the sets are nested, and one pass serves all. 0 for
     no labels at all, where there are unlabelled inputs."""
@@ -91,6 +109,10 @@ class TransferConfig(BaseModel):
     def labelled(self) -> list[int]:
         """The sample counts at which there are labels."""
         return [count for count in self.samples if count]
+
+    def budgets(self, classes: int) -> tuple[Budget, ...]:
+        """The budgets of labelled samples for a task of so many classes."""
+        return budgets(self.sampling, self.labelled, classes)
 
     @field_validator("methods", "tasks", "seeds")
     @classmethod

@@ -13,7 +13,8 @@ from prefect_dask.task_runners import PrefectDaskFuture
 from bico.errors import ClusterError, one_line
 from flows.config import Settings
 from tasks.cached_stage import Done, Workspace
-from tasks.procrustes import BlockMaps, solve_maps
+from tasks.maps import BlockMaps
+from tasks.procrustes import solve_maps
 from tasks.progress import counted, reported
 
 LOOK_EVERY = 20.0

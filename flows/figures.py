@@ -19,21 +19,27 @@ from prefect import flow, runtime
 from bico.analysis import Measurement
 from bico.analysis.panels import draw_figure
 from bico.analysis.plots import HELD_OUT
+from bico.calibration.budget import Budget
 from bico.calibration.signals import Signal
 from bico.errors import ConfigError
-from bico.reporting.report import short_name
+from bico.methods import Needs
+from bico.reporting.names import short_name
+from bico.reporting.references import ZERO_SHOT
+from bico.reporting.rows import Cell
+from flows.collect import collect_all, solve_all
 from flows.config import Settings, TransferConfig
+from flows.ledger import Ledger, totals
 from flows.plan import Plan, check_writable, make_plan
-from flows.transfer import Ledger, collect_all, fine_tune_all, solve_all, totals, transfer_all
+from flows.transfer import fine_tune_all, transfer_all
 from tasks.analyse import (
     compare_inputs,
     compare_outputs,
     describe_maps,
     measure_drift,
-    read_measurements,
     trace_finetuning,
     write_figure,
 )
+from tasks.artefacts import read_measurements
 from tasks.cached_stage import noted
 
 PROBES = 100
@@ -83,25 +89,21 @@ def alignment(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measuremen
     completion = next((completion for signal, completion in plan.maps if signal is Signal.INPUT), None)
     if completion is None:
         raise ConfigError(
-            f"No method of {', '.join(plan.methods)} aligns inputs by activations: add one, such as bico."
+            f"No method of {', '.join(map(str, plan.methods))} aligns inputs by activations: add one, such as bico."
         )
-    samples, records = plan.config.samples[-1], []
-    collected = collect_all(plan, ledger)
-    blocks = solve_all(plan, settings, collected, ledger)
-    for (name, seed), found in collected.items():
-        wanted = (Signal.INPUT, completion)
-        parts = [
-            part for block in blocks[name, seed] for part in block.parts if (part.signal, part.completion) == wanted
-        ]
-        drawn = found.calibration.indices
+    records: list[Measurement] = []
+    inputs = Needs(maps=frozenset({(Signal.INPUT, completion)}))
+    for (name, seed), found in solve_all(plan, settings, collect_all(plan, ledger), ledger).items():
+        budget = plan.sized(name, Budget(plan.config.samples[-1]))
+        parts, drawn = list(found.maps(inputs, budget)), found.labelled.calibration.indices
         held_out = range(min(len(drawn), plan.tasks[name].open().sizes["test"]))
         for split, indices in (("train", drawn), ("test", held_out)):
-            args = plan.space, plan.source, plan.target, plan.tasks[name], split, list(indices), parts, samples
+            args = plan.space, plan.source, plan.target, plan.tasks[name], split, list(indices), parts, budget
             done = ledger.run(compare_inputs, *args, label=f"{name}/seed={seed}/{split}")
             suffix = HELD_OUT if split == "test" else ""
             records += [
-                replace(r, series=r.series + suffix, task=name, seed=seed, samples=samples)
-                for r in read_measurements(done)
+                replace(r, series=r.series + suffix, task=name, seed=seed, samples=budget.asked)
+                for r in read_measurements(done.ref)
             ]
     return records
 
@@ -112,44 +114,47 @@ def outputs(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]
     if not config.oracle:
         raise ConfigError("Layer outputs are compared with those of the fine-tuned target: set oracle to true.")
     experts, oracles = fine_tune_all(plan, ledger, progress=False)
-    collected = collect_all(plan, ledger, experts)
-    blocks = solve_all(plan, settings, collected, ledger)
-    _, vectors = transfer_all(plan, experts, oracles, collected, blocks, ledger)
-    candidates = {(name, "zero-shot", 0, None): None for name in plan.tasks} | vectors
+    collected = solve_all(plan, settings, collect_all(plan, ledger, experts), ledger)
+    _, vectors = transfer_all(plan, experts, oracles, collected, ledger)
+    candidates = {Cell(name, ZERO_SHOT.spec): None for name in plan.tasks} | vectors
     records = []
-    for (name, method, samples, seed, *_), weights in candidates.items():
-        if samples not in (0, config.samples[-1]):
+    for cell, weights in candidates.items():
+        if cell.budget.asked not in (0, config.samples[-1]):
             continue
-        limit, strength = min(PROBES, config.test_limit or PROBES), plan.strength(method) if weights else 1.0
-        args = plan.space, plan.target, plan.tasks[name], oracles[name], weights, method, strength, limit
-        done = ledger.run(compare_outputs, *args, label=f"{name}/{method}")
-        records += [replace(r, task=name, seed=seed, samples=samples) for r in read_measurements(done)]
+        name, strength = cell.task, plan.strength(cell.method) if weights else 1.0
+        limit = min(PROBES, config.test_limit or PROBES)
+        args = plan.space, plan.target, plan.tasks[name], oracles[name], weights, str(cell.method), strength, limit
+        done = ledger.run(compare_outputs, *args, label=f"{name}/{cell.method}")
+        about = {"task": name, "seed": cell.seed, "samples": cell.budget.asked}
+        records += [replace(r, **about) for r in read_measurements(done.ref)]
     return records
 
 
 def drift(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
     """Layer inputs of the source along its own fine-tuning, which is run once more for its checkpoints."""
-    recipe, records = plan.finetuning[0], []
-    steps = sorted({max(1, round(share * recipe.steps)) for share in TRAJECTORY})
+    protocol, records = plan.finetuning[0], []
+    steps = sorted({max(1, round(share * protocol.steps)) for share in TRAJECTORY})
     limit = min(PROBES, plan.config.test_limit or PROBES)
     for name, task in plan.tasks.items():
         with ledger.phase(f"drift on {name}"):
-            path = ledger.run(trace_finetuning, plan.space, plan.source, task, recipe, steps, label=name)
+            path = ledger.run(trace_finetuning, plan.space, plan.source, task, protocol, steps, label=name).ref
             done = ledger.run(measure_drift, plan.space, plan.source, task, path, steps, limit, label=name)
-        records += [replace(record, task=name) for record in read_measurements(done)]
+        records += [replace(record, task=name) for record in read_measurements(done.ref)]
     return records
 
 
 def spectra(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
     """Every map that the methods need, at every N; of a signal that is completed in two ways, the first."""
     if not plan.maps:
-        raise ConfigError(f"None of {', '.join(plan.methods)} solves a map: add a method that does, such as bico.")
+        raise ConfigError(
+            f"None of {', '.join(map(str, plan.methods))} solves a map: add a method that does, such as bico."
+        )
     records = []
-    for (name, seed), blocks in solve_all(plan, settings, collect_all(plan, ledger), ledger).items():
+    for (name, seed), found in solve_all(plan, settings, collect_all(plan, ledger), ledger).items():
         completions = dict(reversed(plan.maps))
-        parts = [part for block in blocks for part in block.parts if part.completion == completions[part.signal]]
+        parts = [part for block in found.blocks for part in block.parts if part.completion == completions[part.signal]]
         done = ledger.run(describe_maps, plan.space, plan.target, parts, label=f"{name}/seed={seed}")
-        records += [replace(record, task=name, seed=seed) for record in read_measurements(done)]
+        records += [replace(record, task=name, seed=seed) for record in read_measurements(done.ref)]
     return records
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bico.calibration.budget import Budget
 from bico.calibration.memory import plan_memory
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.pseudo_labels import PseudoLabels
@@ -15,6 +16,7 @@ from bico.data.base import check_modality
 from bico.errors import ConfigError, NotEnoughSamplesError, OutputError, nearest
 from bico.finetune import FinetuneConfig, default_config
 from bico.linalg.procrustes import Completion
+from bico.methods.spec import Spec
 from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles, resolve
 from bico.models.protocol import TEXT, Model
@@ -36,8 +38,8 @@ class Plan:
     source: ModelFiles
     target: ModelFiles
     tasks: dict[str, TaskRef]
-    methods: dict[str, Variant]
-    """By their spelling; the baselines that the configuration asks for come last."""
+    methods: dict[Spec, Variant]
+    """The baselines that the configuration asks for come last."""
     finetuning: tuple[FinetuneConfig, FinetuneConfig]
     """Fine-tuning of source and target."""
     loss: str
@@ -65,7 +67,12 @@ class Plan:
     def uses_samples(self) -> bool:
         return any(variant.uses_samples for variant in self.methods.values())
 
-    def strength(self, method: str) -> float:
+    def sized(self, task: str, budget: Budget) -> Budget:
+        """A budget with the number of labelled samples that it makes on a task."""
+        sizes = set_sizes(self.config.sampling, [budget.asked], len(self.tasks[task].open().class_names))
+        return replace(budget, size=sizes[budget.asked])
+
+    def strength(self, method: Spec) -> float:
         """How much of a method's outcome is added: last steps have seen α already."""
         return 1.0 if self.methods[method].steps else self.config.alpha
 
@@ -79,7 +86,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     """
     if not math.isfinite(config.alpha):
         raise ConfigError(f"alpha={config.alpha} must be a finite number.")
-    spelt = {text: get_variant(text) for text in config.methods}  # a misspelt one shows before a model is fetched
+    spelt = {spec: get_variant(spec) for spec in config.methods}  # a misspelt one shows before a model is fetched
     check_labels(config, spelt)
     folders = tuple(str(folder.expanduser().resolve()) for folder in config.data)
     tasks = {name: TaskRef(name, folders) for name in config.tasks}
@@ -95,11 +102,11 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     match_sites(ours.sites, theirs.sites)
     for model in (ours, theirs):
         tasks = {name: pose(task, model, config.loss) for name, task in tasks.items()}
-    recipes = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))
+    finetuning = tuple(config.finetune or default_config(sum(p.numel() for p in m.trainable())) for m in (ours, theirs))
     # What a method leaves open follows the run: few-shot takes its step at the rate the target is fine-tuned with.
     asked = [*config.methods, *(baselines(config.methods) if config.baselines else [])]
-    methods = {text: get_variant(text, completion=config.completion, lr=recipes[1].lr) for text in asked}
-    methods = {text: variant for text, variant in methods.items() if config.labelled or not variant.needs_labels}
+    methods = {spec: get_variant(spec, completion=config.completion, lr=finetuning[1].lr) for spec in asked}
+    methods = {spec: v for spec, v in methods.items() if config.labelled or not v.needs_labels}
     for variant in methods.values():
         variant.check(ours, theirs)
     if theirs.probed and 0 in config.samples:
@@ -111,7 +118,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         raise ConfigError(
             "pseudo_labels=soft: the loss of a class's words takes no probabilities; use pseudo_labels=hard or loss=probe."
         )
-    plan = Plan(config, space, source, target, tasks, methods, recipes, loss, theirs.probed)
+    plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, theirs.probed)
     if plan.maps:
         signals = [signal for group in plan.collected for signal in group]
         plan_memory(ours, theirs, signals, config.batch_size, len(config.samples), settings.memory)
@@ -124,13 +131,13 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     return plan
 
 
-def check_labels(config: TransferConfig, methods: Mapping[str, Variant]) -> None:
+def check_labels(config: TransferConfig, methods: Mapping[Spec, Variant]) -> None:
     """Raises ConfigError if a method that was asked for learns from labels, and there are none."""
     if config.labelled:
         return
-    for text, variant in methods.items():
+    for spec, variant in methods.items():
         if variant.needs_labels:
-            raise ConfigError(f"Method {text!r} learns from labels, and --samples 0 gives none: raise --samples.")
+            raise ConfigError(f"Method '{spec}' learns from labels, and --samples 0 gives none: raise --samples.")
 
 
 def pose(task: TaskRef, model: Model, loss: str | None) -> TaskRef:

@@ -11,14 +11,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from bico.data.hub import HUB, PREFIX
+from bico.data.hub import PREFIX
 from bico.data.tasks import EMBEDDED, get_task
-from bico.data.text_hub import TEXT_HUB
 from bico.errors import BicoError, ConfigError, nearest
-from flows.config import CONFIGS, TransferConfig, make_config, read_yaml, validated
+from bico.methods.spec import Spec
+from flows.config import CONFIGS, MethodSpec, TransferConfig, make_config, read_yaml, validated
 
 REPRODUCE = CONFIGS / "reproduce"
-PAPER_TASKS = {"picture": tuple(HUB), "text": tuple(TEXT_HUB)}
+PAPER_TASKS = {
+    "picture": ("eurosat", "gtsrb", "svhn", "resisc45", "dtd", "cars", "mnist", "sun397"),
+    "text": ("mnli", "qnli", "rte", "qqp", "snli"),
+}
 """By what they show, the tasks of the paper, in the order of its tables."""
 
 
@@ -27,7 +30,7 @@ class PaperRow(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    method: str
+    method: MethodSpec
     """As in our rows."""
     samples: int = 0
     transfer: str | None = None
@@ -146,7 +149,7 @@ class Recipe(BaseModel):
         side = (self.mini if mini else self.real) or {}
         return [task for task in side.get("tasks", []) if not _at_hand(task, data)]
 
-    def paper_rows(self, transfer: str) -> dict[tuple[str, int], PaperRow]:
+    def paper_rows(self, transfer: str) -> dict[tuple[Spec, int], PaperRow]:
         """The paper's rows of one transfer, by (method, samples)."""
         return {(row.method, row.samples): row for row in self.paper if row.transfer in (None, transfer)}
 

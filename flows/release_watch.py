@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bico.models.releases import Release
 from bico.reporting.compare import Comparison, compare, comparison_table
-from bico.reporting.report import Row, markdown_table
+from bico.reporting.rows import Row
+from bico.reporting.tables import markdown_table
 from flows.config import Settings, TransferConfig, make_config
 from flows.links import flow_run_page, mlflow_page
 from flows.plan import make_plan
@@ -121,7 +122,7 @@ def judge(config: WatchConfig, record: Record) -> tuple[str, str]:
     results = f"## Results\n\n{markdown_table(record.rows)}"
     if last is None:
         return "First release: there is none to compare with.", results
-    shared = {_place(row) for row in last.rows} & {_place(row) for row in record.rows}
+    shared = {row.cell for row in last.rows} & {row.cell for row in record.rows}
     if not shared:
         return f"Nothing to compare with {last.release}: it was carried over on other tasks or samples.", results
     found: Comparison = compare(last.rows, record.rows)
@@ -136,10 +137,6 @@ def ask(config: WatchConfig, verdict: str, release: str) -> Decision:
     if runtime.deployment.id is not None:
         return suspend_flow_run(wait_for_input=form, timeout=seconds, key=key)
     return pause_flow_run(wait_for_input=form, timeout=seconds, key=key, poll_interval=POLL)
-
-
-def _place(row: Row) -> tuple[str, str, int, int | None, int]:
-    return row.task, row.method, row.samples, row.seed, row.unlabelled
 
 
 def _is_waiting(flow_run: str) -> bool:

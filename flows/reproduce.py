@@ -4,7 +4,7 @@ import csv
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,21 @@ from prefect import flow
 
 from bico.calibration.sampling import Sampling
 from bico.errors import ConfigError, nearest
+from bico.methods.spec import Spec
+from bico.methods.variant import carries_expert
 from bico.reporting.advice import advice
-from bico.reporting.baselines import baselines, transports
+from bico.reporting.baselines import baselines
+from bico.reporting.names import label_of, short_name
 from bico.reporting.provenance import made_by
-from bico.reporting.report import REFERENCES, Row, headlines, markdown_table, method_label, short_name
+from bico.reporting.references import TARGET_PROBE, ZERO_SHOT, is_reference
+from bico.reporting.rows import Row
+from bico.reporting.tables import headlines, markdown_table
 from flows.config import Settings, TransferConfig
 from flows.figures import FIGURES, Drawn
+from flows.ledger import totals
 from flows.plan import make_plan
 from flows.recipes import Recipe
-from flows.transfer import totals, transfer
+from flows.transfer import transfer
 from tasks.reports import write_report
 
 
@@ -38,7 +44,7 @@ class Reproduced:
     """The table beside the paper's, or the figure's caption, in Markdown."""
 
     def to_json(self) -> dict[str, Any]:
-        rows = [{"transfer": title} | asdict(row) for title, rows in self.rows.items() for row in rows]
+        rows = [{"transfer": title} | row.record() for title, rows in self.rows.items() for row in rows]
         outputs = {kind: str(path) for kind, path in self.outputs.items()}
         return {"recipe": self.recipe, "rows": rows, "outputs": outputs, "stages": self.stages}
 
@@ -86,7 +92,7 @@ def reproduce(
         parts = [section(recipe, title, configs[title], group) for title, group in rows.items()]
     about = made_by(command, time.perf_counter() - started, stages)
     text = "\n\n".join([heading(recipe, mini, configs), "\n".join(about), *missing(recipe, mini, data), *parts])
-    records = [{"transfer": title} | asdict(row) for title, group in rows.items() for row in group]
+    records = [{"transfer": title} | row.record() for title, group in rows.items() for row in group]
     return Reproduced(recipe.id, rows, outputs | write_report(out, label, text, records), stages, text)
 
 
@@ -110,11 +116,11 @@ def read_transfers(
         raise ConfigError(f"{path}: not a table that `bico reproduce` wrote ({error!r}).") from error
     for title, config in configs.items():
         found = rows.get(title, [])
-        beside = {*REFERENCES, *baselines(config.methods)}
+        beside = set(baselines(config.methods))
         for what, wanted, got in (
             ("tasks", set(config.tasks), {row.task for row in found}),
-            ("methods", set(config.methods), {row.method for row in found} - beside),
-            ("budgets", {0, *config.samples}, {0} | {row.samples for row in found}),
+            ("methods", set(config.methods), {r.method for r in found if not is_reference(r.method)} - beside),
+            ("budgets", {0, *config.samples}, {0} | {row.budget.asked for row in found}),
             ("seeds", {None, *config.seeds}, {None} | {row.seed for row in found}),
         ):
             if wanted != got:
@@ -181,21 +187,21 @@ def section(recipe: Recipe, title: str, config: TransferConfig, rows: Sequence[R
     """One transfer's table with the paper's averages, on its models and tasks, in further columns."""
     parts = [f"## {models(title, config)}"]
     paper = recipe.paper_rows(title)
-    base = "target-probe" if recipe.shows == "text" else "zero-shot"
-    starts = {samples: row.recomputed for (method, samples), row in paper.items() if method == base}
-    over = f"paper, over {method_label(base)}"
-    columns: dict[str, dict[tuple[str, int], str]] = {"paper": {}, over: {}} if paper else {}
+    base = TARGET_PROBE if recipe.shows == "text" else ZERO_SHOT
+    starts = {samples: row.recomputed for (method, samples), row in paper.items() if method == base.spec}
+    over = f"paper, over {base.label}"
+    columns: dict[str, dict[tuple[Spec, int], str]] = {"paper": {}, over: {}} if paper else {}
     for key, row in paper.items():
         spread = "" if row.sd is None else f" ± {row.sd:.2f}"
         marks = " †" * row.misprinted + " ‡" * (row.doubt is not None)
         columns["paper"][key] = f"{row.recomputed:.2f}{spread}{marks}"
         start = starts.get(row.samples if recipe.shows == "text" else 0)
-        if start is not None and row.method != base:
+        if start is not None and row.method != base.spec:
             columns[over][key] = f"{row.recomputed - start:+.2f}"
     parts += [markdown_table(rows, columns)]
     if found := headlines(rows):
         parts += ["\n".join(found)]
-    if any(row.samples and not transports(row.method) and row.method not in REFERENCES for row in rows):
+    if any(row.budget.asked and not carries_expert(row.method) and not is_reference(row.method) for row in rows):
         parts += advice(rows)
     parts += [
         f"† The paper prints {row.average:.2f} for {_name(row.method, row.samples)}; this is the average of its values."
@@ -207,7 +213,7 @@ def section(recipe: Recipe, title: str, config: TransferConfig, rows: Sequence[R
         for row in paper.values()
         if row.doubt is not None
     ]
-    here = {(row.method, row.samples) for row in rows}
+    here = {(row.method, row.budget.asked) for row in rows}
     absent = [f"{_name(*key)} {row.recomputed:.2f}" for key, row in paper.items() if key not in here]
     if absent:
         parts += [f"In the paper only: {'; '.join(absent)}."]
@@ -220,5 +226,5 @@ def models(title: str, config: TransferConfig) -> str:
     return pair if title == "pair" else f"{pair}, {title}"
 
 
-def _name(method: str, samples: int) -> str:
-    return method_label(method) + (f" at N={samples}" if samples else "")
+def _name(method: Spec, samples: int) -> str:
+    return label_of(method) + (f" at N={samples}" if samples else "")

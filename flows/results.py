@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bico.errors import ConfigError
 from bico.reporting.compare import read_rows
-from bico.reporting.report import Row
+from bico.reporting.rows import Row
 from flows.config import Settings
 from storage.runs import read_run
 from tasks.record import open_tracker
@@ -32,4 +32,4 @@ def rows_of(run: str, settings: Settings) -> list[Row]:
         raise ConfigError(f"{run}: give a folder with {TABLE}, a table, or the id (32 digits) of a run in MLflow.")
     if settings.mlflow_uri is None and not (settings.home / "mlflow.db").exists():
         raise ConfigError(f"No MLflow database at {settings.home}: give --home or MLFLOW_TRACKING_URI.")
-    return [Row(**row) for row in read_run(open_tracker(settings), run).rows]
+    return [Row.parse(row) for row in read_run(open_tracker(settings), run).rows]

@@ -11,9 +11,11 @@ from bico.finetune import default_config
 from bico.models.loading import resolve
 from flows.config import Settings
 from flows.plan import check_writable, pose
+from storage.keys import Ref
+from tasks.artefacts import expert_file, read_accuracy
 from tasks.cached_stage import Done, Workspace, result_of
-from tasks.evaluate import evaluate_model, read_accuracy
-from tasks.finetune import EXPERT, adopt_expert, finetune_model
+from tasks.evaluate import evaluate_model
+from tasks.finetune import adopt_expert, finetune_model
 from tasks.inputs import TaskRef, open_model
 from tasks.probe import probe_model
 
@@ -39,8 +41,8 @@ def finetune_one(
         raise OutputError(f"--out {out} is a folder: give a file name ending in .safetensors.")
     check_writable(out.expanduser().absolute().parent)
     done = result_of(finetune_model, space, files, ref[task], recipe, progress)
-    shutil.copyfile(done.ref.path / EXPERT, out)
-    measured = _measure(space, files, ref[task], done)
+    shutil.copyfile(expert_file(done.ref), out)
+    measured = _measure(space, files, ref[task], done.ref)
     return _result([(task, measured)], {"expert": str(out.absolute())}, [done, measured])
 
 
@@ -52,12 +54,12 @@ def evaluate_one(
     if not tasks:
         raise ConfigError("--task names no task.")
     space, files, refs = _open(model, tasks, data, settings)
-    weights = None if expert is None else result_of(adopt_expert, space, files, str(expert))
+    weights = None if expert is None else result_of(adopt_expert, space, files, str(expert)).ref
     measured = [(name, _measure(space, files, refs[name], weights, limit)) for name in tasks]
     return _result(measured, {}, [done for _, done in measured])
 
 
-def _measure(space: Workspace, files: Any, task: TaskRef, weights: Done | None, limit: int | None = None) -> Done:
+def _measure(space: Workspace, files: Any, task: TaskRef, weights: Ref | None, limit: int | None = None) -> Done:
     if open_model(files, space.device).probed:
         return result_of(probe_model, space, files, task, weights, 1.0, None, limit)
     return result_of(evaluate_model, space, files, task, weights, 1.0, limit)
@@ -79,7 +81,7 @@ def _open(
 
 def _result(measured: list[tuple[str, Done]], outputs: dict[str, Any], stages: list[Done]) -> dict[str, Any]:
     return {
-        "rows": [{"task": name, "accuracy": read_accuracy(done)} for name, done in measured],
+        "rows": [{"task": name, "accuracy": read_accuracy(done.ref)} for name, done in measured],
         "outputs": outputs,
         "stages": {"computed": sum(not d.cached for d in stages), "cached": sum(d.cached for d in stages)},
     }

@@ -1,52 +1,47 @@
-"""Which cells a sweep has: a method, on a task, with so many labels and unlabelled inputs, drawn with a seed."""
+"""Which cells a sweep has: a method, on a task, with a budget of samples, drawn with a seed."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
+from bico.calibration.budget import Budget
+from bico.methods.spec import Spec
+from bico.reporting.rows import Cell
 from flows.plan import Plan
 
 
-class Cell(NamedTuple):
-    """One cell; no seed where nothing is drawn."""
-
-    task: str
-    method: str
-    samples: int = 0
-    seed: int | None = None
-    unlabelled: int = 0
-
-
-def sweep(plan: Plan, method: str) -> Iterator[Cell]:
+def sweep(plan: Plan, method: Spec) -> Iterator[Cell]:
     """Every cell of one method. Where there are unlabelled inputs, it is measured with the labels alone and with both."""
-    variant, config = plan.methods[method], plan.config
-    if not variant.uses_samples and not plan.probed:  # a probe is fitted on the samples, whatever it probes
+    if (
+        not plan.methods[method].uses_samples and not plan.probed
+    ):  # a probe is fitted on the samples, whatever it probes
         yield from (Cell(name, method) for name in plan.tasks)
         return
-    for samples, unlabelled in regimes(plan, method):
-        for seed in config.seeds:
-            yield from (Cell(name, method, samples, seed, unlabelled) for name in plan.tasks)
+    for budget in budgets_of(plan, method):
+        for seed in plan.config.seeds:
+            yield from (Cell(name, method, plan.sized(name, budget), seed) for name in plan.tasks)
 
 
-def everywhere(plan: Plan, method: str) -> list[Cell]:
-    """A cell at every number of labels."""
-    config = plan.config
-    return [Cell(name, method, n, seed) for n in config.labelled for seed in config.seeds for name in plan.tasks]
+def everywhere(plan: Plan, method: Spec) -> list[Cell]:
+    """A cell with every budget of labels."""
+    return [
+        Cell(name, method, plan.sized(name, Budget(asked)), seed)
+        for asked in plan.config.labelled
+        for seed in plan.config.seeds
+        for name in plan.tasks
+    ]
 
 
-def regimes(plan: Plan, method: str) -> list[tuple[int, int]]:
-    """Labels and unlabelled inputs that one method is measured with."""
+def budgets_of(plan: Plan, method: Spec) -> list[Budget]:
+    """What one method is measured with, as asked for."""
     variant, config = plan.methods[method], plan.config
-    plain = [(samples, 0) for samples in config.labelled]
+    plain = [Budget(asked) for asked in config.labelled]
     if not config.unlabelled or not variant.uses_unlabelled:
         return plain
     counts = config.labelled if variant.needs_labels else config.samples
-    return plain + [(samples, config.unlabelled) for samples in counts]
+    return plain + [Budget(asked, config.unlabelled) for asked in counts]
 
 
-def is_first(plan: Plan, place: Cell) -> bool:
+def is_shown(plan: Plan, cell: Cell) -> bool:
     """Whether a cell is of the first method, with all there is to learn from and the first seed: the one that is shown."""
-    if place.method != plan.config.methods[0]:
+    if cell.method != plan.config.methods[0]:
         return False
-    if place.seed is None:
-        return True
-    return (place.samples, place.unlabelled) == regimes(plan, place.method)[-1] and place.seed == plan.config.seeds[0]
+    return cell.seed is None or (cell.budget, cell.seed) == (budgets_of(plan, cell.method)[-1], plan.config.seeds[0])

@@ -216,6 +216,11 @@ def open_store(url: str) -> ArtefactStore:
     return ArtefactStore(url)
 
 
+def folder_of(ref: Ref) -> Path:
+    """Returns a folder of this machine with an artefact's files: `ArtefactStore.folder`."""
+    return open_store(ref.root).folder(ref.key)
+
+
 def _backend(url: str, durable: bool, workshop: Path | None) -> Backend:
     scheme = urlsplit(url).scheme
     if scheme == "s3":

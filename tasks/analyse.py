@@ -1,7 +1,6 @@
 """Analyses of models and maps as cached stages, each leaving one file of measurements."""
 
 import csv
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -14,28 +13,31 @@ from prefect.client.schemas import State
 
 from bico.analysis import Measurement, compare_signals, describe_map, input_drift, output_similarity
 from bico.analysis.maps import POINTS
-from bico.analysis.records import layers
+from bico.analysis.records import layer_of_tensors
+from bico.calibration.budget import Budget
 from bico.calibration.covariances import Batch
 from bico.calibration.signals import Signal
 from bico.finetune import FinetuneConfig, finetune
 from bico.models.loading import ModelFiles
 from bico.task_vector import subtract
-from storage.arrays import read_arrays, read_attrs
-from storage.checkpoints import load_state, save_state
-from storage.keys import artefact_key
+from storage.keys import Ref, artefact_key
+from tasks.artefacts import (
+    array_name,
+    iterate_solved,
+    read_checkpoint,
+    read_update,
+    write_checkpoint,
+    write_measurements,
+)
 from tasks.cached_stage import Done, Workspace, run_stage
-from tasks.evaluate import read_vector
 from tasks.inputs import TaskRef, open_head, open_model, open_split
-from tasks.maps import StoredMaps
-from tasks.names import array_name
-from tasks.procrustes import SignalMaps
+from tasks.maps import SignalMaps, StoredMaps
 from tasks.retries import RETRIES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 VERSION = 1
-RECORDS = "measurements.json"
 BATCH = 32
 
 
@@ -48,7 +50,7 @@ def compare_inputs(
     split: str,
     indices: Sequence[int],
     parts: list[SignalMaps],
-    samples: int,
+    budget: Budget,
 ) -> Done | State[Done]:
     """Stores CKA and cosine of two models' layer inputs, before and after the maps.
 
@@ -56,7 +58,7 @@ def compare_inputs(
         split: "train" or "test".
         indices: Samples of the split to measure on.
         parts: The solved maps of the inputs, all of one completion.
-        samples: Calibration samples of the maps.
+        budget: Calibration samples of the maps.
     """
     key = artefact_key(
         "compare-inputs",
@@ -67,7 +69,7 @@ def compare_inputs(
         split=split,
         indices=list(indices),
         maps=sorted(part.key for part in parts),
-        samples=samples,
+        samples=budget.asked,
     )
 
     def batches() -> Iterator[Batch]:
@@ -78,8 +80,8 @@ def compare_inputs(
     def build(out: Path) -> None:
         models = [open_model(files, space.device) for files in (source, target)]
         heads = tuple(open_head(files, space.device, task) for files in (source, target))
-        maps, completion = StoredMaps(space, parts, samples), parts[0].completion
-        _write(out, compare_signals(*models, batches(), heads, lambda key: maps(key, completion)))
+        maps, completion = StoredMaps(space, parts, budget), parts[0].completion
+        write_measurements(out, compare_signals(*models, batches(), heads, lambda key: maps(key, completion)))
 
     return run_stage(space, "compare-inputs", key, build, {"task": task.name, "split": split})
 
@@ -89,8 +91,8 @@ def compare_outputs(
     space: Workspace,
     target: ModelFiles,
     task: TaskRef,
-    oracle: Done,
-    weights: Done | None,
+    oracle: Ref,
+    weights: Ref | None,
     series: str,
     alpha: float,
     limit: int,
@@ -109,8 +111,8 @@ def compare_outputs(
         VERSION,
         target=target.digest(),
         task=task.identity,
-        oracle=oracle.ref,
-        weights=None if weights is None else weights.ref,
+        oracle=oracle,
+        weights=weights,
         series=series,
         alpha=alpha,
         limit=limit,
@@ -118,10 +120,10 @@ def compare_outputs(
 
     def build(out: Path) -> None:
         model = open_model(target, space.device)
-        reference, vector = (read_vector(done, model.state()) for done in (oracle, weights))
+        reference, vector = (read_update(ref, model.state()) for ref in (oracle, weights))
         batches = open_split(target, space.device, task, "test").batches(BATCH, limit)
         head = open_head(target, space.device, task)
-        _write(out, output_similarity(model, reference, vector, batches, head, series, alpha))
+        write_measurements(out, output_similarity(model, reference, vector, batches, head, series, alpha))
 
     return run_stage(space, "compare-outputs", key, build, {"task": task.name, "series": series})
 
@@ -141,7 +143,7 @@ def trace_finetuning(
 
         def keep(step: int, state: dict) -> None:
             if step in steps:
-                save_state(_checkpoint(out, step), state)
+                write_checkpoint(out, step, state)
 
         finetune(opened, data.batch, len(data), head, config, progress=False, on_step=keep)
 
@@ -150,7 +152,7 @@ def trace_finetuning(
 
 @task(name="measure-drift", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def measure_drift(
-    space: Workspace, model: ModelFiles, task: TaskRef, trajectory: Done, steps: Sequence[int], limit: int
+    space: Workspace, model: ModelFiles, task: TaskRef, trajectory: Ref, steps: Sequence[int], limit: int
 ) -> Done | State[Done]:
     """Stores how far layer inputs have moved at each step of a trajectory, on the first test samples.
 
@@ -163,7 +165,7 @@ def measure_drift(
         VERSION,
         model=model.digest(),
         task=task.identity,
-        trajectory=trajectory.ref,
+        trajectory=trajectory,
         steps=list(steps),
         limit=limit,
     )
@@ -174,9 +176,9 @@ def measure_drift(
         start = {name: tensor.cpu() for name, tensor in opened.state().items()}
         found = []
         for step in steps:
-            vector = subtract(load_state(_checkpoint(trajectory.ref.path, step)), start)
+            vector = subtract(read_checkpoint(trajectory, step), start)
             found += input_drift(opened, vector, step, data.batches(BATCH, limit), head)
-        _write(out, found)
+        write_measurements(out, found)
 
     return run_stage(space, "measure-drift", key, build, {"model": model.ref, "task": task.name})
 
@@ -187,24 +189,17 @@ def describe_maps(space: Workspace, target: ModelFiles, parts: list[SignalMaps])
     key = artefact_key("describe-maps", VERSION, maps=[part.key for part in parts], points=POINTS)
 
     def build(out: Path) -> None:
-        at = layers(open_model(target, space.device).sites, list(Signal))
+        at = layer_of_tensors(open_model(target, space.device).sites, list(Signal))
         found = []
         for part in parts:
-            folder = space.artefacts.ref(part.key).path / "maps"
-            ranks = read_attrs(folder)["ranks"]
-            for tensor in part.tensors:
-                for samples in part.samples:
-                    name = array_name(tensor, part.signal, samples)
-                    stored = read_arrays(folder, [f"{name}/map", f"{name}/spectrum"])
-                    solved = stored[f"{name}/map"], stored[f"{name}/spectrum"], ranks[name]
-                    found += describe_map(*solved, tensor, part.signal, at[tensor], samples)
-        _write(out, found)
+            places = [(tensor, count) for tensor in part.tensors for count in part.counts]
+            names = [array_name(tensor, part.signal, count) for tensor, count in places]
+            solved = iterate_solved(space.artefacts.ref(part.key), names)
+            for (tensor, count), (_, one) in zip(places, solved, strict=True):
+                found += describe_map(one.matrix, one.spectrum, one.rank, tensor, part.signal, at[tensor], count)
+        write_measurements(out, found)
 
     return run_stage(space, "describe-maps", key, build, {"maps": len(parts)})
-
-
-def read_measurements(done: Done) -> list[Measurement]:
-    return [Measurement(**record) for record in json.loads((done.ref.path / RECORDS).read_text())]
 
 
 def write_figure(out: Path, name: str, records: Iterable[Measurement], figure: "Figure") -> dict[str, Path]:
@@ -221,11 +216,3 @@ def write_figure(out: Path, name: str, records: Iterable[Measurement], figure: "
         writer.writeheader()
         writer.writerows(asdict(record) for record in records)
     return files
-
-
-def _checkpoint(folder: Path, step: int) -> Path:
-    return folder / f"step-{step}.safetensors"
-
-
-def _write(out: Path, records: Iterable[Measurement]) -> None:
-    (out / RECORDS).write_text(json.dumps([asdict(record) for record in records]))

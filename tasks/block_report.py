@@ -5,21 +5,20 @@ from collections.abc import Sequence
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from bico.calibration.budget import Budget
 from bico.models.loading import ModelFiles
-from bico.reporting.block_report import BlockReport, judge
-from storage.arrays import iterate_arrays, read_attrs
-from storage.checkpoints import load_state
-from tasks.cached_stage import Done, Workspace
+from bico.reporting.block_report import BlockReport, judge_blocks
+from storage.keys import Ref
+from tasks.artefacts import determined_shares, read_vector
+from tasks.cached_stage import Workspace
 from tasks.inputs import open_model
-from tasks.names import array_name
-from tasks.procrustes import SignalMaps
+from tasks.maps import SignalMaps
 from tasks.retries import RETRIES
-from tasks.transfer import VECTOR
 
 
 @task(
-    name="judge-layers",
-    task_run_name="judge-layers {name}",
+    name="report-blocks",
+    task_run_name="report-blocks {name}",
     tags=["cpu"],
     cache_policy=NO_CACHE,
     persist_result=False,
@@ -29,9 +28,9 @@ def report_blocks(
     space: Workspace,
     target: ModelFiles,
     name: str,
-    vector: Done,
+    vector: Ref,
     maps: Sequence[SignalMaps],
-    samples: int,
+    budget: Budget,
     alpha: float,
 ) -> list[BlockReport]:
     """Tells how well the maps of a transfer are determined and how much it changes each block.
@@ -39,15 +38,12 @@ def report_blocks(
     Arguments:
         name: The task's.
         maps: Those that the method used.
-        samples: At which sample count.
+        budget: With which samples.
     """
     shares: dict[tuple[str, str], list[float]] = {}
     for part in maps:
-        folder = space.artefacts.ref(part.key).path / "maps"
-        ranks = read_attrs(folder)["ranks"]
-        names = {f"{n}/spectrum": n for n in (array_name(t, part.signal, samples) for t in part.tensors)}
-        for stored, spectrum in iterate_arrays(folder, names):
-            shares.setdefault((part.group, part.signal.value), []).append(ranks[names[stored]] / spectrum.numel())
+        found = determined_shares(space.artefacts.ref(part.key), part.names(budget.asked))
+        shares.setdefault((part.group, part.signal.value), []).extend(found)
     opened = open_model(target, space.device)
     state = {key: tensor.detach().cpu() for key, tensor in opened.state().items()}
-    return judge(name, opened.sites, shares, state, load_state(vector.ref.path / VECTOR), alpha)
+    return judge_blocks(name, opened.sites, shares, state, read_vector(vector), alpha)

@@ -1,29 +1,22 @@
 """Collect activations and gradients: one forward-backward pass of each model leaves all covariances."""
 
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
-from torch import Tensor
 
 from bico.calibration.covariances import Batch, cross_covariances, split_at
 from bico.calibration.memory import plan_memory
-from bico.calibration.sampling import Sampling, choose_samples, draw_samples, set_sizes
 from bico.calibration.signals import Signal
-from bico.models.loading import ModelFiles
-from bico.models.protocol import PROBE
-from storage.arrays import new_arrays
-from storage.keys import Ref, artefact_key
+from storage.keys import artefact_key
+from tasks.artefacts import array_name, new_covariances
 from tasks.cached_stage import Done, Workspace, as_state
-from tasks.distances import read_distances
-from tasks.inputs import TaskRef, open_head, open_model, open_split
-from tasks.names import array_name
+from tasks.calibration import Calibration
+from tasks.inputs import open_head, open_model, open_split
 from tasks.progress import counted, reported
 from tasks.retries import RETRIES
 
@@ -39,78 +32,15 @@ STAGES = {
 }
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What a collection depends on."""
-
-    source: ModelFiles
-    target: ModelFiles
-    task: TaskRef
-    samples: tuple[int, ...]
-    """Ascending counts, N or K per class by `sampling`; the sets are nested, and one pass serves all of them."""
-    seed: int
-    sampling: Sampling = Sampling.RANDOM
-    distances: Ref | None = None
-    """Distances to class centroids, for the strategies that go by them."""
-    batch_size: int = 32
-    """Changes memory and rounding only, so it does not enter the key."""
-
-    def key(self, signals: tuple[Signal, ...]) -> str:
-        return artefact_key(
-            STAGES[signals],
-            VERSION,
-            source=self.source.digest(),
-            target=self.target.digest(),
-            task=self.task.identity,
-            indices=self.indices,
-            samples={str(count): size for count, size in self.sizes.items()},
-            signals=list(signals),
-            **self.beside,
-        )
-
-    @property
-    def beside(self) -> dict[str, object]:
-        """What else determines a collection, for its key."""
-        return {}
-
-    def targets(self, space: Workspace) -> Tensor | None:
-        """Targets of the loss, sample by sample; None for the labels that the data have."""
-        return None
-
-    @property
-    def sizes(self) -> dict[int, int]:
-        """How many samples the set of each count has."""
-        return set_sizes(self.sampling, self.samples, len(self.task.open().class_names))
-
-    @cached_property
-    def indices(self) -> list[int]:
-        """The largest set, in order; a smaller one is its beginning."""
-        task = self.task.open()
-        if self.sampling is Sampling.RANDOM:  # the labels need not be read
-            return draw_samples(task.sizes["train"], self.samples[-1], self.seed).tolist()
-        distances = None if self.distances is None else read_distances(self.distances)
-        labels, classes = task.open("train").labels, len(task.class_names)
-        return choose_samples(self.sampling, labels, classes, self.samples[-1], self.seed, distances).tolist()
-
-    def set_of(self, count: int) -> list[int]:
-        """The samples of one of the counts."""
-        return self.indices[: self.sizes[count]]
-
-    @property
-    def head_indices(self) -> tuple[int, ...] | None:
-        """Samples for a head that has to be fitted: the smallest set, which every count may look at."""
-        return tuple(self.set_of(self.samples[0])) if self.task.loss == PROBE else None
-
-    @property
-    def drawn(self) -> dict[str, Any]:
-        """What was drawn, for the record."""
-        return {
-            "task": self.task.name,
-            "sampling": self.sampling,
-            "seed": self.seed,
-            "samples": list(self.samples),
-            "indices": self.indices,
-        }
+def covariances_key(calibration: Calibration, signals: tuple[Signal, ...]) -> str:
+    return artefact_key(
+        STAGES[signals],
+        VERSION,
+        source=calibration.source.digest(),
+        target=calibration.target.digest(),
+        signals=list(signals),
+        **calibration.identity,
+    )
 
 
 @task(
@@ -125,7 +55,7 @@ def collect_activations(
     space: Workspace, calibration: Calibration, wanted: tuple[tuple[Signal, ...], ...] = (ACTIVATIONS, GRADIENTS)
 ) -> Done | State[Done]:
     """Stores the activation covariances; if they are missing, the same pass leaves all others that are wanted."""
-    key = calibration.key(ACTIVATIONS)
+    key = covariances_key(calibration, ACTIVATIONS)
     if space.artefacts.is_complete(key):
         return as_state(Done("collect-activations", space.artefacts.ref(key), cached=True))
     made = _collect(space, calibration, wanted)
@@ -161,21 +91,20 @@ def collect_input_gradients(space: Workspace, calibration: Calibration, activati
 def _after_activations(
     space: Workspace, calibration: Calibration, signals: tuple[Signal, ...], activations: Done
 ) -> Done:
-    ref, found = _collect(space, calibration, (signals,))[calibration.key(signals)]
+    ref, found = _collect(space, calibration, (signals,))[covariances_key(calibration, signals)]
     # What the neighbour's pass of this run has made was computed by this run.
     return Done(STAGES[signals], ref, cached=found and activations.cached)
 
 
 def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Signal, ...], ...]) -> dict:
-    keys = {calibration.key(signals): signals for signals in groups}
+    keys = {covariances_key(calibration, signals): signals for signals in groups}
 
     def build(folders: dict[str, Path]) -> None:
         wanted = {key: keys[key] for key in folders}
         with ExitStack() as stack:
             # Written as they come: of the snapshots and passes, one at a time is in memory.
             write = {
-                key: stack.enter_context(new_arrays(folder / "covariances", calibration.drawn))
-                for key, folder in folders.items()
+                key: stack.enter_context(new_covariances(folder, calibration.drawn)) for key, folder in folders.items()
             }
             for samples, covariances in _stream(
                 space, calibration, [s for signals in wanted.values() for s in signals]
@@ -190,7 +119,7 @@ def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Sig
         "task": asdict(calibration.task),
         "seed": calibration.seed,
         "sampling": calibration.sampling,
-        "samples": list(calibration.samples),
+        "samples": list(calibration.counts),
     }
     return space.artefacts.get_or_create_many(list(keys), build, meta)
 
@@ -200,17 +129,15 @@ def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]):
     source, target = (open_model(files, space.device) for files in models)
     ours, theirs = (open_split(files, space.device, calibration.task, "train") for files in models)
     heads = tuple(open_head(files, space.device, calibration.task, calibration.head_indices) for files in models)
-    indices, count_of = torch.tensor(calibration.indices), {size: n for n, size in calibration.sizes.items()}
-    pseudo_labelled = calibration.targets(space)
+    indices, count_of = torch.tensor(calibration.indices), {size: n for n, size in calibration.counts.items()}
+    targets = calibration.targets(space)
 
     def batches():
         for part in split_at(len(indices), calibration.batch_size, count_of):
             inputs, labels = ours.batch(indices[part])
-            yield Batch(
-                inputs, theirs.batch(indices[part])[0], labels if pseudo_labelled is None else pseudo_labelled[part]
-            )
+            yield Batch(inputs, theirs.batch(indices[part])[0], labels if targets is None else targets[part])
 
-    plan = plan_memory(source, target, signals, calibration.batch_size, len(calibration.samples), space.memory)
+    plan = plan_memory(source, target, signals, calibration.batch_size, len(calibration.counts), space.memory)
     parts = len(list(split_at(len(indices), calibration.batch_size, count_of)))
     with reported("collect", f"batches of {calibration.task.name}", parts * len(plan.passes)) as advance:
         for n, sites in enumerate(plan.passes):

@@ -6,18 +6,16 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
-from torch import Tensor
 
 from bico.calibration.sampling import centroid_distances
 from bico.models.loading import ModelFiles
-from storage.arrays import read_arrays, write_arrays
-from storage.keys import Ref, artefact_key
+from storage.keys import artefact_key
+from tasks.artefacts import write_distances
 from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.inputs import TaskRef, open_model, open_split
 from tasks.retries import RETRIES
 
 VERSION = 1
-ARRAYS, NAME = "distances", "distances"
 
 
 @task(
@@ -36,10 +34,6 @@ def class_distances(space: Workspace, model: ModelFiles, task: TaskRef) -> Done 
         opened, data = open_model(model, space.device), open_split(model, space.device, task, "train")
         with torch.no_grad():
             features = torch.cat([opened.features(inputs).cpu() for inputs, _ in data.batches(250)])
-        write_arrays(out / ARRAYS, {NAME: centroid_distances(features, data.split.labels)})
+        write_distances(out, centroid_distances(features, data.split.labels))
 
     return run_stage(space, "class-distances", key, build, {"model": model.ref, "task": task.name})
-
-
-def read_distances(ref: Ref) -> Tensor:
-    return read_arrays(ref.path / ARRAYS, [NAME])[NAME]

@@ -11,22 +11,22 @@ from bico.models import t5_loading
 from bico.models.files import T5
 from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
 from bico.task_vector import add
-from storage.checkpoints import load_state, save_state
-from tasks.cached_stage import Done, Workspace
+from storage.checkpoints import save_state
+from storage.keys import Ref
+from tasks.artefacts import EXPORTED_VECTOR, LINEAR_HEAD, linear_head_file, read_vector, vector_file
+from tasks.cached_stage import Workspace
 from tasks.inputs import open_model
-from tasks.last_steps import LINEAR_HEAD
-from tasks.transfer import VECTOR
 
 CONFIGURATIONS = (CONFIG, t5_loading.CONFIG, "model.safetensors.index.json")
 """Written anew with a model's weights."""
 
 
-def export_model(space: Workspace, target: ModelFiles, vector: Done, alpha: float, folder: Path) -> None:
+def export_model(space: Workspace, target: ModelFiles, vector: Ref, alpha: float, folder: Path) -> None:
     """Writes the updated target in the format of its family (open_clip's local-dir, or transformers'), and the task vector
     beside it.
     """
     opened = open_model(target, space.device)
-    update = load_state(vector.ref.path / VECTOR)
+    update = read_vector(vector)
     folder.mkdir(parents=True, exist_ok=True)
     for path in target.files:
         if path.name not in CONFIGURATIONS and path != target.weights and path.suffix != ".safetensors":
@@ -39,9 +39,9 @@ def export_model(space: Workspace, target: ModelFiles, vector: Done, alpha: floa
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         (folder / CONFIG).write_text(json.dumps(_configuration(target, model), indent=2))
         save_state(folder / WEIGHTS, add(state, update, alpha))
-    shutil.copyfile(vector.ref.path / VECTOR, folder / VECTOR.replace("task_vector", "task-vector"))
-    if (vector.ref.path / LINEAR_HEAD).exists():
-        shutil.copyfile(vector.ref.path / LINEAR_HEAD, folder / LINEAR_HEAD)
+    shutil.copyfile(vector_file(vector), folder / EXPORTED_VECTOR)
+    if (head := linear_head_file(vector)) is not None:
+        shutil.copyfile(head, folder / LINEAR_HEAD)
 
 
 def _configuration(target: ModelFiles, model: Any) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from prefect.client.schemas import State
 
 from bico.finetune import FinetuneConfig, finetune
 from bico.models.loading import ModelFiles
-from bico.task_vector import StateDict, check_same_architecture, subtract
-from storage.checkpoints import content_digest, load_state, save_state
-from storage.keys import Ref, artefact_key
+from bico.task_vector import StateDict, check_same_architecture
+from storage.checkpoints import content_digest, load_state
+from storage.keys import artefact_key
+from tasks.artefacts import write_expert
 from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.inputs import TaskRef, open_head, open_model, open_split
 from tasks.progress import reported
@@ -18,7 +19,6 @@ from tasks.retries import RETRIES
 
 FINETUNE_VERSION = 1
 ADOPT_VERSION = 1
-EXPERT = "expert.safetensors"
 
 
 @task(
@@ -40,10 +40,10 @@ def finetune_model(
         opened = open_model(model, space.device)
         head = open_head(model, space.device, task)
         with reported("fine-tune", f"steps of {model.ref} on {task.name}", config.steps) as advance:
-            tower = finetune(
+            tuned = finetune(
                 opened, data.batch, len(data), head, config, progress, on_step=lambda step, _: advance(step)
             )
-        save_state(out / EXPERT, tower)
+        write_expert(out, tuned)
 
     return run_stage(space, "fine-tune", key, build, {"model": model.ref, "task": task.name})
 
@@ -56,18 +56,12 @@ def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done |
     )
 
     def build(out: Path) -> None:
-        save_state(out / EXPERT, read_expert(space, model, checkpoint))
+        write_expert(out, read_expert(space, model, checkpoint))
 
     return run_stage(space, "adopt-expert", key, build, {"model": model.ref, "checkpoint": Path(checkpoint).name})
 
 
-def task_vector_of(expert: Ref, state: StateDict) -> StateDict:
-    """Returns a stored expert's task vector, on the device of the state that it was fine-tuned from."""
-    device = next(iter(state.values())).device
-    return subtract({name: tensor.to(device) for name, tensor in load_state(expert.path / EXPERT).items()}, state)
-
-
-def read_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> dict:
+def read_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> StateDict:
     """Reads a checkpoint and checks that it was fine-tuned from an architecture like this model's.
 
     Raises:

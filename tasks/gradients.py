@@ -11,11 +11,10 @@ from torch import Tensor
 
 from bico.calibration.covariances import split_at
 from bico.calibration.parameter_gradients import ParameterGradient, parameter_gradients
-from bico.task_vector import StateDict
-from storage.arrays import read_arrays, write_arrays
-from storage.keys import Ref, artefact_key
+from storage.keys import artefact_key
+from tasks.artefacts import write_parameter_gradients
 from tasks.cached_stage import Done, Workspace, as_state
-from tasks.collect import Calibration
+from tasks.calibration import Calibration
 from tasks.inputs import open_head, open_model, open_split
 from tasks.retries import RETRIES
 
@@ -28,11 +27,8 @@ def gradients_key(calibration: Calibration, kind: ParameterGradient) -> str:
         "collect-parameter-gradients",
         VERSION,
         target=calibration.target.digest(),
-        task=calibration.task.identity,
-        indices=calibration.indices,
-        samples={str(count): size for count, size in calibration.sizes.items()},
         kind=kind,
-        **calibration.beside,
+        **calibration.identity,
     )
 
 
@@ -55,40 +51,27 @@ def collect_parameter_gradients(
         data = open_split(files, device, calibration.task, "train")
         head = open_head(files, device, calibration.task, calibration.head_indices)
         indices = torch.tensor(calibration.indices)
-        count_of = {size: count for count, size in calibration.sizes.items()}
+        count_of = {size: count for count, size in calibration.counts.items()}
         snapshots = list(count_of)
-        pseudo_labelled = calibration.targets(space)
+        targets = calibration.targets(space)
         parts = split_at(len(indices), calibration.batch_size, snapshots)
-        batches = (
-            _batch(data.batch(indices[part]), None if pseudo_labelled is None else pseudo_labelled[part])
-            for part in parts
-        )
+        batches = (_batch(data.batch(indices[part]), None if targets is None else targets[part]) for part in parts)
         missing = {keys[key]: folder for key, folder in folders.items()}
-        # A group of arrays for each sample count, so that memory holds one.
         for size, gathered in parameter_gradients(open_model(files, device), batches, head, missing, snapshots):
             for kind, folder in missing.items():
-                attrs = calibration.drawn | {"indices": calibration.indices[:size]}
-                write_arrays(_arrays(folder, count_of[size]), gathered[kind], attrs)
+                about = calibration.drawn | {"indices": calibration.indices[:size]}
+                write_parameter_gradients(folder, count_of[size], gathered[kind], about)
 
     meta = {
         "target": files.ref,
         "task": asdict(calibration.task),
         "seed": calibration.seed,
-        "samples": list(calibration.samples),
+        "samples": list(calibration.counts),
     }
     made = space.artefacts.get_or_create_many(keys, build, meta)
     ref, _ = made[gradients_key(calibration, kinds[0])]
     return as_state(Done("collect-parameter-gradients", ref, all(cached for _, cached in made.values())))
 
 
-def read_parameter_gradients(ref: Ref, samples: int) -> StateDict:
-    """Reads a statistic back at one sample count, by parameter."""
-    return read_arrays(_arrays(ref.path, samples))
-
-
-def _batch(labelled: tuple[Tensor, Tensor], pseudo_labelled: Tensor | None) -> tuple[Tensor, Tensor]:
-    return labelled if pseudo_labelled is None else (labelled[0], pseudo_labelled)
-
-
-def _arrays(folder: Path, samples: int) -> Path:
-    return folder / f"gradients-{samples}"
+def _batch(labelled: tuple[Tensor, Tensor], targets: Tensor | None) -> tuple[Tensor, Tensor]:
+    return labelled if targets is None else (labelled[0], targets)

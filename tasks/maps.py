@@ -1,24 +1,119 @@
-"""Read the maps that `tasks/procrustes.py` has stored."""
+"""The alignment maps of a calibrated pair: what each artefact of them is made of, and reading them at one budget."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Self
 
 from torch import Tensor
 
-from bico.calibration.signals import Signal, SignalKey
-from bico.linalg.procrustes import Completion
+from bico.calibration.budget import Budget
+from bico.calibration.signals import Signal, SignalKey, signal_key
+from bico.linalg.procrustes import RANK_TOLERANCE, Completion
 from bico.methods.evidence import undeclared
-from storage.arrays import read_arrays
+from bico.models.sites import Site
+from storage.keys import Ref, artefact_key
+from tasks.artefacts import array_name, iterate_covariances, read_maps
 from tasks.cached_stage import Workspace
-from tasks.names import array_name
-from tasks.procrustes import SignalMaps
+
+VERSION = 2
+"""Of the stage that solves them, `tasks/procrustes.py`."""
+
+
+@dataclass(frozen=True)
+class SignalMaps:
+    """The maps of one signal and completion in one block of a calibrated pair, at every budget: one artefact."""
+
+    covariances: Ref | None
+    """Of labelled samples; None without any."""
+    group: str
+    """The block's name."""
+    signal: Signal
+    tensors: tuple[str, ...]
+    """The tensors of the block that carry the signal."""
+    counts: tuple[int, ...]
+    """Labelled samples, as asked for."""
+    completion: Completion
+    pseudo_labelled: tuple[Ref, int] | None = None
+    """Covariances of unlabelled inputs and their number, which are added at every count."""
+
+    @classmethod
+    def of(
+        cls,
+        covariances: Ref | None,
+        signal: Signal,
+        sites: Iterable[Site],
+        group: str,
+        counts: Iterable[int],
+        completion: Completion,
+        pseudo_labelled: tuple[Ref, int] | None = None,
+    ) -> Self:
+        tensors = dict.fromkeys(signal_key(site, signal)[0] for site in sites if site.group == group)
+        return cls(covariances, group, signal, tuple(tensors), tuple(counts), completion, pseudo_labelled)
+
+    @property
+    def key(self) -> str:
+        more: dict[str, object] = {}
+        if self.pseudo_labelled is not None:
+            more = {"pseudo_labelled": self.pseudo_labelled[0], "unlabelled": self.pseudo_labelled[1]}
+        return artefact_key(
+            "procrustes",
+            VERSION,
+            covariances=self.covariances,
+            group=self.group,
+            signal=self.signal,
+            tensors=list(self.tensors),
+            samples=list(self.counts),
+            completion=self.completion,
+            rtol=RANK_TOLERANCE,
+            **more,
+        )
+
+    def names(self, count: int) -> list[str]:
+        """The arrays at one count, in the order of the tensors."""
+        return [array_name(tensor, self.signal, count) for tensor in self.tensors]
+
+    def crosses(self) -> Iterator[tuple[str, Tensor]]:
+        """The covariances by array name, one in memory at a time. Losses are summed over samples, so those of unlabelled
+        inputs are added.
+        """
+        places = [(tensor, count) for tensor in self.tensors for count in self.counts]
+        names = [array_name(tensor, self.signal, count) for tensor, count in places]
+        labelled = [name for name, (_, count) in zip(names, places, strict=True) if count]
+        found = iterate_covariances(self.covariances, labelled) if labelled and self.covariances else iter(())
+        if self.pseudo_labelled is None:
+            yield from found
+            return
+        ref, number = self.pseudo_labelled
+        theirs = iterate_covariances(ref, [array_name(tensor, self.signal, number) for tensor, _ in places])
+        for name, (_, count), (_, total) in zip(names, places, theirs, strict=True):
+            yield name, total + next(found)[1] if count else total
+
+
+@dataclass(frozen=True)
+class BlockMaps:
+    """All maps of one block: one task. Every signal and completion is an artefact, so another method adds only its own."""
+
+    group: str
+    parts: tuple[SignalMaps, ...]
+
+    def is_complete(self, space: Workspace) -> bool:
+        return all(space.artefacts.is_complete(part.key) for part in self.parts)
+
+
+def by_covariances(parts: Iterable[SignalMaps]) -> list[list[SignalMaps]]:
+    """Parts that differ in their completion only share one reading of their covariances."""
+    alike: dict[SignalMaps, list[SignalMaps]] = {}
+    for part in parts:
+        alike.setdefault(replace(part, completion=Completion.PARTIAL), []).append(part)
+    return list(alike.values())
 
 
 class StoredMaps:
-    """The maps of a calibrated pair at one sample count; each artefact is opened when a method first asks for it."""
+    """The maps of a calibrated pair at one budget; each artefact is opened when a method first asks for it."""
 
-    def __init__(self, space: Workspace, parts: Iterable[SignalMaps], samples: int) -> None:
+    def __init__(self, space: Workspace, parts: Iterable[SignalMaps], budget: Budget) -> None:
         self._parts = {(tensor, part.signal, part.completion): part for part in parts for tensor in part.tensors}
-        self._space, self._samples = space, samples
+        self._space, self._count = space, budget.asked
         self._read: dict[tuple[str, Signal, Completion], Tensor] = {}
 
     def __call__(self, key: SignalKey, completion: Completion) -> Tensor:
@@ -27,7 +122,7 @@ class StoredMaps:
             if place not in self._parts:
                 raise undeclared(f"alignment map ({completion}) for the {key[1]} of {key[0]}")
             part = self._parts[place]
-            names = [f"{array_name(tensor, part.signal, self._samples)}/map" for tensor in part.tensors]
-            maps = read_arrays(self._space.artefacts.ref(part.key).path / "maps", names)
+            names = part.names(self._count)
+            maps = read_maps(self._space.artefacts.ref(part.key), names)
             self._read |= {(t, *place[1:]): maps[n] for t, n in zip(part.tensors, names, strict=True)}
         return self._read[place]

@@ -1,6 +1,5 @@
 """Accuracy of a linear probe on a model, bare, fine-tuned or with a transferred task vector."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,9 +10,9 @@ from prefect.client.schemas import State
 from bico.evaluation.linear_head import linear_head_accuracy
 from bico.evaluation.probe import fit_probe
 from bico.models.loading import ModelFiles
-from storage.keys import artefact_key
+from storage.keys import Ref, artefact_key
+from tasks.artefacts import read_update, write_accuracy
 from tasks.cached_stage import Done, Workspace, run_stage
-from tasks.evaluate import METRICS, read_vector
 from tasks.inputs import TaskRef, open_model, open_split, read_features
 from tasks.retries import RETRIES
 
@@ -25,7 +24,7 @@ def probe_model(
     space: Workspace,
     model: ModelFiles,
     task: TaskRef,
-    weights: Done | None,
+    weights: Ref | None,
     alpha: float = 1.0,
     indices: Sequence[int] | None = None,
     limit: int | None = None,
@@ -43,7 +42,7 @@ def probe_model(
         VERSION,
         model=model.digest(),
         task=task.open().identity,
-        weights=None if weights is None else weights.ref,
+        weights=weights,
         alpha=alpha,
         indices=None if indices is None else list(indices),
         limit=limit,
@@ -52,9 +51,9 @@ def probe_model(
     def build(out: Path) -> None:
         opened, classes = open_model(model, space.device), len(task.open().class_names)
         train, test = (open_split(model, space.device, task, split) for split in ("train", "test"))
-        with opened.updated(read_vector(weights, opened.state()), alpha):
+        with opened.updated(read_update(weights, opened.state()), alpha):
             probe = fit_probe(*read_features(opened, train, indices), classes)
             percent = linear_head_accuracy(opened, test.batches(250, limit), probe)
-        (out / METRICS).write_text(json.dumps({"accuracy": percent}))
+        write_accuracy(out, percent)
 
     return run_stage(space, "probe", key, build, {"model": model.ref, "task": task.name})

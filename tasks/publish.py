@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ from prefect.cache_policies import NO_CACHE
 from bico.models.loading import ModelFiles
 from bico.reporting.advice import advice
 from bico.reporting.card import Origin, model_card
-from bico.reporting.report import Row, markdown_table, plot_accuracy, start_of
-from tasks.cached_stage import Done, Workspace
+from bico.reporting.plots import plot_accuracy
+from bico.reporting.references import start_of
+from bico.reporting.rows import COLUMNS, Row
+from bico.reporting.tables import markdown_table
+from storage.keys import Ref
+from tasks.cached_stage import Workspace
 from tasks.export import export_model
 from tasks.retries import RETRIES
 
@@ -26,9 +30,9 @@ CARD = "README.md"
 class Export:
     """A model to write."""
 
-    vector: Done
+    vector: Ref
     """The target's task vector."""
-    cell: Row
+    row: Row
     """Its row of the results."""
     alpha: float = 1.0
     """How much of the task vector is added."""
@@ -59,9 +63,9 @@ def write_results(
     out.mkdir(parents=True, exist_ok=True)
     table = markdown_table(rows)
     with _replacing(out / "results.csv") as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(Row.__dataclass_fields__))
+        writer = csv.DictWriter(file, fieldnames=COLUMNS)
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer.writerows(row.record() for row in rows)
     with _replacing(out / "results.md") as path:
         path.write_text("\n\n".join([table, *advice(rows)]) + "\n")
     with _replacing(out / "accuracy.png") as path:
@@ -70,7 +74,7 @@ def write_results(
         path.write_text(json.dumps(calibrations))
     for name, export in models.items():
         export_model(space, target, export.vector, export.alpha, folder := out / "models" / name)
-        (folder / CARD).write_text(model_card(export.cell, start_of(export.cell, rows), origin))
+        (folder / CARD).write_text(model_card(export.row, start_of(export.row, rows), origin))
     return {
         "table": str(out / "results.csv"),
         "markdown": str(out / "results.md"),

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from dataclasses import asdict
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,8 +10,11 @@ from typing import Any, Protocol
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from bico.methods.spec import Spec
 from bico.reporting.advice import advice
-from bico.reporting.report import REFERENCES, Row, base_of, markdown_table, method_label, start_of, summarise
+from bico.reporting.references import TARGET_PROBE, is_reference, start_of, untouched
+from bico.reporting.rows import Cell, Row, summarise
+from bico.reporting.tables import markdown_table
 from storage.runs import MODELS, register_models
 from storage.tracking import Tracker
 from tasks.retries import RETRIES
@@ -25,14 +28,14 @@ class TrackingSettings(Protocol):
     experiment: str
 
 
-def metric_label(method: str, unlabelled: int) -> str:
+def metric_label(method: Spec, unlabelled: int) -> str:
     """MLflow's metric names have neither the equals sign of settings nor the plus of last steps.
 
     Example:
-        >>> metric_label("bico+head:targets=labels", 500)
+        >>> metric_label(Spec.parse("bico+head:targets=labels"), 500)
         'bico with head:targets labels u500'
     """
-    return method.replace("=", " ").replace("+", " with ") + f" u{unlabelled}" * bool(unlabelled)
+    return str(method).replace("=", " ").replace("+", " with ") + f" u{unlabelled}" * bool(unlabelled)
 
 
 def open_tracker(settings: TrackingSettings) -> Tracker:
@@ -45,12 +48,14 @@ def record_run(
     name: str,
     params: dict[str, Any],
     rows: list[Row],
+    details: Mapping[Cell, Mapping[str, Any]],
     outputs: dict[str, Any],
     tags: dict[str, Any],
 ) -> dict[str, Any]:
     """Writes one MLflow run for the transfer and, under it, one per task, method, sample count and seed.
 
     Arguments:
+        details: All settings of each cell's method.
         tags: With "prefect.flow_run", of which each has one run in MLflow: a retry goes on with it.
     """
     tracker = open_tracker(settings)
@@ -59,38 +64,34 @@ def record_run(
         "versions": f"bico {version('bico')}, torch {version('torch')}",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
     }
-    base = base_of(rows)
-    gained = f"over {method_label(base)}"
+    base = untouched(rows)
+    gained = f"over {base.label}"
     parent = tracker.start_parent(name, params, tags | about, once="prefect.flow_run")
     status = "FAILED"
     try:
         for row in rows:
-            cell = {
-                "task": row.task,
-                "method": row.method,
-                "samples": row.samples,
-                "unlabelled": row.unlabelled,
-                "seed": row.seed,
-            }
+            cell = {name: value for name, value in row.record().items() if name != "accuracy"}
             metrics = {"accuracy": row.accuracy}
-            if row.method not in REFERENCES and (start := start_of(row, rows)) is not None:
+            if not is_reference(row.method) and (start := start_of(row, rows)) is not None:
                 metrics[gained] = row.accuracy - start
-            tracker.log_child(parent, row.label, params | cell, metrics, {"bico.kind": "cell"} | cell)
+            tracker.log_child(
+                parent, row.label, params | cell | dict(details[row.cell]), metrics, {"bico.kind": "cell"} | cell
+            )
         for path in (outputs[kind] for kind in ("table", "markdown", "plot", "calibration")):
             tracker.log_artifact(parent, Path(path))
         for model, folder in outputs["models"].items():
             tracker.log_artifact(parent, Path(folder), f"{MODELS}/{model}")
         tracker.describe(parent, "\n\n".join([markdown_table(rows), *advice(rows)]))
         summaries = summarise(rows)
-        starts = {line.samples: line.average[0] for line in summaries if line.method == base}
+        starts = {line.budget.asked: line.average[0] for line in summaries if line.method == base.spec}
         for line in summaries:
-            label = metric_label(line.method, line.unlabelled)
+            label = metric_label(line.method, line.budget.unlabelled)
             metrics = {f"accuracy/{label}": line.average[0]}
-            zero = starts.get(0 if base == "zero-shot" else line.samples)
-            if zero is not None and line.method not in REFERENCES:
+            zero = starts.get(line.budget.asked if base is TARGET_PROBE else 0)
+            if zero is not None and not is_reference(line.method):
                 metrics[f"{gained}/{label}"] = line.average[0] - zero
-            tracker.log_metrics(parent, metrics, step=line.samples)
-        tracker.log_table(parent, [asdict(row) for row in rows], "results.json")
+            tracker.log_metrics(parent, metrics, step=line.budget.asked)
+        tracker.log_table(parent, [row.record() for row in rows], "results.json")
         status = "FINISHED"
     finally:
         tracker.finish(parent, status)

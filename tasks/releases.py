@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from bico.errors import ConfigError
 from bico.models.loading import resolve
 from bico.models.releases import Release, releases_at
-from bico.reporting.report import Row
+from bico.reporting.rows import Row
 
 RECORD = "record.json"
 
@@ -44,7 +44,7 @@ class Record:
         """Raises ConfigError if the file is none of a record."""
         try:
             content = json.loads(path.read_text())
-            return cls(**content | {"rows": tuple(Row(**row) for row in content["rows"])})
+            return cls(**content | {"rows": tuple(Row.parse(row) for row in content["rows"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{path}: not the record of a release ({error!r}): mend it, or delete its folder."
@@ -54,7 +54,7 @@ class Record:
         """Replaces what is there, at once or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f".{RECORD}.{os.getpid()}"
-        unfinished.write_text(json.dumps(asdict(self), indent=1))
+        unfinished.write_text(json.dumps(vars(self) | {"rows": [row.record() for row in self.rows]}, indent=1))
         unfinished.replace(folder / RECORD)
 
 

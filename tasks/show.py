@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from prefect import task
@@ -11,7 +10,9 @@ from prefect.cache_policies import NO_CACHE
 
 from bico.reporting.advice import advice
 from bico.reporting.block_report import BlockReport, worst
-from bico.reporting.report import Row, headlines, markdown_table, method_label, short_name
+from bico.reporting.names import label_of, short_name
+from bico.reporting.rows import Row
+from bico.reporting.tables import headlines, markdown_table
 
 
 @task(name="show-results", task_run_name="show-results", cache_policy=NO_CACHE, persist_result=False)
@@ -19,7 +20,7 @@ def show_results(
     source: str,
     target: str,
     rows: Sequence[Row],
-    layers: Sequence[BlockReport],
+    blocks: Sequence[BlockReport],
     stages: Mapping[str, Mapping[str, int]],
     plot: Path,
     models: Mapping[str, str],
@@ -31,11 +32,11 @@ def show_results(
         models: Folders that were written, by name.
     """
     pair = f"{short_name(source)} → {short_name(target)}"
-    create_markdown_artifact(page(pair, rows, layers, stages, models), key="results", description=f"Results of {pair}")
-    cells = [asdict(row) | {"method": method_label(row.method), "accuracy": f"{row.accuracy:.2f}"} for row in rows]
+    create_markdown_artifact(page(pair, rows, blocks, stages, models), key="results", description=f"Results of {pair}")
+    cells = [row.record() | {"method": label_of(row.method), "accuracy": f"{row.accuracy:.2f}"} for row in rows]
     create_table_artifact(cells, key="cells", description=f"Accuracy (%) of every cell, {pair}")
-    if layers:
-        create_table_artifact([layer.to_row() for layer in layers], key="layers", description=worst(layers))
+    if blocks:
+        create_table_artifact([block.to_row() for block in blocks], key="blocks", description=worst(blocks))
     picture = base64.b64encode(plot.read_bytes()).decode()
     create_image_artifact(f"data:image/png;base64,{picture}", key="accuracy", description=f"Accuracy, {pair}")
 
@@ -43,7 +44,7 @@ def show_results(
 def page(
     pair: str,
     rows: Sequence[Row],
-    layers: Sequence[BlockReport],
+    blocks: Sequence[BlockReport],
     stages: Mapping[str, Mapping[str, int]],
     models: Mapping[str, str],
 ) -> str:
@@ -52,8 +53,8 @@ def page(
     if lines := headlines(rows):
         parts.append("\n".join(lines))
     parts += advice(rows)
-    if layers:
-        parts += ["## Blocks", f"{worst(layers)} The artifact `layers` has them all."]
+    if blocks:
+        parts += ["## Blocks", f"{worst(blocks)} The artifact `blocks` has them all."]
     parts += ["## Stages", "| stage | computed | cached |\n| --- | ---: | ---: |"]
     parts[-1] += "".join(f"\n| {name} | {c['computed']} | {c['cached']} |" for name, c in stages.items())
     if models:

@@ -24,7 +24,6 @@ from bico.models import zoo
 from bico.models.loading import CONFIG, WEIGHTS, load, resolve
 from bico.models.releases import Release, releases_at
 from bico.reporting.compare import compare
-from bico.reporting.report import Row
 from flows import pretrain
 from flows.cache_cli import parse_age
 from flows.config import Settings, TransferConfig, make_config, read_config
@@ -40,6 +39,7 @@ from storage.runs import register_models
 from storage.tracking import Tracker
 from tasks.releases import records
 from tests.releases import write_release
+from tests.rows import row
 from tests.tiny_t5 import WORDS, write_t5
 from zoo_build.text_corpus import read_passages
 
@@ -303,9 +303,9 @@ MISTAKES = [
     Mistake("Comparing and watching", "a table of something else", lambda h: rows_of(
         str(h.file("results.csv", "a,b\n1,2\n")), Settings(home=h.home))),
     Mistake("Comparing and watching", "two runs on different tasks", lambda h: compare(
-        [Row("digits", "bico", 20, 0, 50.0)], [Row("lamps", "bico", 20, 0, 50.0)])),
+        [row("digits", "bico", 20, 0, 50.0)], [row("lamps", "bico", 20, 0, 50.0)])),
     Mistake("Comparing and watching", "`bico compare --method theseus`, in none of them", lambda h: compare(
-        [Row("digits", "bico", 20, 0, 50.0)], [Row("digits", "bico", 20, 0, 50.0)], "theseus")),
+        [row("digits", "bico", 20, 0, 50.0)], [row("digits", "bico", 20, 0, 50.0)], "theseus")),
     Mistake("Comparing and watching", "`--register my/model`", lambda h: h.config_checked(register_as="my/model")),
     Mistake("Comparing and watching", "`--register NAME` of a run without models", lambda h: register_models(
         tracker := Tracker(None, "bico", h.home), tracker.start_parent("x"), "reader")),

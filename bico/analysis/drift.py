@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from bico.analysis.records import Measurement, RowMeans, layers
+from bico.analysis.records import Measurement, RowMeans, layer_of_tensors
 from bico.calibration.covariances import collect_signals, real_rows
 from bico.calibration.signals import Signal
 from bico.models.protocol import Model
@@ -45,7 +45,7 @@ def input_drift(
             length = start.norm(dim=1)
             drifts.add(("direction", key[0]), 1 - F.cosine_similarity(start, now, dim=1))
             drifts.add(("magnitude", key[0]), (now.norm(dim=1) - length).abs() / length)
-    at = layers(model.sites, [Signal.INPUT])
+    at = layer_of_tensors(model.sites, [Signal.INPUT])
     return [
         Measurement(quantity, "fine-tuning", tensor, at[tensor], value, at=step)
         for (quantity, tensor), value in drifts.means().items()

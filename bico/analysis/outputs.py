@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from bico.analysis.records import Measurement, RowMeans, layers
+from bico.analysis.records import Measurement, RowMeans, layer_of_tensors
 from bico.calibration.covariances import collect_signals, real_rows
 from bico.calibration.signals import Signal
 from bico.models.protocol import Model
@@ -46,5 +46,5 @@ def output_similarity(
         for (site, _), value in found.items():
             expected = wanted[site, Signal.OUTPUT]
             cosines.add(site, F.cosine_similarity(real_rows(value, mask), real_rows(expected, mask), dim=1))
-    at = layers(model.sites, [Signal.OUTPUT])
+    at = layer_of_tensors(model.sites, [Signal.OUTPUT])
     return [Measurement("cosine", series, site, at[site], value) for site, value in cosines.means().items()]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bico.analysis.moments import Moments, linear_cka
-from bico.analysis.records import Measurement, RowMeans, layers
+from bico.analysis.records import Measurement, RowMeans, layer_of_tensors
 from bico.calibration.covariances import Batch, pair_rows
 from bico.calibration.signals import Signal, SignalKey
 from bico.models.protocol import Model
@@ -53,7 +53,7 @@ def compare_signals(
 
     for batch in batches:
         pair_rows(source, target, batch, heads, [signal], add)
-    at = layers(target.sites, [signal])
+    at = layer_of_tensors(target.sites, [signal])
     found = []
     for key, value in moments.items():
         found.append(Measurement("cka", BEFORE, key[0], at[key[0]], linear_cka(value)))

@@ -10,7 +10,9 @@ from bico.analysis.pairs import AFTER, BEFORE
 from bico.analysis.records import Curve, Measurement, by_series, curve
 from bico.calibration.signals import Signal
 from bico.linalg.procrustes import RANK_TOLERANCE
-from bico.reporting.report import COLOURS, method_label
+from bico.methods.spec import Spec
+from bico.reporting.names import colour_of, label_of
+from bico.reporting.references import ZERO_SHOT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,11 +55,12 @@ def plot_output_similarity(records: Sequence[Measurement], ax: "Axes | None" = N
     ax = ax or new_axes()
     drawn: list[str] = []
     for series, group in by_series(records, "cosine"):
-        method = series.partition(":")[0]
-        style = ":" if method == "zero-shot" else STYLES[drawn.count(method) % len(STYLES)]
-        drawn.append(method)
-        label = "target as it is" if series == "zero-shot" else method_label(series)
-        _line(ax, curve(group), label, COLOURS.get(method, "black"), style, band=False)
+        method = Spec.parse(series)
+        untouched = method == ZERO_SHOT.spec
+        style = ZERO_SHOT.line if untouched else STYLES[drawn.count(method.name) % len(STYLES)]
+        drawn.append(method.name)
+        label = "target as it is" if untouched else label_of(method)
+        _line(ax, curve(group), label, colour_of(method), style, band=False)
     return _per_layer(ax, "cosine to the fine-tuned target's outputs", "Layer outputs against the fine-tuned target")
 
 

@@ -61,7 +61,7 @@ def curve(records: Iterable[Measurement], axis: str = "layer") -> Curve:
     return Curve(x, *([reduce(groups[place]) for place in x] for reduce in (statistics.fmean, min, max)))
 
 
-def layers(sites: Sequence[Site], signals: Iterable[Signal]) -> dict[str, int | None]:
+def layer_of_tensors(sites: Sequence[Site], signals: Iterable[Signal]) -> dict[str, int | None]:
     """Returns the block of every tensor that carries one of the signals."""
     return {signal_key(site, signal)[0]: site.block for signal in signals for site in sites}
 

@@ -7,6 +7,6 @@ from bico.last_steps.projection import Projection
 from bico.last_steps.protocol import LastStep, Samples, StepContext, StepResult
 from bico.last_steps.tune import Tune
 
-LAST_STEPS: dict[str, Callable[..., LastStep]] = {refit.name: refit for refit in (Projection, Head, Tune)}
+LAST_STEPS: dict[str, Callable[..., LastStep]] = {step.name: step for step in (Projection, Head, Tune)}
 
 __all__ = ["LAST_STEPS", "LastStep", "Samples", "StepContext", "StepResult"]

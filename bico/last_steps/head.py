@@ -46,10 +46,17 @@ class Head:
     """Of the ridge, as a multiple of the mean diagonal; 0 chooses it by leave-one-out."""
 
     name: ClassVar[str] = "head"
+    keeps_vocabulary: ClassVar[bool] = False
+    told: ClassVar[frozenset[str]] = frozenset({"targets", "fit"})
 
     def __post_init__(self) -> None:
         if self.penalty and Fit(self.fit) is Fit.LOGISTIC:
             raise ConfigError("head: penalty is the ridge's; a logistic fit chooses its own by cross-validation.")
+
+    @property
+    def label(self) -> str:
+        kind = "logistic head" if Fit(self.fit) is Fit.LOGISTIC else "head"
+        return f"{kind} of labels" if self.needs_labels else kind
 
     @property
     def needs_labels(self) -> bool:

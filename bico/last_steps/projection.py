@@ -37,6 +37,9 @@ class Projection:
     """What the map of the features does outside the calibrated span."""
 
     name: ClassVar[str] = "projection"
+    label: ClassVar[str] = "projection"
+    keeps_vocabulary: ClassVar[bool] = True
+    told: ClassVar[frozenset[str]] = frozenset()
     needs_labels: ClassVar[bool] = False
 
     @property

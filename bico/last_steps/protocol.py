@@ -1,4 +1,4 @@
-"""The one protocol of all refits: from a model that a task vector has reached to a better one, on the same samples."""
+"""The one protocol of all last steps: from a model that a task vector has reached to a better one, on the same samples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class StepContext:
-    """Everything that a refit may look at. What several refits read of the models is read once."""
+    """Everything that a last step may look at. What several steps read of the models is read once."""
 
     source: Model
     target: Model
@@ -97,8 +97,18 @@ class LastStep(Protocol):
     """A last step. A frozen dataclass without state; its fields are its settings."""
 
     name: ClassVar[str]
+    keeps_vocabulary: ClassVar[bool]
+    """Whether what comes out still knows other classes than the task's; a step that does not is the end."""
     needs_labels: bool
     """Whether it learns from labelled samples only."""
+
+    @property
+    def label(self) -> str:
+        """How tables call it."""
+        ...
+
+    told: ClassVar[frozenset[str]]
+    """Settings that the label tells; others are written behind it."""
 
     @property
     def needs(self) -> Needs:
@@ -106,7 +116,7 @@ class LastStep(Protocol):
         ...
 
     def check(self, source: Model, target: Model) -> None:
-        """Raises MethodError, with what to use instead, if the refit cannot serve this pair."""
+        """Raises MethodError, with what to use instead, if the step cannot serve this pair."""
         ...
 
     def take(self, vector: StateDict, context: StepContext, evidence: Evidence) -> StepResult:

@@ -32,11 +32,17 @@ class Tune:
     """Order of the samples."""
 
     name: ClassVar[str] = "tune"
+    keeps_vocabulary: ClassVar[bool] = True
+    told: ClassVar[frozenset[str]] = frozenset({"steps"})
     needs_labels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or self.lr <= 0:
             raise ConfigError(f"tune needs steps >= 1, batch_size >= 1 and lr > 0, got {self}.")
+
+    @property
+    def label(self) -> str:
+        return f"{self.steps} steps"
 
     @property
     def needs(self) -> Needs:

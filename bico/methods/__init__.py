@@ -8,8 +8,9 @@ from bico.methods.bico import BiCo
 from bico.methods.evidence import Evidence, Gathered, Needs
 from bico.methods.few_shot import FewShot
 from bico.methods.gradfix import GradFix
-from bico.methods.protocol import Method, Others, Pair
-from bico.methods.settings import parse_method
+from bico.methods.protocol import Method, Others, Pair, Serves
+from bico.methods.settings import build_part
+from bico.methods.spec import Part
 from bico.methods.theseus import Theseus
 from bico.methods.transfusion import TransFusion
 from bico.methods.unaligned import Crop, Naive, ZeroPad
@@ -47,7 +48,7 @@ def get_method(text: str, **defaults: Any) -> Method:
         >>> get_method("gradfix:mask=force")
         GradFix(mask=<Mask.FORCE: 'force'>, vote=<Vote.MAJORITY: 'majority'>)
     """
-    return parse_method(text, METHODS, defaults)
+    return build_part(Part.parse(text), METHODS, defaults)
 
 
-__all__ = ["METHODS", "Evidence", "Gathered", "Method", "Needs", "Others", "Pair", "get_method"]
+__all__ = ["METHODS", "Evidence", "Gathered", "Method", "Needs", "Others", "Pair", "Serves", "get_method"]

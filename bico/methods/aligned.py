@@ -32,6 +32,7 @@ class Aligned:
     others: Others = Others.LEAVE
 
     name: ClassVar[str]
+    carries_expert: ClassVar[bool] = True
     input_side: ClassVar[Signal | None]
     output_side: ClassVar[Signal | None]
 

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from bico.calibration.signals import Signal
 from bico.methods.aligned import Aligned
+from bico.methods.protocol import Serves
 
 
 class BiCo(Aligned):
@@ -14,6 +15,9 @@ class BiCo(Aligned):
     """
 
     name: ClassVar[str] = "bico"
+    label: ClassVar[str] = "BiCo"
+    colour: ClassVar[str] = "#c2410c"
     reference: ClassVar[str] = "Bilinear Coordinate Alignment for Training-Free Task-Vector Transfer"
+    serves: ClassVar[Serves] = Serves.ANY
     input_side: ClassVar[Signal | None] = Signal.INPUT
     output_side: ClassVar[Signal | None] = Signal.OUTPUT_GRAD

@@ -10,7 +10,7 @@ from torch import Tensor
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.errors import ConfigError
 from bico.methods.evidence import Evidence, Needs
-from bico.methods.protocol import Pair
+from bico.methods.protocol import Pair, Serves
 from bico.task_vector import StateDict
 
 
@@ -37,7 +37,11 @@ class FewShot:
     eps: float = 1e-8
 
     name: ClassVar[str] = "few-shot"
+    label: ClassVar[str] = "few-shot (one step)"
+    colour: ClassVar[str] = "#be185d"
     reference: ClassVar[str] = "one step of fine-tuning at matched cost (BiCo, table C)"
+    serves: ClassVar[Serves] = Serves.ANY
+    carries_expert: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         finite = all(math.isfinite(value) for value in (self.lr, self.eps, self.weight_decay))

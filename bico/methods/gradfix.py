@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.methods.evidence import Evidence, Needs
-from bico.methods.protocol import Pair, check_one_architecture
+from bico.methods.protocol import Pair, Serves, check_one_architecture
 from bico.task_vector import StateDict
 
 
@@ -49,7 +49,11 @@ class GradFix:
     vote: Vote = Vote.MAJORITY
 
     name: ClassVar[str] = "gradfix"
+    label: ClassVar[str] = "GradFix"
+    colour: ClassVar[str] = "#7e22ce"
     reference: ClassVar[str] = "GradFix: gradient-sign masking (Rinaldi et al., 2025)"
+    serves: ClassVar[Serves] = Serves.ONE_ARCHITECTURE
+    carries_expert: ClassVar[bool] = True
 
     @property
     def _kind(self) -> ParameterGradient:

@@ -24,6 +24,17 @@ class Others(StrEnum):
     """The source's change is added as it is; needs equal shapes."""
 
 
+class Serves(StrEnum):
+    """Which pairs of one family a method can serve."""
+
+    ANY = "any pair"
+    ONE_ARCHITECTURE = "one architecture"
+    EQUAL_INPUTS = "equal input widths"
+    EQUAL_OUTPUTS = "equal output widths"
+    WIDER = "a target no narrower"
+    NARROWER = "a target no wider"
+
+
 @dataclass(frozen=True)
 class Pair:
     """Source and target as a method sees them: sites, weights and symmetries."""
@@ -52,8 +63,16 @@ class Method(Protocol):
     """A way to carry a task vector over. A frozen dataclass without state; its fields are its settings."""
 
     name: ClassVar[str]
+    """How a run spells it."""
+    label: ClassVar[str]
+    """How tables and plots call it."""
+    colour: ClassVar[str]
+    """Of its line in plots, as #rrggbb."""
     reference: ClassVar[str]
     """Paper or place it comes from."""
+    serves: ClassVar[Serves]
+    carries_expert: ClassVar[bool]
+    """Whether the expert's weights are carried over: a method that only looks at the samples is a baseline."""
 
     @property
     def needs(self) -> Needs:

@@ -1,4 +1,4 @@
-"""Methods by their spelling: a name, and settings that differ from the defaults."""
+"""From a spelt part to the frozen dataclass that it names: settings by their fields' types."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -6,14 +6,16 @@ from enum import StrEnum
 from typing import Any, TypeVar, get_type_hints
 
 from bico.errors import ConfigError, UnknownMethodError, nearest
+from bico.methods.spec import Part
 
 M = TypeVar("M")
 
 
-def parse_method(text: str, methods: Mapping[str, Callable[..., M]], defaults: Mapping[str, Any]) -> M:
-    """Returns the method spelt `name:key=value:key=value`; types come from the fields of its dataclass.
+def build_part(part: Part, methods: Mapping[str, Callable[..., M]], defaults: Mapping[str, Any]) -> M:
+    """Returns a method or last step with the settings that its spec gives; types come from the fields of its dataclass.
 
     Arguments:
+        part: Its name and settings, as spelt.
         methods: The table to look in, such as that of methods or of last steps.
         defaults: Settings for methods that have them and do not say themselves.
 
@@ -21,17 +23,17 @@ def parse_method(text: str, methods: Mapping[str, Callable[..., M]], defaults: M
         UnknownMethodError: If no method has the name.
         ConfigError: If the method has no such setting, the setting cannot have such a value, or it is given twice.
     """
-    name, *parts = text.split(":")
+    name, text = part.name, str(part)
     if name not in methods:
         raise UnknownMethodError(f"Unknown method {name!r}: {nearest(name, methods)}")
     method = methods[name]
     hints = get_type_hints(method)
     kinds = {field.name: hints[field.name] for field in fields(method)}
     given: dict[str, Any] = {}
-    for part in parts:
-        key, equals, value = part.partition("=")
+    for pair in part.given:
+        key, equals, value = pair.partition("=")
         if not equals:
-            raise ConfigError(f"Method {text!r}: {part!r} is no setting; write {name}:key=value.")
+            raise ConfigError(f"Method {text!r}: {pair!r} is no setting; write {name}:key=value.")
         if key not in kinds:
             known = nearest(key, kinds) if kinds else "it has none."
             raise ConfigError(f"Method {text!r}: {name} has no setting {key!r}: {known}")

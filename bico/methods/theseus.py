@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from bico.calibration.signals import Signal
 from bico.methods.aligned import Aligned
+from bico.methods.protocol import Serves
 
 
 class Theseus(Aligned):
@@ -14,6 +15,9 @@ class Theseus(Aligned):
     """
 
     name: ClassVar[str] = "theseus"
+    label: ClassVar[str] = "THESEUS"
+    colour: ClassVar[str] = "#1d4ed8"
     reference: ClassVar[str] = "THESEUS: task-vector transfer by aligning activation spaces"
+    serves: ClassVar[Serves] = Serves.ANY
     input_side: ClassVar[Signal | None] = Signal.INPUT
     output_side: ClassVar[Signal | None] = Signal.OUTPUT

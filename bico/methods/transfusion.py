@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bico.errors import ConfigError, MethodError
 from bico.methods.evidence import Evidence, Needs
-from bico.methods.protocol import Pair, check_one_architecture
+from bico.methods.protocol import Pair, Serves, check_one_architecture
 from bico.models.permutations import PermutationGroup, Permutations, axes_of, identities, permute, permute_state
 from bico.task_vector import StateDict
 
@@ -41,7 +41,11 @@ class TransFusion:
     """Order in which each sweep visits the groups."""
 
     name: ClassVar[str] = "transfusion"
+    label: ClassVar[str] = "TransFusion"
+    colour: ClassVar[str] = "#0e7490"
     reference: ClassVar[str] = "TransFusion: re-basin of task vectors (Rinaldi et al., 2025)"
+    serves: ClassVar[Serves] = Serves.ONE_ARCHITECTURE
+    carries_expert: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.sweeps < 1:

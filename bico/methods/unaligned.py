@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bico.errors import MethodError
 from bico.methods.evidence import Evidence, Needs
-from bico.methods.protocol import Others, Pair, carry_others, check_one_architecture, check_others
+from bico.methods.protocol import Others, Pair, Serves, carry_others, check_one_architecture, check_others
 from bico.models.sites import Site, assemble
 from bico.task_vector import StateDict
 
@@ -19,7 +19,11 @@ class Naive:
     """Adds the source's task vector as it is, every parameter of it: `θ_B + τ_A`. Identical architectures only."""
 
     name: ClassVar[str] = "naive"
+    label: ClassVar[str] = "naive"
+    colour: ClassVar[str] = "#6b7280"
     reference: ClassVar[str] = "task arithmetic without alignment (BiCo, table 3)"
+    serves: ClassVar[Serves] = Serves.ONE_ARCHITECTURE
+    carries_expert: ClassVar[bool] = True
 
     @property
     def needs(self) -> Needs:
@@ -69,7 +73,11 @@ class ZeroPad(_Corner):
     """Fills a wider target up with zeros (BiCo, table 1)."""
 
     name: ClassVar[str] = "zero-pad"
+    label: ClassVar[str] = "zero-pad"
+    colour: ClassVar[str] = "#15803d"
     reference: ClassVar[str] = "zero-padding (BiCo, table 1)"
+    serves: ClassVar[Serves] = Serves.WIDER
+    carries_expert: ClassVar[bool] = True
 
     def check_site(self, ours: Site, theirs: Site) -> None:
         if theirs.shape[0] < ours.shape[0] or theirs.shape[1] < ours.shape[1]:
@@ -82,7 +90,11 @@ class Crop(_Corner):
     """Cuts the update down to a narrower target (BiCo, appendix, table D)."""
 
     name: ClassVar[str] = "crop"
+    label: ClassVar[str] = "crop"
+    colour: ClassVar[str] = "#a16207"
     reference: ClassVar[str] = "cropping (BiCo, table D)"
+    serves: ClassVar[Serves] = Serves.NARROWER
+    carries_expert: ClassVar[bool] = True
 
     def check_site(self, ours: Site, theirs: Site) -> None:
         if theirs.shape[0] > ours.shape[0] or theirs.shape[1] > ours.shape[1]:

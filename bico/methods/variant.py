@@ -1,6 +1,5 @@
-"""A method and the last steps behind it, spelt `bico+projection`, `theseus+head` or, without transport, `none+head`."""
+"""What a spec stands for: a method and the last steps behind it, with all settings, ready to run."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +9,12 @@ from torch import Tensor
 from bico.errors import ConfigError, UnknownMethodError, nearest
 from bico.evaluation.linear_head import projection_of
 from bico.last_steps import LAST_STEPS, LastStep, Samples, StepContext, StepResult
-from bico.methods import Evidence, Method, Needs, Pair, get_method
-from bico.methods.settings import parse_method
+from bico.methods import METHODS, Evidence, Method, Needs, Pair
+from bico.methods.settings import build_part
+from bico.methods.spec import Spec
 from bico.models.protocol import Model
 from bico.task_vector import StateDict, scale
 from bico.transfer import gather_needs
-
-NONE = "none"
-"""Stands for no transport in front of a last step: its control."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Variant:
     @property
     def ends_in_head(self) -> bool:
         """Whether it leaves a classifier of its own."""
-        return bool(self.steps) and self.steps[-1].name == "head"
+        return any(not step.keeps_vocabulary for step in self.steps)
 
     @property
     def needs_labels(self) -> bool:
@@ -67,11 +64,11 @@ class Variant:
             step.check(source, target)
 
 
-def get_variant(text: str, **defaults: Any) -> Variant:
-    """Returns a method with its last steps by their spelling.
+def get_variant(text: str | Spec, **defaults: Any) -> Variant:
+    """Returns the method with its last steps that a spec stands for.
 
     Arguments:
-        text: `method+step+step`, each `name` or `name:key=value`; `none` for no transport.
+        text: A spec, or its spelling: `method+step+step`, each `name` or `name:key=value`; `none` for no transport.
         defaults: Settings for those that have them and do not say themselves.
 
     Raises:
@@ -82,31 +79,40 @@ def get_variant(text: str, **defaults: Any) -> Variant:
         >>> [step.name for step in get_variant("bico+projection+head").steps]
         ['projection', 'head']
     """
-    first, *rest = re.split(r"\+(?=[A-Za-z])", text)  # not the plus of 1e+3
-    if first == NONE and not rest:
+    spec = Spec.parse(text)
+    if not spec.carries and not spec.steps:
         raise ConfigError(
             "Method 'none' does nothing: put a last step behind it, such as none+projection or none+head."
         )
-    method = None if first == NONE else get_method(first, **defaults)
-    if strange := [name for name in (part.partition(":")[0] for part in rest) if name not in LAST_STEPS]:
+    method = build_part(spec.first, METHODS, defaults) if spec.carries else None
+    if strange := [part.name for part in spec.steps if part.name not in LAST_STEPS]:
         raise UnknownMethodError(
-            f"Method {text!r}: unknown last step {strange[0]!r}: {nearest(strange[0], LAST_STEPS)}"
+            f"Method '{spec}': unknown last step {strange[0]!r}: {nearest(strange[0], LAST_STEPS)}"
         )
-    steps = tuple(parse_method(part, LAST_STEPS, defaults) for part in rest)
-    if any(step.name == "head" for step in steps[:-1]):
-        raise ConfigError(f"Method {text!r}: head is the end, a classifier of its own; put it last.")
+    steps = tuple(build_part(part, LAST_STEPS, defaults) for part in spec.steps)
+    if closed := [step.name for step in steps[:-1] if not step.keeps_vocabulary]:
+        raise ConfigError(f"Method '{spec}': {closed[0]} is the end, a classifier of its own; put it last.")
     return Variant(method, steps)
 
 
-def control(text: str) -> str | None:
-    """Returns the same last steps without transport; None if there are none.
+def carries_expert(spec: Spec) -> bool:
+    """Whether a spec carries the expert's weights over: no reference does, nor a baseline.
 
     Example:
-        >>> control("bico:completion=svd+head:targets=labels")
-        'none+head:targets=labels'
+        >>> [carries_expert(Spec.parse(m)) for m in ("bico+head", "none+head", "few-shot:lr=0.1", "zero-shot")]
+        [True, False, False, False]
     """
-    first, *rest = re.split(r"\+(?=[A-Za-z])", text)
-    return "+".join([NONE, *rest]) if rest and first != NONE else None
+    return spec.name in METHODS and METHODS[spec.name].carries_expert
+
+
+def keeps_vocabulary(spec: Spec) -> bool:
+    """Whether what comes out still knows other classes than the task's.
+
+    Example:
+        >>> [keeps_vocabulary(Spec.parse(m)) for m in ("bico+projection", "bico+head:targets=labels")]
+        [True, False]
+    """
+    return all(LAST_STEPS[part.name].keeps_vocabulary for part in spec.steps)
 
 
 def run(

@@ -1,23 +1,24 @@
-"""What was best in one regime of labels and unlabelled inputs, and whether the transfer was worth it."""
+"""What was best with a budget of labels and unlabelled inputs, and whether the transfer was worth it."""
 
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bico.reporting.baselines import keeps_vocabulary, transports
-from bico.reporting.report import REFERENCES, Row, base_of, cell, method_label
-
-Key = tuple[str, int, int]
-"""(method, labelled samples, unlabelled inputs)."""
+from bico.calibration.budget import Budget
+from bico.methods.spec import Spec
+from bico.methods.variant import carries_expert, keeps_vocabulary
+from bico.reporting.names import label_of
+from bico.reporting.references import is_reference, untouched
+from bico.reporting.rows import Row
+from bico.reporting.tables import mean_cell
 
 
 @dataclass(frozen=True)
 class Candidate:
     """One way to serve the target, averaged over the tasks."""
 
-    method: str
-    samples: int
-    unlabelled: int
+    method: Spec
+    budget: Budget
     by_seed: dict[int | None, float]
     """Average accuracy over the tasks, percent; {None: ...} where nothing was drawn."""
 
@@ -28,10 +29,9 @@ class Candidate:
     @property
     def name(self) -> str:
         """For people: the method, and what it was given where that is less than the regime holds."""
-        given = [f"{self.samples} labels"] * bool(self.samples) + [f"{self.unlabelled} unlabelled"] * bool(
-            self.unlabelled
-        )
-        return method_label(self.method) + (f" ({', '.join(given)})" if given else "")
+        given = [f"{self.budget.asked} labels"] * bool(self.budget.asked)
+        given += [f"{self.budget.unlabelled} unlabelled"] * bool(self.budget.unlabelled)
+        return label_of(self.method) + (f" ({', '.join(given)})" if given else "")
 
     def over(self, other: "Candidate") -> list[float]:
         """Differences, paired by seed; what was not drawn serves every seed."""
@@ -41,25 +41,24 @@ class Candidate:
         return self.by_seed[seed if seed in self.by_seed else None]
 
 
-def regimes(rows: Iterable[Row]) -> list[tuple[int, int]]:
-    """Returns the (labels, unlabelled inputs) that rows were measured with, ascending."""
-    return sorted({(row.samples, row.unlabelled) for row in rows if row.samples or row.unlabelled})
+def budgets_of(rows: Iterable[Row]) -> list[Budget]:
+    """Returns the budgets that rows were measured with, ascending."""
+    return sorted({row.budget for row in rows if row.budget})
 
 
-def candidates(rows: Sequence[Row], samples: int, unlabelled: int) -> list[Candidate]:
-    """Returns all that can be done in a regime: rows with its data, with a part of it, or with none; the fine-tuned
+def candidates(rows: Sequence[Row], budget: Budget) -> list[Candidate]:
+    """Returns all that can be done with a budget: rows with its data, with a part of it, or with none; the fine-tuned
     references are left out, and so is a method that lacks a task or a seed.
     """
-    tasks, start = {row.task for row in rows}, base_of(rows)
-    grouped: dict[Key, dict[int | None, dict[str, float]]] = {}
+    tasks, start = {row.task for row in rows}, untouched(rows).spec
+    grouped: dict[tuple[Spec, Budget], dict[int | None, dict[str, float]]] = {}
     for row in rows:
         if (
-            row.samples in (0, samples)
-            and row.unlabelled in (0, unlabelled)
-            and (row.method not in REFERENCES or row.method == start)
+            row.budget.asked in (0, budget.asked)
+            and row.budget.unlabelled in (0, budget.unlabelled)
+            and (not is_reference(row.method) or row.method == start)
         ):
-            key = (row.method, row.samples, row.unlabelled)
-            grouped.setdefault(key, {}).setdefault(row.seed, {})[row.task] = row.accuracy
+            grouped.setdefault((row.method, row.budget), {}).setdefault(row.seed, {})[row.task] = row.accuracy
     seeds = {seed for found in grouped.values() for seed in found} - {None}
     return [
         Candidate(*key, {seed: statistics.fmean(found.values()) for seed, found in by_seed.items()})
@@ -68,22 +67,24 @@ def candidates(rows: Sequence[Row], samples: int, unlabelled: int) -> list[Candi
     ]
 
 
-def recommend(rows: Sequence[Row], samples: int, unlabelled: int = 0) -> str:
-    """Returns sentences on one regime: what was best, what was best without transport, and by how much, paired over seeds.
+def recommend(rows: Sequence[Row], budget: Budget) -> str:
+    """Returns sentences on one budget: what was best, what was best without transport, and by how much, paired over seeds.
 
     A difference counts where its mean is more than twice its standard error over seeds. The best are found on the very
     test data whose accuracies are given, so they flatter a little.
 
     Arguments:
         rows: Of one pair, all tasks and seeds.
-        samples: Labels at hand.
-        unlabelled: Inputs without labels at hand.
+        budget: Labels and inputs without labels at hand.
     """
-    found = candidates(rows, samples, unlabelled)
-    zero = next((c for c in found if c.method == base_of(rows)), None)
-    carried = [c for c in found if transports(c.method)]
-    bare = [c for c in found if not transports(c.method) and c is not zero]
-    data = " and ".join([f"{samples} labels"] * bool(samples) + [f"{unlabelled} unlabelled inputs"] * bool(unlabelled))
+    found = candidates(rows, budget)
+    zero = next((c for c in found if c.method == untouched(rows).spec), None)
+    carried = [c for c in found if carries_expert(c.method)]
+    bare = [c for c in found if not carries_expert(c.method) and c is not zero]
+    data = " and ".join(
+        [f"{budget.asked} labels"] * bool(budget.asked)
+        + [f"{budget.unlabelled} unlabelled inputs"] * bool(budget.unlabelled)
+    )
     where = f"With {data}" if data else "Without data"
     if not carried:
         return f"{where}: no transfer was measured on every task."
@@ -111,16 +112,14 @@ def recommend(rows: Sequence[Row], samples: int, unlabelled: int = 0) -> str:
 
 
 def recommendations(rows: Sequence[Row]) -> list[str]:
-    """Returns a Markdown bullet for every regime with any samples."""
-    largest = max((row.unlabelled for row in rows), default=0)
-    return [
-        f"- {recommend(rows, samples, unlabelled)}" for samples, unlabelled in regimes(rows) if unlabelled == largest
-    ]
+    """Returns a Markdown bullet for every budget with as many unlabelled inputs as there are."""
+    largest = max((row.budget.unlabelled for row in rows), default=0)
+    return [f"- {recommend(rows, budget)}" for budget in budgets_of(rows) if budget.unlabelled == largest]
 
 
 def advice(rows: Sequence[Row]) -> list[str]:
     """Returns the part of a report that says what to do, as paragraphs; none where nothing was carried over with data."""
-    if not any(transports(row.method) and (row.samples or row.unlabelled) for row in rows):
+    if not any(carries_expert(row.method) and row.budget for row in rows):
         return []
     return ["What was best:", "\n".join(recommendations(rows))]
 
@@ -156,4 +155,4 @@ def _spread(values: list[float]) -> str:
 def _measured(candidate: Candidate) -> str:
     values = list(candidate.by_seed.values())
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{candidate.name}: {cell((candidate.mean, spread), len(values))} %"
+    return f"{candidate.name}: {mean_cell((candidate.mean, spread), len(values))} %"

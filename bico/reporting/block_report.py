@@ -43,7 +43,7 @@ class BlockReport:
         return row | {"weights changed by": f"{100 * self.change:.2f} %", "verdict": self.verdict}
 
 
-def judge(
+def judge_blocks(
     task: str,
     sites: Iterable[Site],
     shares: Mapping[tuple[str, str], list[float]],
@@ -63,25 +63,25 @@ def judge(
     groups: dict[str, list[Site]] = {}
     for site in sites:
         groups.setdefault(site.group, []).append(site)
-    layers = []
+    reports = []
     for block, members in groups.items():
         touched = [site for site in members if site.weight.parameter in vector]
         moved = sum(float(site.weight.read(vector).double().square().sum()) for site in touched)
         weight = sum(float(site.weight.read(state).double().square().sum()) for site in members)
         determined = {signal: sum(v) / len(v) for (place, signal), v in shares.items() if place == block and v}
-        layers.append(BlockReport(task, block, determined, abs(alpha) * (moved / weight) ** 0.5 if weight else 0.0))
-    return layers
+        reports.append(BlockReport(task, block, determined, abs(alpha) * (moved / weight) ** 0.5 if weight else 0.0))
+    return reports
 
 
-def worst(layers: Iterable[BlockReport]) -> str:
+def worst(blocks: Iterable[BlockReport]) -> str:
     """One line about all blocks: how many are well determined, and the least determined one."""
-    layers = list(layers)
-    mapped = [layer for layer in layers if layer.determined]
+    blocks = list(blocks)
+    mapped = [block for block in blocks if block.determined]
     if not mapped:
         return "No block was aligned by maps."
-    least = min(mapped, key=lambda layer: min(layer.determined.values()))
+    least = min(mapped, key=lambda block: min(block.determined.values()))
     signal, share = min(least.determined.items(), key=lambda item: item[1])
-    good = sum(layer.verdict == "well determined" for layer in mapped)
+    good = sum(block.verdict == "well determined" for block in mapped)
     return (
         f"{good} of {len(mapped)} blocks are well determined; the least is {least.block} on {least.task}, with "
         f"{100 * share:.0f} % of the directions of its {NAMES.get(signal, signal)}."

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bico.models.files import CLIP, T5
-from bico.reporting.report import Row, method_label, short_name
+from bico.reporting.names import label_of, short_name
+from bico.reporting.rows import Row
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,16 @@ def model_card(cell: Row, before: float | None, origin: Origin) -> str:
         before: The target's accuracy on the same task before, in percent.
     """
     name = f"{short_name(origin.target)} for {cell.task}"
-    drawn = "no calibration samples" if cell.seed is None else f"{cell.samples} calibration samples (seed {cell.seed})"
+    drawn = (
+        "no calibration samples" if cell.seed is None else f"{cell.budget.asked} calibration samples (seed {cell.seed})"
+    )
     library, weights = LIBRARIES[origin.family]
     base = {CLIP: "zero-shot", T5: "a probe of the target before"}[origin.family]
     gain = "" if before is None else f", {cell.accuracy - before:+.2f} points over {base}"
     lines = ["---", f"library_name: {library}", "tags: [task-vector, model-transfer]", "---", "", f"# {name}", ""]
     lines += [
         f"{short_name(origin.target)} with what an expert of {short_name(origin.source)} learnt on {cell.task}, carried "
-        f"over by {method_label(cell.method)} with {drawn}; nothing was trained.",
+        f"over by {label_of(cell.method)} with {drawn}; nothing was trained.",
         "",
         "| | |",
         "| --- | --- |",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from bico.errors import ConfigError
-from bico.reporting.report import Row
+from bico.reporting.rows import Row
 
 LEVEL = 0.05
 """Level of every test."""

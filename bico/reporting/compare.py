@@ -13,8 +13,11 @@ from enum import StrEnum
 from typing import Any
 
 from bico.errors import ConfigError, nearest
+from bico.methods.spec import Spec
 from bico.reporting import claims
-from bico.reporting.report import LABELS, REFERENCES, Row, method_label
+from bico.reporting.names import label_of
+from bico.reporting.references import is_reference
+from bico.reporting.rows import Cell, Row
 
 
 class Answer(StrEnum):
@@ -52,9 +55,16 @@ class PairedCell:
 class Compared:
     """One method in both runs."""
 
-    method: str
+    method: Spec
+    unlabelled: int
+    """Inputs without labels that it was given."""
     cells: tuple[PairedCell, ...]
     outcome: claims.Outcome
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return label_of(self.method) + f", {self.unlabelled} unlabelled" * bool(self.unlabelled)
 
     @property
     def answer(self) -> Answer:
@@ -71,6 +81,7 @@ class Comparison:
     """Two runs, method by method, and the method that the answer is about."""
 
     methods: dict[str, Compared]
+    """By spelling, with the number of unlabelled inputs where there are some."""
     about: str
     alone: tuple[int, int]
     """Cells that only the first run has, and only the second."""
@@ -93,7 +104,7 @@ class Comparison:
     def sentence(self) -> str:
         """The answer for people."""
         found = self.methods[self.about].outcome
-        numbers = f"{found.mean:+.2f} points for {method_label(self.about)}"
+        numbers = f"{found.mean:+.2f} points for {self.methods[self.about].label}"
         if not any(cell.delta for cell in self.methods[self.about].cells):
             return f"Neither: both runs agree in each cell ({len(self.methods[self.about].cells)})."
         if found.tasks < 2:
@@ -137,23 +148,25 @@ def compare(before: Sequence[Row], after: Sequence[Row], about: str | None = Non
         ConfigError: If the runs share no cell, or none of that method.
     """
     ours, theirs = _by_cell(before), _by_cell(after)
-    shared = [place for place in ours if place in theirs]
+    shared = [cell for cell in ours if cell in theirs]
     if not shared:
         raise ConfigError(
             f"Nothing to compare: no cell (task, method, N, seed) is in both runs. The first has {_listed(before)}; "
             f"the second has {_listed(after)}."
         )
-    methods = {}
-    for method in dict.fromkeys(place[1] for place in shared):
+    methods: dict[str, Compared] = {}
+    for method, unlabelled in dict.fromkeys((cell.method, cell.budget.unlabelled) for cell in shared):
         cells = tuple(
-            PairedCell(task, samples, seed, ours[place], theirs[place])
-            for place in shared
-            for task, name, samples, seed in [place]
-            if name == method
+            PairedCell(cell.task, cell.budget.asked, cell.seed, ours[cell], theirs[cell])
+            for cell in shared
+            if (cell.method, cell.budget.unlabelled) == (method, unlabelled)
         )
-        methods[method] = Compared(method, cells, claims.evaluate(_differences(cells), claims.Kind.MORE, margin))
+        outcome = claims.evaluate(_differences(cells), claims.Kind.MORE, margin)
+        spelling = str(method) + f", {unlabelled} unlabelled" * bool(unlabelled)
+        methods[spelling] = Compared(method, unlabelled, cells, outcome)
     if about is None:
-        about = next((name for name in methods if name not in REFERENCES), next(iter(methods)))
+        carried = (name for name, one in methods.items() if not is_reference(one.method))
+        about = next(carried, next(iter(methods)))
     if about not in methods:
         raise ConfigError(f"Method {about!r} is not in both runs; {nearest(about, methods)}")
     return Comparison(methods, about, (len(ours) - len(shared), len(theirs) - len(shared)))
@@ -165,14 +178,14 @@ def comparison_table(found: Comparison) -> str:
         "| method | cells | delta | sd over cells | tasks better | p | the second run is |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    for method, one in found.methods.items():
+    for one in found.methods.values():
         p = "–" if one.outcome.tasks < 2 else f"{_p(one):.3g}"
         counts = f"{one.outcome.in_favour} of {one.outcome.tasks}"
         lines.append(
-            f"| {method_label(method)} | {len(one.cells)} | {one.outcome.mean:+.2f} | {one.sd:.2f} | {counts} | {p} "
+            f"| {one.label} | {len(one.cells)} | {one.outcome.mean:+.2f} | {one.sd:.2f} | {counts} | {p} "
             f"| {one.answer} |"
         )
-    lines += ["", f"{method_label(found.about)}, cell by cell:", ""]
+    lines += ["", f"{found.methods[found.about].label}, cell by cell:", ""]
     lines += ["| task | N | seed | first | second | delta |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
     for c in found.methods[found.about].cells:
         seed = "–" if c.seed is None else c.seed
@@ -205,18 +218,13 @@ def _differences(cells: Iterable[PairedCell]) -> dict[str, dict[int | None, floa
     return {task: {seed: statistics.fmean(deltas) for seed, deltas in seeds.items()} for task, seeds in grouped.items()}
 
 
-def _by_cell(rows: Iterable[Row]) -> dict[tuple[str, str, int, int | None], float]:
-    return {(row.task, _spelt(row), row.samples, row.seed): row.accuracy for row in rows}
-
-
-def _spelt(row: Row) -> str:
-    """The method, and the inputs without labels that it was given."""
-    return row.method + f", {row.unlabelled} unlabelled" * bool(row.unlabelled)
+def _by_cell(rows: Iterable[Row]) -> dict[Cell, float]:
+    return {row.cell: row.accuracy for row in rows}
 
 
 def _listed(rows: Sequence[Row]) -> str:
-    methods = dict.fromkeys(LABELS.get(row.method, row.method) for row in rows)
-    tasks, samples = dict.fromkeys(row.task for row in rows), sorted({row.samples for row in rows} - {0})
+    methods = dict.fromkeys(label_of(row.method) for row in rows)
+    tasks, samples = dict.fromkeys(row.task for row in rows), sorted({row.budget.asked for row in rows} - {0})
     return f"{', '.join(methods) or 'no method'} on {', '.join(tasks) or 'no task'} at N={samples}"
 
 

@@ -28,7 +28,7 @@ from prefect.settings import (
 
 import storage.bucket
 import storage.tracking  # noqa: F401 - the same
-from bico.reporting.report import Row, plot_accuracy
+from bico.reporting.plots import plot_accuracy
 from flows.config import Settings, TransferConfig
 from flows.plan import make_plan
 from flows.server import one_certificate
@@ -38,6 +38,7 @@ from tasks.inputs import open_head, open_split
 from tests.faults import mutations
 from tests.faults.work import Fault, Injector, skewed
 from tests.releases import write_release
+from tests.rows import row
 
 
 def short_transfer(folder: Path) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def warm_up(folder: Path) -> None:
         open_head(files, "cpu", task)
         for split in ("train", "test"):
             open_split(files, "cpu", task, split)
-    plot_accuracy([Row("digits", "bico", 6, 0, 50.0)]).figure.savefig(io.BytesIO(), format="png")  # finds its fonts
+    plot_accuracy([row("digits", "bico", 6, 0, 50.0)]).figure.savefig(io.BytesIO(), format="png")  # finds its fonts
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from bico.analysis.plots import (
     plot_output_similarity,
     plot_spectrum,
 )
-from bico.reporting.report import COLOURS
+from bico.methods import METHODS
 
 
 def lines(ax: object) -> dict[str, tuple[list, list]]:
@@ -40,7 +40,7 @@ def test_outputs_have_one_colour_per_method_and_tell_its_settings_apart() -> Non
     names = ["zero-shot", "theseus", "bico", "bico:completion=svd"]
     ax = plot_output_similarity([Measurement("cosine", name, "q", 0, i / 10) for i, name in enumerate(names)])
     assert legend(ax) == ["target as it is", "THESEUS", "BiCo", "BiCo, completion svd"]
-    assert [line.get_color() for line in ax.lines[1:]] == [COLOURS["theseus"], COLOURS["bico"], COLOURS["bico"]]
+    assert [line.get_color() for line in ax.lines[1:]] == [METHODS[n].colour for n in ("theseus", "bico", "bico")]
     assert ax.lines[2].get_linestyle() != ax.lines[3].get_linestyle()
     assert [line.get_ydata()[0] for line in ax.lines] == pytest.approx([0, 0.1, 0.2, 0.3])
 

@@ -15,11 +15,12 @@ from bico.last_steps import LAST_STEPS, Samples, StepContext, StepResult
 from bico.last_steps.projection import Projection, added
 from bico.linalg.procrustes import Completion
 from bico.methods import Gathered, get_method
-from bico.methods.variant import control, get_variant, run
+from bico.methods.variant import get_variant, run
 from bico.models.clip_vit import ClipViT
 from bico.transfer import transfer
 from tests import tiny_t5
 from tests.library.test_methods import gradient_step
+from tests.rows import spec
 from tests.symmetry import permuted_copy
 from tests.tiny import CLASSES, head, pictures, random_task_vector, size, tiny_clip
 
@@ -282,11 +283,8 @@ def test_spelling() -> None:
     variant = get_variant("bico:completion=svd+projection:penalty=1e+3", completion=Completion.PARTIAL)
     assert variant.method.completion == "svd" and variant.steps[0].penalty == 1000.0
     assert get_variant("none+tune", lr=0.25).steps[0].lr == 0.25
-    assert {text: control(text) for text in ("bico", "none+head", "theseus+head:fit=logistic")} == {
-        "bico": None,
-        "none+head": None,
-        "theseus+head:fit=logistic": "none+head:fit=logistic",
-    }
+    assert spec("bico").control is None and spec("none+head").control is None
+    assert spec("theseus+head:fit=logistic").control == spec("none+head:fit=logistic")
     assert not get_variant("naive").uses_samples and get_variant("naive+head").uses_samples
     assert not get_variant("none+head:targets=labels").uses_unlabelled and get_variant("none+head").uses_unlabelled
 
@@ -303,7 +301,7 @@ def test_spelling() -> None:
         ("none+tune:steps=0", ConfigError, "tune needs steps >= 1"),
     ],
 )
-def test_misspelt_chains(text: str, error: type[BicoError], message: str) -> None:
+def test_misspelt_variants(text: str, error: type[BicoError], message: str) -> None:
     with pytest.raises(error, match=message):
         get_variant(text)
 
@@ -317,6 +315,20 @@ def test_a_family_without_projection_is_refused(
     assert torch.equal(read(target, [pictures(3)]).pooled, target.features(pictures(3)))
 
 
-def test_every_refit_keeps_its_name() -> None:
-    assert list(LAST_STEPS) == ["projection", "head", "tune"]
-    assert Projection().penalty == 0 and math.isinf(get_variant("none+head:penalty=inf").steps[0].penalty)
+@pytest.mark.parametrize("text", ["bico", "gradfix:mask=force:vote=mean", "none+tune:steps=30", "bico:others=add+head"])
+def test_a_spec_is_spelt_as_it_was_read(text: str) -> None:
+    assert str(spec(text)) == text and spec(spec(text)) is not None and spec(str(spec(text))) == spec(text)
+
+
+def test_the_infinite_penalty_can_be_spelt() -> None:
+    assert math.isinf(get_variant("none+head:penalty=inf").steps[0].penalty)
+
+
+@pytest.mark.parametrize("step", LAST_STEPS.values())
+def test_only_steps_that_leave_a_classifier_end_a_variant(step: type) -> None:
+    follow = f"bico+{step.name}+projection"
+    if step.keeps_vocabulary:
+        assert not get_variant(follow).ends_in_head
+    else:
+        with pytest.raises(ConfigError, match="put it last"):
+            get_variant(follow)

@@ -7,15 +7,14 @@ from torch.testing import assert_close
 
 from bico.calibration.parameter_gradients import loss_gradients
 from bico.errors import MethodError
-from bico.methods import METHODS, Gathered, Method, Pair, get_method
+from bico.methods import METHODS, Gathered, Method, Pair, Serves, get_method
 from bico.models.clip_vit import ClipViT
 from tests.symmetry import permuted_copy
 from tests.tiny import evidence_for, head, pictures, random_task_vector, tiny_clip
 
 WIDER, NARROWER = {"width": 24}, {"width": 8}
-IDENTICAL = ["naive", "gradfix", "transfusion"]
-"""They need two models of one architecture."""
-ANY_PAIR = ["bico", "theseus", "gradient-only", "few-shot"]
+IDENTICAL = [name for name, method in METHODS.items() if method.serves is Serves.ONE_ARCHITECTURE]
+ANY_PAIR = [name for name, method in METHODS.items() if method.serves is Serves.ANY]
 WHOLE_MODEL = [*IDENTICAL, "few-shot"]
 """They carry every parameter, not the sites only."""
 NOT_LINEAR = {"gradfix", "few-shot"}
@@ -33,7 +32,7 @@ def carried(
 
 
 def target_for(name: str) -> ClipViT:
-    return tiny_clip(2, **{"zero-pad": WIDER, "crop": NARROWER}.get(name, {}))
+    return tiny_clip(2, **{Serves.WIDER: WIDER, Serves.NARROWER: NARROWER}.get(METHODS[name].serves, {}))
 
 
 def gradient_step(model: ClipViT, count: int) -> dict[str, Tensor]:
@@ -52,8 +51,40 @@ def without_key_biases(vector: dict[str, Tensor]) -> dict[str, Tensor]:
     return kept
 
 
-def test_the_groups_of_this_file_cover_the_table() -> None:
-    assert {*IDENTICAL, *ANY_PAIR, "input-only", "output-only", "zero-pad", "crop"} == set(METHODS)
+SERVED = {
+    Serves.ANY: {"wider", "narrower", "deeper", "larger pictures", "other features"},
+    Serves.ONE_ARCHITECTURE: set(),
+    Serves.EQUAL_INPUTS: {"deeper", "larger pictures", "other features"},
+    Serves.EQUAL_OUTPUTS: {"deeper", "larger pictures"},
+    Serves.WIDER: {"wider", "deeper", "larger pictures", "other features"},
+    Serves.NARROWER: {"narrower", "deeper", "larger pictures"},
+}
+OTHERS = {
+    "wider": WIDER,
+    "narrower": NARROWER,
+    "deeper": {"layers": 3},
+    "larger pictures": {"image": 16},
+    "other features": {"embed": 12},
+}
+"""Targets that differ from the source in one thing."""
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_serves_exactly_the_pairs_that_it_says(name: str, other: str, source: ClipViT) -> None:
+    pair = Pair.of(source, tiny_clip(2, **OTHERS[other]))
+    if other in SERVED[METHODS[name].serves]:
+        METHODS[name]().check(pair)
+    else:
+        with pytest.raises(MethodError):
+            METHODS[name]().check(pair)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_that_carries_no_expert_does_not_look_at_it(name: str, source: ClipViT) -> None:
+    target, method = target_for(name), METHODS[name]()
+    one, other = (carried(method, source, target, random_task_vector(source, seed), count=12) for seed in (3, 4))
+    assert method.carries_expert is any(not torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.parametrize("name", METHODS)

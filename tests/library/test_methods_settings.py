@@ -34,7 +34,7 @@ def test_defaults_serve_those_who_have_the_setting_and_do_not_say() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_are_values(name: str) -> None:
     assert get_method(name) == get_method(name) and len({get_method(name), get_method(name)}) == 1
-    assert get_method(name).name == name and get_method(name).source
+    assert get_method(name).name == name and get_method(name).reference
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,3 @@
-from dataclasses import asdict
-
 import pytest
 import torch
 
@@ -7,16 +5,20 @@ from bico.errors import ShapeError
 from bico.evaluation.accuracy import accuracy
 from bico.methods import METHODS
 from bico.models.clip_vit import ClipViT
-from bico.reporting.report import COLOURS, Row, headlines, markdown_table, method_label, plot_accuracy, summarise
+from bico.reporting.names import colour_of, label_of
+from bico.reporting.plots import plot_accuracy
+from bico.reporting.rows import Row, summarise
+from bico.reporting.tables import headlines, markdown_table
+from tests.rows import row, spec
 from tests.tiny import head, pictures
 
 ROWS = [
-    Row("a", "zero-shot", 0, None, 10.0),
-    Row("b", "zero-shot", 0, None, 30.0),
-    Row("a", "bico", 50, 0, 40.0),
-    Row("b", "bico", 50, 0, 60.0),
-    Row("a", "bico", 50, 1, 44.0),
-    Row("b", "bico", 50, 1, 60.0),
+    row("a", "zero-shot", 0, None, 10.0),
+    row("b", "zero-shot", 0, None, 30.0),
+    row("a", "bico", 50, 0, 40.0),
+    row("b", "bico", 50, 0, 60.0),
+    row("a", "bico", 50, 1, 44.0),
+    row("b", "bico", 50, 1, 60.0),
 ]
 
 
@@ -36,14 +38,14 @@ def test_the_table_tells_mean_spread_and_gain() -> None:
 
 
 def test_further_columns_stand_beside_their_rows() -> None:
-    table = markdown_table(ROWS, {"paper": {("bico", 50): "76.54", ("theseus", 50): "61.47"}}).splitlines()
+    table = markdown_table(ROWS, {"paper": {(spec("bico"), 50): "76.54", (spec("theseus"), 50): "61.47"}}).splitlines()
     assert table[0].endswith("| over zero-shot | paper |") and table[1].count("---") == table[0].count("|") - 1
     assert table[2].endswith("| 20.0 |  |  |") and table[3].endswith("| +31.0 | 76.54 |")
 
 
 def test_headlines_are_differences_at_the_largest_n() -> None:
-    more = [Row("a", "bico", 10, 0, 0.0), Row("a", "fine-tuned", 0, None, 80.0), Row("b", "fine-tuned", 0, None, 84.0)]
-    naive = [Row(task, "naive", 0, None, 19.0) for task in "ab"]
+    more = [row("a", "bico", 10, 0, 0.0), row("a", "fine-tuned", 0, None, 80.0), row("b", "fine-tuned", 0, None, 84.0)]
+    naive = [row(task, "naive", 0, None, 19.0) for task in "ab"]
     assert headlines([*ROWS, *more, *naive]) == [
         "- N=50: BiCo − zero-shot = +31.0 ± 1.4 points",
         "- N=50: BiCo − naive = +32.0 points",
@@ -75,24 +77,24 @@ def test_nothing_to_evaluate_is_an_error(source: ClipViT) -> None:
 
 
 def test_every_method_has_a_colour_of_its_own_and_variants_share_it() -> None:
-    assert set(COLOURS) == set(METHODS) and len(set(COLOURS.values())) == len(METHODS)
-    variants = [Row("a", method, 50, 0, 40.0) for method in ("bico", "bico:completion=svd")]
+    assert len({colour_of(spec(name)) for name in METHODS}) == len(METHODS)
+    variants = [row("a", method, 50, 0, 40.0) for method in ("bico", "bico:completion=svd")]
     lines = [container.lines[0] for container in plot_accuracy(variants).containers]
-    assert lines[0].get_color() == lines[1].get_color() == COLOURS["bico"]
+    assert lines[0].get_color() == lines[1].get_color() == METHODS["bico"].colour
     assert lines[0].get_marker() != lines[1].get_marker() and lines[0].get_linestyle() != lines[1].get_linestyle()
     assert [line.get_label() for line in plot_accuracy(variants).containers] == ["BiCo", "BiCo, completion svd"]
 
 
 def test_labels_tell_variants_apart() -> None:
-    assert method_label("few-shot:lr=5e-4") == "few-shot (one step), lr 5e-4"
-    assert len({method_label(m) for m in [*METHODS, "gradfix:mask=force"]}) == len(METHODS) + 1
+    assert label_of(spec("few-shot:lr=5e-4")) == "few-shot (one step), lr 5e-4"
+    assert len({label_of(spec(m)) for m in [*METHODS, "gradfix:mask=force"]}) == len(METHODS) + 1
 
 
 def test_a_row_comes_back_from_csv_with_all_it_has() -> None:
-    row = Row("digits", "bico+head", 20, 1, 61.5, 500)
-    record = {key: str(value) for key, value in asdict(row).items()}
-    assert Row.parse(record) == row
+    kept = row("digits", "bico+head", 20, 1, 61.5, 500)
+    record = {key: str(value) for key, value in kept.record().items()}
+    assert Row.parse(record) == kept
     older = {key: value for key, value in record.items() if key != "unlabelled"} | {"seed": ""}
-    assert Row.parse(older) == Row("digits", "bico+head", 20, None, 61.5)
+    assert Row.parse(older) == row("digits", "bico+head", 20, None, 61.5)
     with pytest.raises(ValueError, match="could not convert"):
         Row.parse(record | {"accuracy": "high"})

@@ -9,11 +9,12 @@ import scipy.stats
 
 from bico.errors import ConfigError
 from bico.reporting.claims import Kind, Outcome, Verdict, differences, evaluate
-from bico.reporting.report import Row
+from bico.reporting.rows import Row
 from flows.catalogue import Catalogue, Side, read_catalogue
 from flows.claims import render
 from flows.config import validated
 from flows.recipes import read_recipe
+from tests.rows import row
 
 TASKS = ["a", "b", "c", "d", "e", "f", "g"]
 
@@ -23,7 +24,7 @@ def rows(method: str, gain: dict[str, float] | float, seeds: tuple = (0, 1, 2), 
     rng, samples = random.Random(method), 0 if seeds == (None,) else 100
     gains = gain if isinstance(gain, dict) else dict.fromkeys(TASKS, gain)
     return [
-        Row(task, method, samples, seed, 20.0 + 9 * n + gains[task] + noise * rng.gauss(0, 1))
+        row(task, method, samples, seed, 20.0 + 9 * n + gains[task] + noise * rng.gauss(0, 1))
         for n, task in enumerate(TASKS)
         for seed in seeds
     ]
@@ -86,11 +87,11 @@ def test_the_numbers_are_scipys() -> None:
 
 
 def test_sides_are_paired_by_task_and_seed() -> None:
-    ours = [Row("a", "bico", 10, seed, accuracy) for seed, accuracy in ((0, 50.0), (1, 70.0))]
-    theirs = [Row("a", "theseus", 10, seed, accuracy) for seed, accuracy in ((1, 60.0), (0, 45.0))]
+    ours = [row("a", "bico", 10, seed, accuracy) for seed, accuracy in ((0, 50.0), (1, 70.0))]
+    theirs = [row("a", "theseus", 10, seed, accuracy) for seed, accuracy in ((1, 60.0), (0, 45.0))]
     assert differences(ours, theirs) == {"a": {0: 5.0, 1: 10.0}}
-    assert differences(ours, [Row("a", "zero-shot", 0, None, 40.0)]) == {"a": {0: 10.0, 1: 30.0}}
-    assert differences([Row("a", "naive", 0, None, 39.0)], [Row("a", "zero-shot", 0, None, 40.0)]) == {
+    assert differences(ours, [row("a", "zero-shot", 0, None, 40.0)]) == {"a": {0: 10.0, 1: 30.0}}
+    assert differences([row("a", "naive", 0, None, 39.0)], [row("a", "zero-shot", 0, None, 40.0)]) == {
         "a": {None: -1.0}
     }
 
@@ -109,9 +110,9 @@ def test_tasks_that_all_agree_leave_nothing_to_chance() -> None:
 
 def test_what_cannot_be_compared_is_refused() -> None:
     with pytest.raises(ConfigError, match="one side has a, the other b"):
-        differences([Row("a", "bico", 1, 0, 1.0)], [Row("b", "bico", 1, 0, 1.0)])
+        differences([row("a", "bico", 1, 0, 1.0)], [row("b", "bico", 1, 0, 1.0)])
     with pytest.raises(ConfigError, match="Nothing to pair on a: seeds 0 on one side, 1 on the other"):
-        differences([Row("a", "bico", 1, 0, 1.0)], [Row("a", "bico", 1, 1, 1.0)])
+        differences([row("a", "bico", 1, 0, 1.0)], [row("a", "bico", 1, 1, 1.0)])
     with pytest.raises(ConfigError, match="margin above zero"):
         evaluate({"a": {0: 1.0}}, Kind.ALIKE)
     with pytest.raises(ConfigError, match="not finite"):
@@ -119,7 +120,7 @@ def test_what_cannot_be_compared_is_refused() -> None:
 
 
 def test_a_side_finds_its_rows() -> None:
-    made = {"table1": {"pair": [*ZERO, *rows("bico", 1.0), Row("a", "bico", 10, 0, 1.0)]}, "tableB": {"x": [], "y": []}}
+    made = {"table1": {"pair": [*ZERO, *rows("bico", 1.0), row("a", "bico", 10, 0, 1.0)]}, "tableB": {"x": [], "y": []}}
     assert Side(recipe="table1", method="bico").of(made) == rows("bico", 1.0)
     assert Side(recipe="table1", method="zero-shot").of(made) == ZERO
     assert len(Side(recipe="table1", method="bico", samples=10).of(made)) == 1
@@ -137,7 +138,7 @@ def test_every_claim_compares_rows_that_its_recipes_make() -> None:
         recipe = read_recipe(name)
         for title, config in recipe.configs(mini=recipe.shows == "picture").items():
             made[name][title] = [
-                Row("digits", method, n, None, 50.0)
+                row("digits", method, n, None, 50.0)
                 for method in [*config.methods, *BASES[recipe.shows]]
                 for n in (config.samples if method not in UNCALIBRATED else [0])
             ]

@@ -11,8 +11,9 @@ import scipy.stats
 
 from bico.errors import ConfigError
 from bico.reporting.compare import Answer, compare, comparison_table, read_rows
-from bico.reporting.report import Row
+from bico.reporting.rows import Row
 from tests.command import refused, run
+from tests.rows import row
 
 TASKS = ["a", "b", "c", "d", "e"]
 GAINS = dict(zip(TASKS, [4.0, 2.5, 3.0, 5.0, 1.5], strict=True))
@@ -21,12 +22,12 @@ GAINS = dict(zip(TASKS, [4.0, 2.5, 3.0, 5.0, 1.5], strict=True))
 def rows(gains: dict[str, float] | None = None, tasks: list[str] = TASKS) -> list[Row]:
     """A sweep over two sample counts and three seeds; seeds and counts spread by a point, the gain is the task's."""
     gains = gains or {}
-    found = [Row(task, "zero-shot", 0, None, 30.0) for task in tasks]
+    found = [row(task, "zero-shot", 0, None, 30.0) for task in tasks]
     for n, task in enumerate(tasks):
         for samples in (20, 100):
             for seed in (0, 1, 2):
                 accuracy = 40.0 + 7 * n + seed + samples / 50 + gains.get(task, 0)
-                found += [Row(task, "bico", samples, seed, accuracy)]
+                found += [row(task, "bico", samples, seed, accuracy)]
     return found
 
 
@@ -78,12 +79,12 @@ def test_a_margin_and_another_method() -> None:
 
 
 def test_only_cells_of_both_runs_are_compared_and_the_rest_is_counted() -> None:
-    more = [*rows(GAINS), Row("f", "bico", 20, 0, 1.0), Row("a", "bico", 50, 0, 1.0)]
-    found = compare([*rows(), Row("a", "naive", 0, None, 3.0)], more)
+    more = [*rows(GAINS), row("f", "bico", 20, 0, 1.0), row("a", "bico", 50, 0, 1.0)]
+    found = compare([*rows(), row("a", "naive", 0, None, 3.0)], more)
     assert found.alone == (1, 2) and len(found.methods["bico"].cells) == 30
     assert "Left out: 1 cells of the first run and 2 of the second only." in comparison_table(found)
     with pytest.raises(ConfigError, match=r"Nothing to compare.*BiCo on a.*N=\[20, 100\].*on z"):
-        compare(rows(), [Row("z", "bico", 20, 0, 1.0)])
+        compare(rows(), [row("z", "bico", 20, 0, 1.0)])
 
 
 def test_tables_are_read_back_as_they_were_written(tmp_path: Path) -> None:

@@ -12,18 +12,23 @@ from torch import Tensor
 import bico.calibration.covariances
 import tasks.collect
 import tasks.procrustes
+from bico.calibration.budget import Budget
 from bico.calibration.memory import GIGABYTE, covariance_bytes, covariance_shapes, plan_memory
 from bico.calibration.signals import Signal
 from bico.linalg.procrustes import Completion
 from bico.models.loading import resolve
+from storage.artefacts import folder_of
 from tasks.cached_stage import Workspace
-from tasks.collect import ACTIVATIONS, GRADIENTS, Calibration
+from tasks.calibration import Calibration
+from tasks.collect import ACTIVATIONS, GRADIENTS, covariances_key
 from tasks.inputs import TaskRef, open_model
-from tasks.procrustes import BlockMaps, SignalMaps, solve_maps
+from tasks.maps import BlockMaps, SignalMaps
+from tasks.procrustes import solve_maps
 from tests.tiny import count_alive, count_passes
 
 SIGNALS = [*ACTIVATIONS, *GRADIENTS]
 SAMPLES = (4, 8, 12)
+BUDGETS = tuple(Budget(count, size=count) for count in SAMPLES)
 
 
 class Stages:
@@ -32,12 +37,12 @@ class Stages:
     def __init__(self, releases: dict[str, Path], store: Path, memory: float | None = None) -> None:
         self.space = Workspace(str(store), memory=memory)
         files = [resolve(str(releases[name])) for name in ("a", "wide")]
-        self.calibration = Calibration(*files, TaskRef("digits"), SAMPLES, seed=0, batch_size=4)
+        self.calibration = Calibration(*files, TaskRef("digits"), BUDGETS, seed=0, batch_size=4)
         self.source, self.target = (open_model(file, "cpu") for file in files)
 
     def collect(self) -> dict[tuple[Signal, ...], Any]:
         made = tasks.collect._collect(self.space, self.calibration, (ACTIVATIONS, GRADIENTS))
-        return {signals: made[self.calibration.key(signals)][0] for signals in (ACTIVATIONS, GRADIENTS)}
+        return {signals: made[covariances_key(self.calibration, signals)][0] for signals in (ACTIVATIONS, GRADIENTS)}
 
     def block(self, collected: dict, group: str) -> BlockMaps:
         sites = self.target.sites
@@ -66,7 +71,7 @@ def test_a_sweep_is_one_pass_and_writes_every_covariance_once(stages: Stages, mo
     assert passes == {"forward": 2 * batches, "backward": 2 * batches}
     sites = stages.source.sites, stages.target.sites, stages.target.sites
     for signals, ref in collected.items():
-        assert chunk_bytes(ref.path / "covariances") == len(SAMPLES) * covariance_bytes(*sites, signals)
+        assert chunk_bytes(folder_of(ref) / "covariances") == len(SAMPLES) * covariance_bytes(*sites, signals)
     stages.collect()
     assert passes == {"forward": 2 * batches, "backward": 2 * batches}
 
@@ -85,7 +90,7 @@ def test_a_block_solves_and_writes_one_map_per_distinct_signal_and_holds_one_cov
     for part in block.parts:
         shapes = covariance_shapes(stages.source.sites, stages.target.sites, sites, [part.signal]).values()
         expected = len(SAMPLES) * sum(4 * a * b + 8 * min(a, b) for a, b in shapes)
-        assert chunk_bytes(stages.space.artefacts.ref(part.key).path / "maps") == expected
+        assert chunk_bytes(stages.space.artefacts.folder(part.key) / "maps") == expected
     with disable_run_logger():
         solve_maps.fn(stages.space, block)
     assert len(alive) == len(SAMPLES) * (4 + 6)

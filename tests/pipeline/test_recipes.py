@@ -19,7 +19,6 @@ from bico.errors import ConfigError
 from bico.linalg.procrustes import Completion
 from bico.methods import get_method
 from bico.models.loading import resolve
-from bico.reporting.report import Row
 from flows.claims import norms_kept
 from flows.figures import Drawn
 from flows.recipes import Recipe, list_recipes, read_recipe
@@ -28,6 +27,7 @@ from tests.flow_setup import SHORT, Bench
 from tests.library.test_hub import rows as picture_rows
 from tests.library.test_text_tasks import write as write_text_folder
 from tests.pipeline.test_cli import refused, run
+from tests.rows import row
 from tests.tiny import config as tiny_architecture
 
 MAIN = ["table1", "table3", "table4", "table5"]
@@ -176,7 +176,7 @@ def test_a_section_of_probes_counts_from_the_target_s_own() -> None:
     recipe = read_recipe("table2")
     found = [("target-probe", 50, 40.0), ("bico", 50, 45.0), ("target-probe", 200, 60.0), ("bico", 200, 62.0)]
     config = recipe.configs(mini=False)["pair"]
-    text = section(recipe, "pair", config, [Row("trec", m, n, 0, accuracy) for m, n, accuracy in found])
+    text = section(recipe, "pair", config, [row("trec", m, n, 0, accuracy) for m, n, accuracy in found])
     assert "| average | over target probe | paper | paper, over target probe |" in text
     assert "| BiCo | 50 | 45.0 | 45.0 | +5.0 | 67.02 | +12.32 |" in text
     assert "| BiCo | 200 | 62.0 | 62.0 | +2.0 | 76.12 | +5.02 |" in text
@@ -194,7 +194,7 @@ def test_a_section_sets_rows_beside_the_papers() -> None:
     """Table H on the rows of nobody: the paper's columns, its misprints, and what was not run."""
     recipe = read_recipe("tableH")
     found = [("zero-shot", 0, None, 30.0), ("bico", 100, 0, 50.0), ("bico", 100, 1, 54.0), ("expert", 0, None, 90.0)]
-    text = section(recipe, "pair", recipe.configs(True)["pair"], [Row("digits", *row) for row in found])
+    text = section(recipe, "pair", recipe.configs(True)["pair"], [row("digits", *row) for row in found])
     assert text.startswith("## mini-b → mini-l\n")
     assert "| zero-shot | – | 30.0 | 30.0 |  | 72.96 † |  |" in text
     assert "| BiCo | 100 | 52.0 ± 2.8 | 52.0 ± 2.8 | +22.0 | 83.45 | +10.49 |" in text

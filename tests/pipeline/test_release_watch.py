@@ -17,13 +17,13 @@ from prefect.flow_runs import resume_flow_run
 import flows.release_watch
 from bico.errors import CheckpointError, ConfigError
 from bico.models.releases import Release, newest_on_hub, releases_at
-from bico.reporting.report import Row
 from flows.config import Settings
 from flows.release_watch import WatchConfig, judge, release_watch
 from tasks.releases import RECORD, Record, records
 from tests.flow_setup import SHORT, Bench
 from tests.pipeline.test_recorded import artifacts
 from tests.releases import write_release
+from tests.rows import row
 
 
 def watch(bench: Bench, **changes: object) -> WatchConfig:
@@ -97,7 +97,7 @@ def test_a_person_decides_on_every_release(bench: Bench, monkeypatch: pytest.Mon
 
 
 def record(name: str, digest: str, gain: float, **known: object) -> Record:
-    rows = tuple(Row(task, "bico", 20, 0, 50.0 + gain + n) for n, task in enumerate("abc"))
+    rows = tuple(row(task, "bico", 20, 0, 50.0 + gain + n) for n, task in enumerate("abc"))
     return Record(name, f"releases/{name}", digest, rows, **known)
 
 
@@ -110,7 +110,7 @@ def test_the_last_published_release_is_what_a_new_one_is_compared_with(tmp_path:
     new.write(tmp_path / "v3")
     verdict, table = judge(config, new)
     assert verdict.startswith("Yes, the second run is better: +2.00 points") and "## v1 (first) against v3" in table
-    other = Record("v4", "releases/v4", "4", (Row("z", "bico", 20, 0, 1.0),))
+    other = Record("v4", "releases/v4", "4", (row("z", "bico", 20, 0, 1.0),))
     assert judge(config, other)[0].startswith("Nothing to compare with v1")
 
 

@@ -88,13 +88,14 @@ def test_language_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_verdicts_on_losses() -> None:
     from benchmarks.tables import verdicts
-    from bico.reporting.report import Row
+    from bico.reporting.rows import Row
+    from tests.rows import row
 
     def rows(bico: float) -> list[Row]:
         levels = {"bico": bico, "theseus": 50.0, "target-probe": 52.0, "source-probe": 60.0}
         tasks = [f"task-{n}" for n in range(8)]
         return [
-            Row(task, method, 50, seed, level + 0.1 * n)
+            row(task, method, 50, seed, level + 0.1 * n)
             for n, task in enumerate(tasks)
             for method, level in levels.items()
             for seed in (0, 1)

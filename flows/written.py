@@ -1,0 +1,58 @@
+"""What a transfer writes about itself: the models to export, their origin, and the parameters that MLflow keeps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from bico.reporting.card import Origin
+from bico.reporting.rows import Cell, Row
+from flows.plan import Plan
+from flows.sweep import is_shown
+from storage.keys import Ref
+from tasks.publish import Export
+
+
+def exports(plan: Plan, rows: Sequence[Row], vectors: Mapping[Cell, Ref]) -> dict[str, Export]:
+    """The models to write, by folder name: per task the one that is shown, all, or none."""
+    measured = {row.cell: row for row in rows}
+    return {
+        cell.folder: Export(vector, measured[cell], plan.strength(cell.method))
+        for cell, vector in vectors.items()
+        if plan.config.export == "all" or (plan.config.export == "one" and is_shown(plan, cell))
+    }
+
+
+def origin(plan: Plan) -> Origin:
+    config = plan.config
+    digests = {"source": plan.source.digest(), "target": plan.target.digest()}
+    drawn = config.sampling.value, config.completion.value, config.alpha
+    return Origin(config.source, config.target, digests, *drawn, plan.target.family)
+
+
+def recorded(plan: Plan) -> dict[str, Any]:
+    """What MLflow keeps as parameters of every run."""
+    config = plan.config
+    return {
+        "source": config.source,
+        "target": config.target,
+        "source_digest": plan.source.digest()[:16],
+        "target_digest": plan.target.digest()[:16],
+        "sampling": config.sampling.value,
+        "completion": config.completion.value,
+        "unlabelled": config.unlabelled,
+        "pseudo_labels": config.pseudo_labels.value,
+        "loss": plan.loss,
+        "measured_by": "probe" if plan.probed else "head",
+        "alpha": config.alpha,
+        "finetune": asdict(plan.finetuning[0]),
+        "test_limit": config.test_limit,
+    }
+
+
+def settings_of(plan: Plan, cell: Cell) -> dict[str, Any]:
+    """What MLflow keeps of one cell's method: all its settings, also those that nobody gave."""
+    variant = plan.methods.get(cell.method)
+    if variant is None:
+        return {}
+    parts = [variant.method] if variant.method else []
+    return {f"{part.name}.{name}": value for part in [*parts, *variant.steps] for name, value in asdict(part).items()}

@@ -1,0 +1,197 @@
+"""What lies where inside the artefacts of the stages, and how it is read back.
+
+No other module knows the names of files and arrays; stages write through the functions here, and read what other stages
+have left. What an artefact is made of, and so its key, is the stage's own matter.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bico.calibration.signals import Signal
+from bico.evaluation.linear_head import LinearHead
+from bico.linalg.procrustes import AlignmentMap
+from bico.task_vector import StateDict, subtract
+from storage.arrays import Arrays, iterate_arrays, new_arrays, read_arrays, read_attrs, write_arrays
+from storage.artefacts import folder_of
+from storage.checkpoints import load_state, save_state
+from storage.keys import Ref
+
+if TYPE_CHECKING:
+    from bico.analysis.records import Measurement
+
+EXPERT = "expert.safetensors"
+VECTOR = "task_vector.safetensors"
+LINEAR_HEAD = "linear_head.safetensors"
+EXPORTED_VECTOR = "task-vector.safetensors"
+"""Beside an exported model."""
+_METRICS = "metrics.json"
+_MEASUREMENTS = "measurements.json"
+_COVARIANCES, _MAPS, _DISTANCES = "covariances", "maps", "distances"
+
+
+# Experts and task vectors ---------------------------------------------------------------------------------------------
+
+
+def write_expert(folder: Path, state: StateDict) -> None:
+    save_state(folder / EXPERT, state)
+
+
+def expert_file(ref: Ref) -> Path:
+    return folder_of(ref) / EXPERT
+
+
+def read_task_vector(expert: Ref, state: StateDict) -> StateDict:
+    """Returns a stored expert's task vector, on the device of the state that it was fine-tuned from."""
+    return subtract(_on_device_of(state, load_state(expert_file(expert))), state)
+
+
+def write_vector(folder: Path, vector: StateDict, state: StateDict, head: LinearHead | None = None) -> None:
+    """Leaves a task vector of the target, and the classifier that comes with it.
+
+    Arguments:
+        state: The target's parameters. A file has to hold a tensor, so an empty vector is written as a zero for one.
+    """
+    name = list(state)[-1]
+    save_state(folder / VECTOR, vector or {name: torch.zeros_like(state[name])})
+    if head is not None:
+        save_state(folder / LINEAR_HEAD, {"weight": head.weight, "bias": head.bias})
+
+
+def vector_file(ref: Ref) -> Path:
+    return folder_of(ref) / VECTOR
+
+
+def linear_head_file(ref: Ref) -> Path | None:
+    """The classifier that a stage has left, if it has left one."""
+    file = folder_of(ref) / LINEAR_HEAD
+    return file if file.exists() else None
+
+
+def read_vector(ref: Ref, device: torch.device | str = "cpu") -> StateDict:
+    """Returns a stored task vector of the target."""
+    return {name: tensor.to(device) for name, tensor in load_state(vector_file(ref)).items()}
+
+
+def read_update(weights: Ref | None, state: StateDict) -> StateDict:
+    """Returns what a stage's weights add to a model: a task vector, a fine-tuned state less the model's, or nothing."""
+    if weights is None:
+        return {}
+    return read_vector(weights) if vector_file(weights).exists() else read_task_vector(weights, state)
+
+
+def read_linear_head(weights: Ref | None) -> LinearHead | None:
+    file = None if weights is None else linear_head_file(weights)
+    return None if file is None else LinearHead(**load_state(file))
+
+
+def write_checkpoint(folder: Path, step: int, state: StateDict) -> None:
+    """Leaves one point of a trajectory."""
+    save_state(folder / f"step-{step}.safetensors", state)
+
+
+def read_checkpoint(trajectory: Ref, step: int) -> StateDict:
+    return load_state(folder_of(trajectory) / f"step-{step}.safetensors")
+
+
+# Covariances and maps -------------------------------------------------------------------------------------------------
+
+
+def array_name(tensor: str, signal: Signal, count: int) -> str:
+    """What an array is called: by the tensor that carries the signal, and the count that its set was asked for by."""
+    return f"{tensor}/{signal}/{count}"
+
+
+def new_covariances(folder: Path, about: Mapping[str, Any]) -> AbstractContextManager[Callable[[Arrays], None]]:
+    """Gives a function that takes covariances bit by bit, by `array_name`."""
+    return new_arrays(folder / _COVARIANCES, about)
+
+
+def iterate_covariances(ref: Ref, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """Covariances by name, one in memory at a time."""
+    return iterate_arrays(folder_of(ref) / _COVARIANCES, names)
+
+
+def write_maps(folder: Path, solved: Mapping[str, AlignmentMap]) -> None:
+    """Leaves maps with their spectra and ranks, by `array_name`."""
+    arrays: dict[str, Tensor] = {}
+    for name, found in solved.items():
+        arrays |= {f"{name}/map": found.matrix, f"{name}/spectrum": found.spectrum}
+    write_arrays(folder / _MAPS, arrays, {"ranks": {name: found.rank for name, found in solved.items()}})
+
+
+def read_maps(ref: Ref, names: Sequence[str]) -> dict[str, Tensor]:
+    """Maps (source features x target features) by name."""
+    found = read_arrays(folder_of(ref) / _MAPS, [f"{name}/map" for name in names])
+    return {name: found[f"{name}/map"] for name in names}
+
+
+def iterate_solved(ref: Ref, names: Sequence[str]) -> Iterator[tuple[str, AlignmentMap]]:
+    """Maps with ranks and spectra by name, one in memory at a time."""
+    folder = folder_of(ref) / _MAPS
+    ranks = read_attrs(folder)["ranks"]
+    for name in names:
+        stored = read_arrays(folder, [f"{name}/map", f"{name}/spectrum"])
+        yield name, AlignmentMap(stored[f"{name}/map"], ranks[name], stored[f"{name}/spectrum"])
+
+
+def determined_shares(ref: Ref, names: Sequence[str]) -> list[float]:
+    """Of each map, the share (0..1) of its directions that the samples determined."""
+    folder = folder_of(ref) / _MAPS
+    ranks = read_attrs(folder)["ranks"]
+    spectra = iterate_arrays(folder, [f"{name}/spectrum" for name in names])
+    return [ranks[name] / spectrum.numel() for name, (_, spectrum) in zip(names, spectra, strict=True)]
+
+
+# Gradients and distances ----------------------------------------------------------------------------------------------
+
+
+def write_parameter_gradients(folder: Path, count: int, gradients: StateDict, about: Mapping[str, Any]) -> None:
+    """Leaves a statistic at one count: a group of arrays for each, so that memory holds one."""
+    write_arrays(folder / f"gradients-{count}", gradients, about)
+
+
+def read_parameter_gradients(ref: Ref, count: int) -> StateDict:
+    """A statistic at one count, by parameter."""
+    return read_arrays(folder_of(ref) / f"gradients-{count}")
+
+
+def write_distances(folder: Path, distances: Tensor) -> None:
+    write_arrays(folder / _DISTANCES, {_DISTANCES: distances})
+
+
+def read_distances(ref: Ref) -> Tensor:
+    return read_arrays(folder_of(ref) / _DISTANCES, [_DISTANCES])[_DISTANCES]
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+def write_accuracy(folder: Path, percent: float) -> None:
+    (folder / _METRICS).write_text(json.dumps({"accuracy": percent}))
+
+
+def read_accuracy(ref: Ref) -> float:
+    """Percent."""
+    return json.loads((folder_of(ref) / _METRICS).read_text())["accuracy"]
+
+
+def write_measurements(folder: Path, records: Iterable["Measurement"]) -> None:
+    (folder / _MEASUREMENTS).write_text(json.dumps([asdict(record) for record in records]))
+
+
+def read_measurements(ref: Ref) -> list["Measurement"]:
+    from bico.analysis.records import Measurement  # here, since workers that solve maps need no analyses
+
+    return [Measurement(**record) for record in json.loads((folder_of(ref) / _MEASUREMENTS).read_text())]
+
+
+def _on_device_of(state: StateDict, tensors: StateDict) -> StateDict:
+    device = next(iter(state.values())).device
+    return {name: tensor.to(device) for name, tensor in tensors.items()}
