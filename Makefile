@@ -39,7 +39,7 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory $(BIN)/python
 	@echo "Installing into $(VENV): some minutes and about 6 GB, most of it PyTorch."
-	@$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[pipeline,dev]'
 	@echo "Compiling bytecode: it halves the start of every command."
 	@# Left to itself, Python would not keep it where PYTHONDONTWRITEBYTECODE is set. Some packages ship files for other
 	@# versions of Python, which do not compile here and need not.
@@ -61,11 +61,11 @@ endef
 
 # Resolved as if nothing were installed, so that tools which happen to lie in .venv stay out.
 constraints: $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,zoo]'
+	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[pipeline,dev,zoo]'
 	@$(BIN)/python -c 'import json; \
 	found = [item["metadata"] for item in json.load(open("$(VENV)/resolved.json"))["install"]]; \
 	print("# Exact versions for reproducible installs; made by `make constraints`."); \
-	print(*sorted("{name}=={version}".format(**p) for p in found if p["name"] != "bico"), sep="\n")' > $(VENV)/constraints.txt
+	print(*sorted(("{name}=={version}".format(**p) for p in found if p["name"] != "bico"), key=str.lower), sep="\n")' > $(VENV)/constraints.txt
 	@mv $(VENV)/constraints.txt constraints.txt
 
 clean:
