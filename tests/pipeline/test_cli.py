@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields as dataclass_fields
 from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -288,7 +289,7 @@ def options_of(*path: str) -> set[str]:
 )
 def test_every_field_of_a_model_has_its_option(path: list[str], models: list[Any]) -> None:
     odd = {"tasks": "--task", "register_as": "--register", "finetune": None}
-    fields = {name for model in models for name in getattr(model, "model_fields", None) or model.__dataclass_fields__}
+    fields = {name for model in models for name in getattr(model, "model_fields", None) or [f.name for f in dataclass_fields(model)]}
     expected = {odd.get(name, f"--{name.replace('_', '-')}") for name in fields} - {None}
     assert len(expected) >= 9 and expected <= options_of(*path)
 
