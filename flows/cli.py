@@ -143,6 +143,10 @@ def reproduce(
     if recipe == "all":  # without those whose tasks all want a folder that was not given
         recipes = [r for r in recipes if r.tasks(mini, folders)]
 
+    def look(settled: Any) -> None:
+        for r in recipes:
+            check(r, mini, folders, settled)
+
     def work(settled: Any) -> list[Any]:
         done = []
         for r in recipes:
@@ -151,7 +155,7 @@ def reproduce(
                 print(f"{done[-1].text}\n", flush=True)
         return done
 
-    done = _run(settings, work, check=lambda settled: [check(r, mini, folders, settled) for r in recipes])
+    done = _run(settings, work, check=look)
     if as_json:
         print(json.dumps([result.to_json() for result in done]))
         return

@@ -289,7 +289,11 @@ def options_of(*path: str) -> set[str]:
 )
 def test_every_field_of_a_model_has_its_option(path: list[str], models: list[Any]) -> None:
     odd = {"tasks": "--task", "register_as": "--register", "finetune": None}
-    fields = {name for model in models for name in getattr(model, "model_fields", None) or [f.name for f in dataclass_fields(model)]}
+    fields = {
+        name
+        for model in models
+        for name in getattr(model, "model_fields", None) or [f.name for f in dataclass_fields(model)]
+    }
     expected = {odd.get(name, f"--{name.replace('_', '-')}") for name in fields} - {None}
     assert len(expected) >= 9 and expected <= options_of(*path)
 
