@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+comma := ,
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test faults rehearsal lint setup constraints clean
+.PHONY: help demo test faults rehearsal lint types setup constraints clean
 
 help:
 	@echo "make demo         set up, then transfer experts between the embedded models (bico demo)"
@@ -13,6 +14,7 @@ help:
 	@echo "make faults       set up, then inject hundreds of faults and write benchmarks/results/faults.md (an hour)"
 	@echo "make rehearsal    set up, then start all servers on loopback, deploy, run, check and photograph (15 minutes)"
 	@echo "make lint         set up, then check style and layers"
+	@echo "make types        set up, then check types (mypy)"
 	@echo "make setup        install into $(VENV), if pyproject.toml or constraints.txt changed"
 	@echo "make constraints  resolve the dependencies anew and write constraints.txt"
 	@echo "make clean        remove $(VENV) and caches; results (out/, .bico/) stay"
@@ -29,6 +31,9 @@ faults: setup
 rehearsal: setup
 	@$(BIN)/python -m tests.rehearsal --log docs/rehearsal.log --pictures docs/images
 
+types: setup
+	@$(BIN)/mypy
+
 lint: setup
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -36,20 +41,28 @@ lint: setup
 
 setup: $(INSTALLED)
 
+# One line per step; what pip says goes to a file, of which the end is shown if a step fails.
+LOG := $(VENV)/setup.log
+define logged
+{ $(1); } >> $(LOG) 2>&1 || { echo "error: $(2) failed; the last lines of $(LOG):" >&2; tail -n 15 $(LOG) >&2; exit 1; }
+endef
+
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(MAKE) --no-print-directory $(BIN)/python
-	@echo "Installing into $(VENV): some minutes and about 6 GB, most of it PyTorch."
-	@$(BIN)/python -m pip install --no-compile --constraint constraints.txt --editable '.[dev]'
-	@echo "Compiling bytecode: it halves the start of every command."
+	@: > $(LOG)
+	@echo "Installing into $(VENV): some minutes and about 6 GB, most of it PyTorch; the log is $(LOG)"
+	@$(call logged,$(BIN)/python -m pip install --progress-bar off --no-compile --constraint constraints.txt --editable '.[pipeline$(comma)dev]',installing)
+	@echo "Compiling bytecode, which halves the start of every command"
 	@# Left to itself, Python would not keep it where PYTHONDONTWRITEBYTECODE is set. Some packages ship files for other
 	@# versions of Python, which do not compile here and need not.
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib bico storage tasks flows > /dev/null 2>&1 || true
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib bico storage tasks flows zoo_build >> $(LOG) 2>&1 || true
 	@touch $@
 
 # An interrupted set-up can leave an environment without pip, so that is what is asked for.
 .PHONY: $(BIN)/python
 $(BIN)/python:
-	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { $(check_python) && $(PYTHON) -m venv --clear $(VENV); }
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || { $(check_python) && \
+		echo "Creating the environment $(VENV) with $$($(PYTHON) --version)" && $(PYTHON) -m venv --clear $(VENV); }
 
 define check_python
 if ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then \
@@ -61,13 +74,13 @@ endef
 
 # Resolved as if nothing were installed, so that tools which happen to lie in .venv stay out.
 constraints: $(BIN)/python
-	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,zoo]'
+	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[pipeline,dev,zoo]'
 	@$(BIN)/python -c 'import json; \
 	found = [item["metadata"] for item in json.load(open("$(VENV)/resolved.json"))["install"]]; \
 	print("# Exact versions for reproducible installs; made by `make constraints`."); \
-	print(*sorted("{name}=={version}".format(**p) for p in found if p["name"] != "bico"), sep="\n")' > $(VENV)/constraints.txt
+	print(*sorted(("{name}=={version}".format(**p) for p in found if p["name"] != "bico"), key=str.lower), sep="\n")' > $(VENV)/constraints.txt
 	@mv $(VENV)/constraints.txt constraints.txt
 
 clean:
-	rm -rf $(VENV) *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache
-	find bico storage tasks flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf $(VENV) *.egg-info .pytest_cache .hypothesis .ruff_cache .import_linter_cache .mypy_cache
+	find bico storage tasks flows zoo_build tests -name __pycache__ -type d -prune -exec rm -rf {} +

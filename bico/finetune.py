@@ -23,11 +23,13 @@ class FinetuneConfig:
     steps: int = 2000
     """Optimiser steps."""
     batch_size: int = 128
+    """Samples per step."""
     lr: float = 1e-5
     """Peak learning rate."""
     warmup: int = 200
     """Steps of linear warm-up; a cosine to zero follows."""
     weight_decay: float = 0.1
+    """As AdamW takes it."""
     seed: int = 0
     """Order of the samples."""
 

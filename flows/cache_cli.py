@@ -6,25 +6,24 @@ import re
 import time
 from collections import defaultdict
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from bico.errors import ConfigError
-from flows.options import HomeOption, JsonOption, StoreOption
+from flows.options import STORE, JsonOption, command
 
 cache_app = typer.Typer(no_args_is_help=True, help="The artefact store: what is there, is it sound, what may go.")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-@cache_app.command("ls")
-def list_(home: HomeOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
+@command(cache_app, "ls", where=STORE)
+def list_(where: dict[str, Any], as_json: JsonOption = False) -> None:
     """List artefacts: size, age, whether a running process uses it, and by how many runs it was used."""
     from storage import upkeep
 
-    found = list(upkeep.holdings(_open(home, store)))
+    found = list(upkeep.holdings(_open(where)))
     if as_json:
         print(json.dumps([asdict(holding) for holding in found]))
         return
@@ -33,13 +32,13 @@ def list_(home: HomeOption = None, store: StoreOption = None, as_json: JsonOptio
         print(f"{holding.key:52} {_bytes(holding.size):>9} {_age(holding.created):>7}  {used}")
 
 
-@cache_app.command("du")
-def du(home: HomeOption = None, store: StoreOption = None, as_json: JsonOption = False) -> None:
+@command(cache_app, "du", where=STORE)
+def du(where: dict[str, Any], as_json: JsonOption = False) -> None:
     """Add up sizes by stage."""
     from storage import upkeep
 
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for holding in upkeep.holdings(_open(home, store)):
+    for holding in upkeep.holdings(_open(where)):
         for name in (holding.stage, "total"):
             sums[name][0] += 1
             sums[name][1] += holding.size
@@ -50,10 +49,9 @@ def du(home: HomeOption = None, store: StoreOption = None, as_json: JsonOption =
         print(f"{stage:24} {count:6} {_bytes(size):>9}")
 
 
-@cache_app.command("verify")
+@command(cache_app, "verify", where=STORE)
 def verify(
-    home: HomeOption = None,
-    store: StoreOption = None,
+    where: dict[str, Any],
     repair: Annotated[
         bool, typer.Option("--repair", help="Remove what is damaged; the next run makes it again.")
     ] = False,
@@ -62,7 +60,7 @@ def verify(
     """Read everything through and compare digests; exit code 1 if something is damaged."""
     from storage import upkeep
 
-    count, faults = upkeep.verify(_open(home, store), repair)
+    count, faults = upkeep.verify(_open(where), repair)
     if as_json:
         print(json.dumps({"artefacts": count, "damaged": faults}))
     else:
@@ -73,10 +71,9 @@ def verify(
         raise typer.Exit(1)
 
 
-@cache_app.command("gc")
+@command(cache_app, "gc", where=STORE)
 def gc(
-    home: HomeOption = None,
-    store: StoreOption = None,
+    where: dict[str, Any],
     older_than: Annotated[str | None, typer.Option(help="Only what was made longer ago: 36h, 30d, 4w.")] = None,
     run: Annotated[str | None, typer.Option(help="Only what this flow run used and no other did.")] = None,
     keep_reachable: Annotated[bool, typer.Option("--keep-reachable", help="Only what no noted run used.")] = False,
@@ -89,7 +86,7 @@ def gc(
     age = None if older_than is None else parse_age(older_than)
     if age is None and run is None and not keep_reachable:
         raise ConfigError("bico cache gc: say what may go: --older-than, --run or --keep-reachable.")
-    done = upkeep.collect(_open(home, store), older_than=age, run=run, keep_reachable=keep_reachable, dry_run=dry_run)
+    done = upkeep.collect(_open(where), older_than=age, run=run, keep_reachable=keep_reachable, dry_run=dry_run)
     if as_json:
         content = {"deleted": [h.key for h in done.deleted], "in_use": [h.key for h in done.in_use], "bytes": done.size}
         print(json.dumps(content | {"dry_run": dry_run}))
@@ -102,11 +99,11 @@ def gc(
     )
 
 
-def _open(home: Path | None, store: str | None):
+def _open(where: dict[str, Any]) -> Any:
     from flows.config import Settings
     from storage.artefacts import ArtefactStore
 
-    return ArtefactStore(Settings.from_environment(home=home, store=store).store)
+    return ArtefactStore(Settings.from_environment(**where).store)
 
 
 def parse_age(text: str) -> float:

@@ -1,21 +1,21 @@
 """`bico compare`: is the new release better?"""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from flows.options import HomeOption, JsonOption
+from flows.options import JsonOption
 
 
 def compare(
     run_a: Annotated[str, typer.Argument(help="The first run: MLflow run id, folder with results.csv, or a CSV file.")],
     run_b: Annotated[str, typer.Argument(help="The second, say of the new release.")],
+    settings: dict[str, Any],
     method: Annotated[
-        str | None, typer.Option(help="The method that the answer is about [default: the first in both runs].")
+        str | None, typer.Option(help="The method that the answer is about \\[default: the first in both runs].")
     ] = None,
     margin: Annotated[float, typer.Option(help="Points by which the second must exceed the first.")] = 0.0,
-    home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare two transfers cell by cell and say whether the second is better.
@@ -27,8 +27,8 @@ def compare(
     from flows.config import Settings
     from flows.results import rows_of
 
-    settings = Settings.from_environment(home=home)
-    found = compared(rows_of(run_a, settings), rows_of(run_b, settings), method, margin)
+    settled = Settings.from_environment(**settings)
+    found = compared(rows_of(run_a, settled), rows_of(run_b, settled), method, margin)
     if as_json:
         print(json.dumps(found.to_json()))
         return

@@ -28,6 +28,7 @@ from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import Completion
 from bico.methods.spec import Spec
 from bico.reporting.names import short_name
+from flows.options import OnlyInFiles, Option
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -46,11 +47,13 @@ class TransferConfig(BaseModel):
     local-dir format or transformers'."""
     target: str
     """The new base model."""
-    tasks: Annotated[list[str], Field(min_length=1)]
-    """Embedded tasks, or names of `data` folders."""
+    tasks: Annotated[list[str], Field(min_length=1), Option("--task", "--tasks")]
+    """Embedded tasks, or names of `data` folders; on the command line also `all`, for both."""
     data: list[Path] = []
     """Folders with train.parquet and test.parquet; a folder's name is the name of its task."""
-    methods: Annotated[list[MethodSpec], Field(min_length=1, validate_default=True)] = ["bico", "theseus", "naive"]  # type: ignore[assignment]  # parsed
+    methods: Annotated[
+        list[MethodSpec], Field(min_length=1), Option(metavar="METHOD,...", default="bico,theseus,naive")
+    ] = list(map(Spec.parse, ("bico", "theseus", "naive")))
     """What is done to the target: methods with their settings and last steps, such as gradfix:mask=force or bico+head."""
     samples: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [10, 20, 50, 100]
     """Calibration samples N (K per class for `sampling: per-class`); the sets are nested, and one pass serves all. 0 for
@@ -59,22 +62,21 @@ class TransferConfig(BaseModel):
     """Training inputs that serve without their labels, beside the labelled ones: the expert's predictions stand in."""
     pseudo_labels: PseudoLabels = PseudoLabels.HARD
     """What of the expert's predictions becomes the target of the loss: hard (the class) or soft (probabilities)."""
-    baselines: bool = True
+    baselines: Annotated[bool, Option("--baselines/--no-baselines", "--rivals/--no-rivals")] = True
     """Measure what a transfer has to beat at the same data: probes, few-shot fine-tuning, last steps without transport."""
     sampling: Sampling = Sampling.RANDOM
-    """How calibration samples are chosen: random, class-balanced, centroid-near, centroid-far, half-class, one-class,
-    or per-class."""
+    """How calibration samples are chosen."""
     seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
     """Seeds of the calibration draw."""
     loss: str | None = None
     """Of text models, the loss that fine-tuning takes and whose gradients are aligned: probe or text [default: probe]."""
     completion: Completion = Completion.PARTIAL
-    """What maps do outside the calibrated span."""
+    """What maps do outside the calibrated span: partial (nothing) or svd (the paper's plain map)."""
     alpha: float = 1.0
     """How much of the task vector is added; never tuned on test data."""
     expert: Path | None = None
     """A fine-tuned checkpoint of the source (.safetensors); without it the source is fine-tuned here."""
-    finetune: FinetuneConfig | None = None
+    finetune: Annotated[FinetuneConfig | None, OnlyInFiles] = None
     """Fine-tuning protocol; by default chosen by the number of parameters that it changes."""
     oracle: bool = True
     """Fine-tune the target directly too, as the upper reference."""
@@ -84,7 +86,9 @@ class TransferConfig(BaseModel):
     """Calibration samples per pass; changes memory, never the result."""
     export: Literal["one", "all", "none"] = "one"
     """Which updated models to write: per task the first method at the largest N and first seed, all, or none."""
-    register_as: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None = None
+    register_as: Annotated[Annotated[str, Field(pattern=r"^[\w.-]+$")] | None, Option("--register", metavar="NAME")] = (
+        None
+    )
     """Register the written models in MLflow under this name (NAME-FOLDER each, if there are several)."""
     out: Path = Path("out")
     """Where tables, plots and models go."""
@@ -126,10 +130,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     home: Path = Path(".bico")
-    """Artefact store, MLflow database and files."""
+    """Folder of the artefact store, MLflow's database and files."""
     store: Annotated[str, Field(validate_default=True)] = ""
     """Address of the artefact store: a folder, file:///path or s3://bucket/prefix; without it, `store` under `home`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where models run; auto takes CUDA if there is a usable device."""
     memory: Annotated[float, Field(gt=0)] | None = None
     """GB that calibration may take; blocks are served in several passes if they do not fit into one."""
     workers: int = 2

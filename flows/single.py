@@ -1,23 +1,83 @@
-"""Two small flows: make one expert, measure one model."""
+"""Two small flows: make one expert, measure one model. What each will do is planned, and checked, before it starts."""
 
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from prefect import flow
 
 from bico.errors import ConfigError, OutputError
-from bico.finetune import default_config
-from bico.models.loading import resolve
+from bico.finetune import FinetuneConfig, default_config
+from bico.models.loading import ModelFiles, resolve
 from flows.config import Settings
 from flows.plan import check_writable, pose
 from storage.keys import Ref
 from tasks.artefacts import expert_file, read_accuracy
 from tasks.cached_stage import Done, Workspace, result_of
 from tasks.evaluate import evaluate_model
-from tasks.finetune import adopt_expert, finetune_model
+from tasks.finetune import adopt_expert, finetune_model, read_expert
 from tasks.inputs import TaskRef, open_model
 from tasks.probe import probe_model
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and tasks that it can read."""
+
+    space: Workspace
+    model: ModelFiles
+    tasks: dict[str, TaskRef]
+
+
+@dataclass(frozen=True)
+class FinetunePlan:
+    subject: Subject
+    recipe: FinetuneConfig
+    out: Path
+    """The file that the expert is written to."""
+
+
+def plan_finetune(
+    model: str,
+    task: str,
+    data: Sequence[Path],
+    changes: dict[str, Any],
+    out: Path,
+    settings: Settings,
+    loss: str | None = None,
+) -> FinetunePlan:
+    """Resolves what `bico finetune` is asked for.
+
+    Arguments:
+        changes: Settings of fine-tuning that differ from what is usual for a model of this size.
+
+    Raises:
+        BicoError: The first thing that cannot work.
+    """
+    subject = _open(model, [task], data, settings, loss)
+    usual = default_config(sum(p.numel() for p in open_model(subject.model, subject.space.device).trainable()))
+    if out.is_dir():
+        raise OutputError(f"--out {out} is a folder: give a file name ending in .safetensors.")
+    check_writable(out.expanduser().absolute().parent)
+    return FinetunePlan(subject, replace(usual, **changes), out)
+
+
+def plan_evaluate(
+    model: str, tasks: Sequence[str], data: Sequence[Path], expert: Path | None, settings: Settings
+) -> Subject:
+    """Resolves what `bico evaluate` is asked for.
+
+    Raises:
+        BicoError: The first thing that cannot work.
+    """
+    if not tasks:
+        raise ConfigError("--task names no task.")
+    subject = _open(model, tasks, data, settings)
+    if expert is not None:
+        read_expert(subject.space, subject.model, str(expert))
+    return subject
 
 
 @flow(name="finetune", flow_run_name="{model}-on-{task}", validate_parameters=False)
@@ -34,16 +94,12 @@ def finetune_one(
     """Fine-tunes a model on a task, writes what it has changed (the image tower, or the encoder's blocks) and tells the
     expert's test accuracy.
     """
-    space, files, ref = _open(model, [task], data, settings, loss)
-    recipe = default_config(sum(p.numel() for p in open_model(files, space.device).trainable()))
-    recipe = type(recipe)(**vars(recipe) | changes)
-    if out.is_dir():
-        raise OutputError(f"--out {out} is a folder: give a file name ending in .safetensors.")
-    check_writable(out.expanduser().absolute().parent)
-    done = result_of(finetune_model, space, files, ref[task], recipe, progress)
-    shutil.copyfile(expert_file(done.ref), out)
-    measured = _measure(space, files, ref[task], done.ref)
-    return _result([(task, measured)], {"expert": str(out.absolute())}, [done, measured])
+    plan = plan_finetune(model, task, data, changes, out, settings, loss)
+    space, files, posed = plan.subject.space, plan.subject.model, plan.subject.tasks[task]
+    done = result_of(finetune_model, space, files, posed, plan.recipe, progress)
+    shutil.copyfile(expert_file(done.ref), plan.out)
+    measured = _measure(plan.subject, posed, done.ref)
+    return _result([(task, measured)], {"expert": str(plan.out.absolute())}, [done, measured])
 
 
 @flow(name="evaluate", flow_run_name="{model}", validate_parameters=False)
@@ -51,24 +107,22 @@ def evaluate_one(
     model: str, tasks: list[str], data: list[Path], expert: Path | None, limit: int | None, settings: Settings
 ) -> dict[str, Any]:
     """Measures a model, or an expert of it, on tasks: by its own head, or of text by a probe on all training samples."""
-    if not tasks:
-        raise ConfigError("--task names no task.")
-    space, files, refs = _open(model, tasks, data, settings)
-    weights = None if expert is None else result_of(adopt_expert, space, files, str(expert)).ref
-    measured = [(name, _measure(space, files, refs[name], weights, limit)) for name in tasks]
+    subject = plan_evaluate(model, tasks, data, expert, settings)
+    weights = None if expert is None else result_of(adopt_expert, subject.space, subject.model, str(expert)).ref
+    measured = [(name, _measure(subject, task, weights, limit)) for name, task in subject.tasks.items()]
     return _result(measured, {}, [done for _, done in measured])
 
 
-def _measure(space: Workspace, files: Any, task: TaskRef, weights: Ref | None, limit: int | None = None) -> Done:
-    if open_model(files, space.device).probed:
-        return result_of(probe_model, space, files, task, weights, 1.0, None, limit)
-    return result_of(evaluate_model, space, files, task, weights, 1.0, limit)
+def _measure(subject: Subject, task: TaskRef, weights: Ref | None, limit: int | None = None) -> Done:
+    if open_model(subject.model, subject.space.device).probed:
+        return result_of(probe_model, subject.space, subject.model, task, weights, 1.0, None, limit)
+    return result_of(evaluate_model, subject.space, subject.model, task, weights, 1.0, limit)
 
 
 def _open(
-    model: str, tasks: list[str], data: list[Path], settings: Settings, loss: str | None = None
-) -> tuple[Workspace, Any, dict[str, TaskRef]]:
-    folders = tuple(str(Path(folder).expanduser().resolve()) for folder in data)
+    model: str, tasks: Sequence[str], data: Sequence[Path], settings: Settings, loss: str | None = None
+) -> Subject:
+    folders = tuple(str(folder.expanduser().resolve()) for folder in data)
     refs = {name: TaskRef(name, folders) for name in tasks}
     for ref in refs.values():
         ref.open()
@@ -76,7 +130,7 @@ def _open(
     check_writable(settings.home)
     space = Workspace(settings.store, settings.resolved_device(), allow_pickle=settings.allow_pickle)
     opened = open_model(files, space.device)
-    return space, files, {name: pose(ref, opened, loss) for name, ref in refs.items()}
+    return Subject(space, files, {name: pose(ref, opened, loss) for name, ref in refs.items()})
 
 
 def _result(measured: list[tuple[str, Done]], outputs: dict[str, Any], stages: list[Done]) -> dict[str, Any]:

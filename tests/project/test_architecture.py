@@ -4,16 +4,26 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LAYOUT = {
-    "flows", "tasks", "storage", "tests", "notebooks", "bico", "configs", "zoo", "benchmarks", "docs", ".ci",
-    "prefect.yaml", "pyproject.toml", "README.md", "Makefile", "constraints.txt", ".gitignore",
+FOLDERS = {
+    "bico", "storage", "tasks", "flows", "zoo", "zoo_build", "configs", "tests", "benchmarks", "docs", "notebooks", ".ci",
+    ".github",
 }  # fmt: skip
+"""The rooms of docs/architecture.md, and what hosts of repositories look for."""
+BESIDE_THEM = re.compile(
+    r"[A-Z][A-Z_]*\.md|LICENSE|CITATION\.cff|Makefile|pyproject\.toml|constraints\.txt|\.?[a-z][a-z-]*\.yaml|\.git\w+"
+)
+"""What every package has at the top: pages for people in capitals, settings of tools; code and data have a folder."""
+KINDS = {
+    "", ".py", ".typed", ".md", ".yaml", ".yml", ".json", ".csv", ".parquet", ".safetensors", ".ipynb", ".png", ".log",
+    ".toml", ".txt", ".cff",
+}  # fmt: skip
+"""What is kept: text, tables, weights that cannot run code, and pictures that a page shows."""
 FORBIDDEN = {
     "a path of one machine": re.compile(r"/(home|Users|root|work|opt|mnt)/\w"),
     "a package index": re.compile(r"index-url|find-links|files\.pythonhosted|/simple\b"),
@@ -39,8 +49,34 @@ def test_calls_go_down_only() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_top_level_is_the_one_in_the_design() -> None:
-    assert {path.relative_to(ROOT).parts[0] for path in tracked()} <= LAYOUT
+def strays(names: Iterable[str]) -> list[str]:
+    """Those of a repository's paths that have no place in it."""
+    found = []
+    for name in names:
+        folder, below, _ = name.partition("/")
+        at_home = folder in FOLDERS if below else BESIDE_THEM.fullmatch(name)
+        if not at_home or (Path(name).suffix not in KINDS and not Path(name).name.startswith(".git")):
+            found.append(name)
+    return found
+
+
+def test_every_file_has_its_place() -> None:
+    assert strays(str(path.relative_to(ROOT)) for path in tracked()) == []
+
+
+def test_what_has_no_place_is_named() -> None:
+    junk = [
+        "notes.txt",
+        "fix.py",
+        "tmp/a.py",
+        "bico/model.pt",
+        "docs/talk.pptx",
+        "run.log",
+        "scripts/x.sh",
+        "bico2/a.py",
+    ]
+    kept = ["CHANGELOG.md", "LICENSE", ".pre-commit-config.yaml", "prefect.yaml", "bico/py.typed", "docs/images/a.png"]
+    assert strays([*junk, *kept]) == junk
 
 
 @pytest.mark.parametrize("what", FORBIDDEN)
