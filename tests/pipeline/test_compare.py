@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import scipy.stats
 
 from bico.errors import ConfigError
 from bico.reporting.compare import Answer, compare, comparison_table, read_rows
-from bico.reporting.rows import Row
+from bico.reporting.rows import COLUMNS, Row
 from tests.command import refused, run
 from tests.rows import row
 
@@ -34,9 +34,9 @@ def rows(gains: dict[str, float] | None = None, tasks: list[str] = TASKS) -> lis
 def write(folder: Path, found: list[Row]) -> Path:
     folder.mkdir(parents=True)
     with (folder / "results.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(Row.__dataclass_fields__))
+        writer = csv.DictWriter(file, fieldnames=COLUMNS)
         writer.writeheader()
-        writer.writerows(asdict(row) for row in found)
+        writer.writerows(r.record() for r in found)
     return folder
 
 

@@ -61,7 +61,7 @@ def test_last_steps_and_unlabelled_inputs_are_stages_of_their_own(bench: Bench) 
         "last-steps": 5,  # projection and head in two regimes, the head of labels in one
         "evaluate": 2 + 9,
     }
-    regimes = {(r.method, r.samples, r.unlabelled) for r in first.rows if r.samples}
+    regimes = {(str(r.method), r.budget.asked, r.budget.unlabelled) for r in first.rows if r.budget.asked}
     assert regimes == {(m, 8, u) for m in methods for u in (0, UNLABELLED)} - {(methods[3], 8, UNLABELLED)}
     text = Path(first.outputs["markdown"]).read_text()
     assert "| BiCo + projection | 8 | 12 |" in text and "With 8 labels and 12 unlabelled inputs" in text
@@ -95,12 +95,12 @@ def test_last_steps_and_unlabelled_inputs_are_stages_of_their_own(bench: Bench) 
 def test_no_labels_at_all_and_baselines(bench: Bench) -> None:
     methods = ["bico+head", "bico+projection"]
     result = bench.run(methods=methods, samples=[0], unlabelled=UNLABELLED, baselines=True, seeds=[0, 1])
-    found = {r.method for r in result.rows}
+    found = {str(r.method) for r in result.rows}
     assert found == {
         *methods, "zero-shot", "fine-tuned", "expert", "none+head", "none+head:fit=logistic", "none+projection",
         "few-shot", "none+tune:steps=30",
     }  # fmt: skip
-    assert all(r.samples == 0 for r in result.rows)
+    assert all(r.budget.asked == 0 for r in result.rows)
     folder = Path(result.outputs["models"]["digits-bico+head-n0-u12-seed0"])
     assert (folder / "linear_head.safetensors").exists()
     assert "With 12 unlabelled inputs" in Path(result.outputs["markdown"]).read_text()
@@ -110,7 +110,7 @@ def test_no_labels_at_all_and_baselines(bench: Bench) -> None:
 def test_text_models_get_the_same_through_their_probe(words: Bench) -> None:  # noqa: F811
     about = settings(words, methods=["bico+head", "bico"], samples=[12], unlabelled=9, baselines=True, oracle=False)
     result = words.run(**about)
-    assert {(r.method, r.samples, r.unlabelled) for r in result.rows if r.method.startswith(("bico", "none"))} == {
+    assert {(str(r.method), r.budget.asked, r.budget.unlabelled) for r in result.rows if str(r.method).startswith(("bico", "none"))} == {
         *((m, 12, u) for m in ("bico", "bico+head", "none+head", "none+head:fit=logistic", "none+tune:steps=30") for u in (0, 9)),
         *((f"none+head:targets=labels{fit}", 12, 0) for fit in ("", ":fit=logistic")),
     }  # fmt: skip

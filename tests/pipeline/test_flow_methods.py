@@ -41,8 +41,8 @@ def test_parameter_gradients_are_gathered_once_and_only_for_those_who_need_them(
     assert "| GradFix, mask force, vote mean | 8 |" in Path(first.outputs["markdown"]).read_text()
     again = bench.run(methods=["gradfix", "few-shot:lr=1e-2"], oracle=False)
     assert computed(again) == {}
-    assert [r.accuracy for r in again.rows if r.method == "gradfix"] == [
-        r.accuracy for r in first.rows if r.method == "gradfix"
+    assert [r.accuracy for r in again.rows if str(r.method) == "gradfix"] == [
+        r.accuracy for r in first.rows if str(r.method) == "gradfix"
     ]
     more = bench.run(methods=["gradfix", "few-shot", "transfusion"], oracle=False)
     assert computed(more) == {"transfer": 3, "evaluate": 3}  # another rate at two sample counts; no data for the last

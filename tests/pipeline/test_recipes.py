@@ -13,15 +13,16 @@ import flows.recipes
 import flows.reproduce
 from benchmarks import real_path
 from benchmarks.real_path import Pair
-from bico.data.hub import HUB
-from bico.data.text_hub import TEXT_HUB
+from bico.data.hub import HUB, HubTask
+from bico.data.text_hub import TEXT_HUB, TextHubTask
 from bico.errors import ConfigError
 from bico.linalg.procrustes import Completion
-from bico.methods import get_method
+from bico.methods.variant import get_variant
 from bico.models.loading import resolve
+from bico.reporting.references import EXPERT, FINE_TUNED, ZERO_SHOT
 from flows.claims import norms_kept
 from flows.figures import Drawn
-from flows.recipes import Recipe, list_recipes, read_recipe
+from flows.recipes import PAPER_TASKS, Recipe, list_recipes, read_recipe
 from flows.reproduce import check, find_figure, heading, read_transfers, reproduce, section
 from tests.flow_setup import SHORT, Bench
 from tests.library.test_hub import rows as picture_rows
@@ -54,8 +55,8 @@ def test_a_recipe_is_whole(name: str) -> None:
         ours, theirs = mini[title], real[title]
         same = ("methods", "samples", "sampling", "seeds", "oracle", "completion", "alpha")
         assert [getattr(ours, key) for key in same] == [getattr(theirs, key) for key in same]
-        assert all(get_method(method) for method in ours.methods)
-        assert theirs.tasks == [f"hub:{task}" for task in HUB]
+        assert all(get_variant(method) for method in ours.methods)
+        assert theirs.tasks == [f"hub:{task}" for task in PAPER_TASKS["picture"]]
         assert ours.tasks == ["digits", "segments", "lamps"] and ours.test_limit == 500
         assert ours.export == theirs.export == "none"
     assert recipe.left_out(True, []) == ["mnist", "fashion_mnist", "gtsrb", "cifar10"]
@@ -64,11 +65,18 @@ def test_a_recipe_is_whole(name: str) -> None:
     assert all(resolve(recipe.mini[end]).weights.is_file() for end in ("source", "target"))
 
 
+def test_a_data_set_more_is_one_entry_and_no_recipe_notices(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name: read_recipe(name) for name in WANTED}
+    monkeypatch.setitem(HUB, "flowers", HubTask("somebody/flowers", "0" * 40))
+    monkeypatch.setitem(TEXT_HUB, "cola", TextHubTask("cola"))
+    assert {name: read_recipe(name) for name in WANTED} == before
+
+
 def test_the_papers_rows_are_those_that_we_make() -> None:
     for name in WANTED:
         recipe = read_recipe(name)
         for title, config in recipe.configs(mini=True).items():
-            references = {"zero-shot", "fine-tuned", "expert"}
+            references = {ZERO_SHOT.spec, FINE_TUNED.spec, EXPERT.spec}
             for method, samples in recipe.paper_rows(title):
                 assert method in {*config.methods, *references}, (name, method)
                 # Table F repeats rows of table 3.
@@ -76,7 +84,7 @@ def test_the_papers_rows_are_those_that_we_make() -> None:
 
 
 def test_averages_are_recomputed_and_misprints_known() -> None:
-    rows = {(name, row.method, row.samples): row for name in WANTED for row in read_recipe(name).paper}
+    rows = {(name, str(row.method), row.samples): row for name in WANTED for row in read_recipe(name).paper}
     assert {key: rows[key].recomputed for key in SUMMARY} == SUMMARY
     wrong = {key for key, row in rows.items() if row.misprinted}
     assert wrong == {
@@ -136,7 +144,7 @@ def test_folders_join_in_miniature_and_are_local_copies_on_the_real_side(tmp_pat
     folders = [tmp_path / name for name in ("gtsrb", "mine")]
     assert recipe.configs(True, folders)["pair"].tasks == ["digits", "segments", "lamps", "gtsrb", "mine"]
     assert recipe.left_out(True, folders) == ["mnist", "fashion_mnist", "cifar10"]
-    assert recipe.configs(False, folders[:1])["pair"].tasks == [f"hub:{task}" for task in HUB]
+    assert recipe.configs(False, folders[:1])["pair"].tasks == [f"hub:{task}" for task in PAPER_TASKS["picture"]]
     with pytest.raises(ConfigError, match="mine: table3 has no such task"):
         recipe.configs(False, folders)
     with pytest.raises(ConfigError, match="has no real side: add --mini"):
@@ -147,9 +155,9 @@ def test_the_table_of_language_stands_on_its_own_tasks(tmp_path: Path) -> None:
     recipe = read_recipe("table2")
     real = recipe.configs(mini=False)["pair"]
     assert (real.source, real.target) == ("hf:google-t5/t5-3b", "hf:google-t5/t5-large")
-    assert real.tasks == [f"hub:{task}" for task in TEXT_HUB] and real.samples == [50, 100, 200]
+    assert real.tasks == [f"hub:{task}" for task in PAPER_TASKS["text"]] and real.samples == [50, 100, 200]
     assert not any(row.misprinted for row in recipe.paper)
-    rows = {(row.method, row.samples): row.recomputed for row in recipe.paper}
+    rows = {(str(row.method), row.samples): row.recomputed for row in recipe.paper}
     assert (rows["bico", 200], rows["theseus", 50], rows["target-probe", 100]) == (76.12, 60.6, 62.3)
     words, colours = write_texts(tmp_path / "trec"), write_pictures(tmp_path / "mine")
     mini = recipe.configs(True, [words, colours])["pair"]
@@ -194,7 +202,7 @@ def test_a_section_sets_rows_beside_the_papers() -> None:
     """Table H on the rows of nobody: the paper's columns, its misprints, and what was not run."""
     recipe = read_recipe("tableH")
     found = [("zero-shot", 0, None, 30.0), ("bico", 100, 0, 50.0), ("bico", 100, 1, 54.0), ("expert", 0, None, 90.0)]
-    text = section(recipe, "pair", recipe.configs(True)["pair"], [row("digits", *row) for row in found])
+    text = section(recipe, "pair", recipe.configs(True)["pair"], [row("digits", *values) for values in found])
     assert text.startswith("## mini-b → mini-l\n")
     assert "| zero-shot | – | 30.0 | 30.0 |  | 72.96 † |  |" in text
     assert "| BiCo | 100 | 52.0 ± 2.8 | 52.0 ± 2.8 | +22.0 | 83.45 | +10.49 |" in text
@@ -238,13 +246,13 @@ def test_a_table_stands_beside_the_papers(bench: Bench, tmp_path: Path) -> None:
     assert text.rstrip() == done.text.rstrip()
     assert "# tiny: tiny models (miniature)" in text and "Made by `bico reproduce tiny --mini` on 20" in text
     assert "Left out, for want of a folder (`--data`): mnist." in text
-    bico = next(row.accuracy for row in done.rows["both"] if row.method == "bico")
+    bico = next(row.accuracy for row in done.rows["both"] if str(row.method) == "bico")
     assert f"| BiCo | 4 | {bico:.1f} | {bico:.1f} |" in text and "| 60.00 † | +10.00 |" in text
     assert "† The paper prints 61.00 for BiCo at N=4" in text
     assert "In the paper only: THESEUS at N=4 55.00." in text and "a guess" in text
     rows = list(csv.DictReader((out / "tiny-mini.csv").read_text().splitlines()))
     assert [(r["transfer"], r["method"], float(r["accuracy"])) for r in rows] == [
-        (title, row.method, row.accuracy) for title, group in done.rows.items() for row in group
+        (title, str(row.method), row.accuracy) for title, group in done.rows.items() for row in group
     ]
     again = reproduce(recipe, True, [], bench.settings, out, "bico reproduce tiny --mini")
     assert again.stages["computed"] == 0 and again.rows == done.rows
@@ -258,7 +266,7 @@ def test_the_real_path_runs_on_local_copies(bench: Bench, monkeypatch: pytest.Mo
     open_clip.add_model_config(architecture)
     monkeypatch.setattr(real_path, "SHORT", real_path.SHORT | {"methods": ["bico", "naive"]})
     done, _ = real_path.run(Pair("table3", "tiny-arch", "tiny-arch"), bench.folder, bench.settings)
-    assert [(row.task, row.method, row.samples) for row in done.rows["pair"]] == [
+    assert [(row.task, str(row.method), row.budget.asked) for row in done.rows["pair"]] == [
         ("hub:eurosat", method, 4 if method == "bico" else 0)
         for method in ("zero-shot", "bico", "naive", "fine-tuned", "expert")
     ]
@@ -297,7 +305,9 @@ def test_rows_are_read_back_from_the_table_that_was_written(bench: Bench, tmp_pa
     more = reproduce(
         recipe.with_baselines(), True, [], bench.settings, tmp_path, "bico reproduce tiny --mini --baselines"
     )
-    assert {row.method for row in more.rows["both"]} > {row.method for row in done.rows["both"]} | {"none+head"}
+    assert {str(row.method) for row in more.rows["both"]} > {str(row.method) for row in done.rows["both"]} | {
+        "none+head"
+    }
     assert "What was best" in more.text and "What was best" not in done.text
     assert read_transfers(recipe, True, configs, tmp_path) == more.rows  # baselines beside the recipe's own are welcome
     fewer = {title: config.model_copy(update={"tasks": []}) for title, config in configs.items()}

@@ -47,7 +47,7 @@ def test_a_run_shows_what_came_out_in_both_uis(bench: Bench) -> None:
     names = sorted(path.name for path in folder.iterdir())
     assert "open_clip_model.safetensors" in names and "README.md" in names
     assert all((there / name).read_bytes() == (folder / name).read_bytes() for name in names)
-    row = next(row for row in result.rows if row.method == "bico")
+    row = next(row for row in result.rows if str(row.method) == "bico")
     assert f"| test accuracy on digits | {row.accuracy:.2f} %" in (folder / "README.md").read_text()
 
 
@@ -71,7 +71,7 @@ def _recorded_in_mlflow(client: MlflowClient, run: str, result: Result) -> None:
     parent = client.get_run(run)
     assert parent.data.tags["bico.kind"] == "transfer"
     assert parent.data.tags["prefect.flow_run"] == result.outputs["prefect"]["flow_run"]
-    by_method = {row.method: row.accuracy for row in result.rows}
+    by_method = {str(row.method): row.accuracy for row in result.rows}
     assert parent.data.metrics["over zero-shot/bico"] == pytest.approx(by_method["bico"] - by_method["zero-shot"])
     children = client.search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run}'")
     (bico,) = (child for child in children if child.data.tags["method"] == "bico")
