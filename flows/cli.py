@@ -32,6 +32,7 @@ from typing import Annotated, Any
 import typer
 
 from bico.errors import BicoError
+from bico.models.families import spellings
 from flows.cache_cli import cache_app
 from flows.compare_cli import compare
 from flows.options import DataOption, DeviceOption, HomeOption, JsonOption, LossOption, PickleOption
@@ -66,7 +67,7 @@ def transfer(
     config: Annotated[Path | None, typer.Option("--config", help="YAML file; options given here win over it.")] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="Fine-tuned model's base: zoo:NAME, open_clip:ARCH/TAG, hf:OWNER/NAME, or a folder."),
+        typer.Option(help=f"Fine-tuned model's base: {spellings()}."),
     ] = None,
     target: Annotated[str | None, typer.Option(help="The new base model.")] = None,
     task: Annotated[
@@ -242,7 +243,7 @@ def claims(
 
 @app.command()
 def finetune(
-    model: Annotated[str, typer.Argument(help="zoo:NAME, open_clip:ARCH/TAG, or a folder.")],
+    model: Annotated[str, typer.Argument(help=f"{spellings()}.")],
     task: Annotated[str, typer.Option(help="The task.")],
     out: Annotated[Path, typer.Option(help="File for the expert (.safetensors).")],
     data: DataOption = None,
@@ -273,7 +274,7 @@ def finetune(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="zoo:NAME, open_clip:ARCH/TAG, or a folder, such as a transfer writes.")],
+    model: Annotated[str, typer.Argument(help=f"{spellings()}, such as a transfer writes.")],
     task: Annotated[str, typer.Option(help="Tasks, comma-separated.")],
     data: DataOption = None,
     expert: Annotated[

@@ -1,54 +1,23 @@
 """Write a transferred model as a folder that its family's own library loads."""
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
-import open_clip
-
-from bico.models import t5_loading
-from bico.models.files import T5
-from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
-from bico.task_vector import add
-from storage.checkpoints import load_state, save_state
+from bico.models.families import get_family
+from bico.models.loading import ModelFiles
+from storage.checkpoints import load_state
 from tasks.cached_stage import Done, Workspace
 from tasks.inputs import open_model
 from tasks.last_steps import LINEAR_HEAD
 from tasks.transfer import VECTOR
 
-CONFIGURATIONS = (CONFIG, t5_loading.CONFIG, "model.safetensors.index.json")
-"""Written anew with a model's weights."""
-
 
 def export_model(space: Workspace, target: ModelFiles, vector: Done, alpha: float, folder: Path) -> None:
-    """Writes the updated target in the format of its family (open_clip's local-dir, or transformers'), and the task vector
-    beside it.
-    """
+    """Writes the updated target in the format of its family, and the task vector beside it."""
     opened = open_model(target, space.device)
-    update = load_state(vector.ref.path / VECTOR)
     folder.mkdir(parents=True, exist_ok=True)
-    for path in target.files:
-        if path.name not in CONFIGURATIONS and path != target.weights and path.suffix != ".safetensors":
-            shutil.copyfile(path, folder / path.name)  # the tokenizer
-    if target.family == T5:
-        with opened.updated(update, alpha):
-            t5_loading.save_t5(opened, folder)
-    else:
-        model = opened.model
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-        (folder / CONFIG).write_text(json.dumps(_configuration(target, model), indent=2))
-        save_state(folder / WEIGHTS, add(state, update, alpha))
+    with opened.updated(load_state(vector.ref.path / VECTOR), alpha):
+        get_family(target.family).save(opened, target, folder)
     shutil.copyfile(vector.ref.path / VECTOR, folder / VECTOR.replace("task_vector", "task-vector"))
     if (vector.ref.path / LINEAR_HEAD).exists():
         shutil.copyfile(vector.ref.path / LINEAR_HEAD, folder / LINEAR_HEAD)
-
-
-def _configuration(target: ModelFiles, model: Any) -> dict[str, Any]:
-    kept = next((path for path in target.files if path.name == CONFIG), None)
-    if kept is not None:
-        return json.loads(kept.read_text())
-    return {
-        "model_cfg": open_clip.get_model_config(target.name),
-        "preprocess_cfg": open_clip.get_model_preprocess_cfg(model),
-    }

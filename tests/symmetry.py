@@ -9,7 +9,7 @@ import copy
 
 import torch
 
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
+from bico.models.families import schemes
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -74,7 +76,7 @@ def short_name(ref: str) -> str:
         ('mini-a', 'my-vit')
     """
     scheme, _, name = ref.partition(":")
-    return name if scheme in ("zoo", "open_clip") else PurePath(ref).name
+    return name if scheme in schemes() else PurePath(ref).name
 
 
 @dataclass(frozen=True)

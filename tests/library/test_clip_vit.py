@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from bico.calibration.signals import Signal, capture, signal_key
 from bico.errors import CalibrationError, CheckpointError, ShapeError
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from tests.tiny import head, pictures, random_task_vector, tiny_clip
 
 ALL = list(Signal)

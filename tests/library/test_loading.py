@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bico.errors import CheckpointError, UnknownModelError
-from bico.models.loading import CONFIG, WEIGHTS, load, resolve
+from bico.models.clip.family import CONFIG, WEIGHTS
+from bico.models.loading import load, resolve
 from tests.releases import write_release
 
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from bico.errors import MethodError
 from bico.methods import Gathered, Pair, get_method
 from bico.methods.transfusion import match
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.models.permutations import SlotAxis, axes_of, permute_state
 from bico.models.sites import Slot
 from tests.symmetry import permuted_copy

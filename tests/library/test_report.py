@@ -6,7 +6,7 @@ import torch
 from bico.errors import ShapeError
 from bico.evaluation.accuracy import accuracy
 from bico.methods import METHODS
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.reporting.report import COLOURS, Row, headlines, markdown_table, method_label, plot_accuracy, summarise
 from tests.tiny import head, pictures
 

@@ -12,8 +12,8 @@ from transformers import T5EncoderModel
 from bico.errors import CheckpointError, UnknownModelError
 from bico.models import zoo
 from bico.models.loading import load, resolve
-from bico.models.t5 import T5Encoder
-from bico.models.t5_loading import CONFIG, WEIGHTS
+from bico.models.t5.encoder import T5Encoder
+from bico.models.t5.family import CONFIG, WEIGHTS
 from tests.releases import write_release
 from tests.tiny_t5 import texts, tokenizer, write_t5
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bico.methods.variant import get_variant
-from bico.models.loading import WEIGHTS
+from bico.models.clip.family import WEIGHTS
 from flows.config import CONFIGS, read_config
 from tests.command import refused, run
 from tests.flow_setup import SHORT, Bench
