@@ -126,6 +126,13 @@ def test_a_tower_of_another_kind_is_refused() -> None:
         ClipViT(model, None, None, name="odd")
 
 
+def test_attention_that_takes_tokens_first_is_refused() -> None:
+    model = tiny_clip(1).model
+    model.visual.transformer.resblocks[1].attn = nn.MultiheadAttention(16, 2)
+    with pytest.raises(CheckpointError, match=r"odd: its attention takes \(tokens, batch, features\)"):
+        ClipViT(model, None, None, name="odd")
+
+
 def test_weights_that_are_not_finite_are_refused() -> None:
     model = tiny_clip(1).model
     model.visual.conv1.weight.data[0, 0, 0, 0] = torch.nan
