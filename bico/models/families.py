@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from bico.errors import CheckpointError, ConfigError, nearest, one_line
 from bico.models.clip.family import CLIP
-from bico.models.files import ModelFiles
+from bico.models.files import ModelFiles, References
 from bico.models.t5.family import T5
 
 if TYPE_CHECKING:
@@ -39,10 +39,8 @@ class Family(Protocol):
     """What loads a saved model, by the name that model hubs have for it."""
     distributions: tuple[str, ...]
     """Packages whose versions belong to a result; those that are not installed are left out."""
-    scheme: str | None
-    """What begins references of the family's own, as `open_clip` does `open_clip:ARCH/TAG`; None if it has none."""
-    spelling: str
-    """Such a reference, as help texts show it; empty without a scheme."""
+    references: References | None
+    """Of a family that publishes models in a way of its own, such as `open_clip:ARCH/TAG`."""
     folder_format: str
     """What a folder of the family holds, in a few words that end `no model in FOLDER; it would hold ...`."""
     hub_patterns: tuple[str, ...]
@@ -61,15 +59,6 @@ class Family(Protocol):
 
         Raises:
             CheckpointError: If files are missing or damaged.
-        """
-        ...
-
-    def find(self, ref: str, allow_pickle: bool) -> ModelFiles:
-        """Finds, or downloads, the files of a reference with the family's own scheme.
-
-        Raises:
-            UnknownModelError: If there is no such model: says which are near.
-            CheckpointError: If the model is known but cannot be had.
         """
         ...
 
@@ -101,21 +90,25 @@ FAMILIES: dict[str, Family] = {family.name: family for family in (CLIP, T5)}
 _loaded: set[str] = set()
 
 
-def register(family: Family) -> None:
-    """Adds a family, or replaces the one of its name.
+def register(family: Any) -> None:
+    """Adds a `Family`, or replaces the one of its name.
+
+    Arguments:
+        family: What a package names as one; whether it is one is looked at here.
 
     Raises:
         ConfigError: If it lacks a member of `Family`, or its scheme is taken.
     """
     if not isinstance(family, Family):
-        lacks = sorted(name for name in Family.__annotations__ if not hasattr(family, name))
-        lacks += [name for name in ("recognises", "find_folder", "find", "load", "save") if not hasattr(family, name)]
+        members = [*Family.__annotations__, "recognises", "find_folder", "load", "save"]
+        lacks = [name for name in members if not hasattr(family, name)]
         raise ConfigError(
             f"{family!r} is no family of models: it lacks {', '.join(lacks)} (bico.models.families.Family)."
         )
-    taken = {ZOO, HUB} | {other.scheme for other in FAMILIES.values() if other.name != family.name and other.scheme}
-    if family.scheme in taken:
-        raise ConfigError(f"Family {family.name!r}: the scheme {family.scheme!r} is taken; choose another.")
+    own = family.references
+    others = [other.references for other in FAMILIES.values() if other.name != family.name and other.references]
+    if own is not None and own.scheme in {ZOO, HUB, *(other.scheme for other in others)}:
+        raise ConfigError(f"Family {family.name!r}: the scheme {own.scheme!r} is taken; choose another.")
     FAMILIES[family.name] = family
 
 
@@ -152,9 +145,10 @@ def get_family(name: str) -> Family:
     return known[name]
 
 
-def family_of(scheme: str) -> Family | None:
-    """The family whose references begin with a scheme."""
-    return next((family for family in families() if family.scheme == scheme), None)
+def references_of(scheme: str) -> References | None:
+    """The references that begin with a scheme, of whatever family; None if no family has it."""
+    found = (family.references for family in families())
+    return next((own for own in found if own is not None and own.scheme == scheme), None)
 
 
 def recognised(folder: Path) -> Family | None:
@@ -182,7 +176,7 @@ def hub_patterns() -> list[str]:
 
 def schemes() -> set[str]:
     """What references may begin with, but for folders: of the zoo, and of the families in the table."""
-    return {ZOO} | {family.scheme for family in FAMILIES.values() if family.scheme}
+    return {ZOO} | {family.references.scheme for family in FAMILIES.values() if family.references}
 
 
 def spellings(among: Iterable[Family] = FAMILIES.values()) -> str:
@@ -192,5 +186,5 @@ def spellings(among: Iterable[Family] = FAMILIES.values()) -> str:
         >>> spellings()
         'zoo:NAME, open_clip:ARCH/TAG, hf:OWNER/NAME[@REVISION] or a folder'
     """
-    own = [family.spelling for family in among if family.spelling]
+    own = [family.references.spelling for family in among if family.references]
     return ", ".join([f"{ZOO}:NAME", *own, f"{HUB}:OWNER/NAME[@REVISION]"]) + " or a folder"

@@ -1,6 +1,7 @@
 """The files of a model on this machine, whatever its family."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,19 @@ class ModelFiles:
             about = path.stat()
             total.update(path.name.encode() + _file_digest(path, about.st_mtime_ns, about.st_size))
         return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class References:
+    """References of a family's own, beside folders, zoo and hub."""
+
+    scheme: str
+    """What they begin with, before a colon."""
+    spelling: str
+    """One of them, as help texts show it."""
+    find: Callable[[str], ModelFiles]
+    """Finds, or downloads, the files of such a reference. Raises UnknownModelError if there is no such model and says which
+    are near, and CheckpointError if it cannot be had."""
 
 
 @cache

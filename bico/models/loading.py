@@ -17,10 +17,10 @@ from bico.models.families import (
     HUB,
     ZOO,
     families,
-    family_of,
     find_folder,
     get_family,
     hub_patterns,
+    references_of,
     spellings,
 )
 from bico.models.files import ModelFiles
@@ -62,8 +62,8 @@ def _find(ref: str, allow_pickle: bool) -> ModelFiles:
         return find_folder(ref, zoo.resolve(rest))
     if scheme == HUB:
         return find_folder(ref, _download(ref, rest))
-    if family := family_of(scheme):
-        return family.find(ref, allow_pickle)
+    if own := references_of(scheme):
+        return own.find(ref)
     path = Path(ref).expanduser()
     if not path.exists() and not any(mark in ref for mark in "/\\"):
         raise UnknownModelError(

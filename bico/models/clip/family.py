@@ -5,12 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from bico.errors import CheckpointError, one_line
-from bico.models.files import ModelFiles
+from bico.models.files import ModelFiles, References
 from bico.models.libraries import require
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
 PICKLED = ("*.pt", "*.pth", "*.bin")
+
+
+def _published(ref: str) -> ModelFiles:
+    require("open_clip", "clip", ref)
+    from bico.models.clip.published import find
+
+    return find(ref)
 
 
 class ClipFamily:
@@ -19,8 +26,7 @@ class ClipFamily:
     name = "clip"
     library = "open_clip"
     distributions = ("open_clip_torch",)
-    scheme = "open_clip"
-    spelling = "open_clip:ARCH/TAG"
+    references = References("open_clip", "open_clip:ARCH/TAG", _published)
     folder_format = f"{CONFIG} beside weights and tokenizer (open_clip's local-dir format)"
     hub_patterns = (CONFIG, "*.safetensors", "tokenizer*.json", "special_tokens_map.json", "vocab.json", "*.txt")
     weights_note = f"`{WEIGHTS}` are the whole weights, in open_clip's `local-dir` format"
@@ -47,12 +53,6 @@ class ClipFamily:
         chosen = preferred if preferred in weights else weights[0]
         others = sorted(p for p in folder.glob("*.json") if p != config) + sorted(folder.glob("*.txt"))
         return ModelFiles(ref, self.name, chosen, (config, chosen, *others), folder.resolve())
-
-    def find(self, ref: str, allow_pickle: bool) -> ModelFiles:
-        require("open_clip", "clip", ref)
-        from bico.models.clip.published import find
-
-        return find(ref)
 
     def load(self, files: ModelFiles, device: Any) -> Any:
         require("open_clip", "clip", files.ref)

@@ -51,7 +51,7 @@ def parts(ref: str) -> tuple[str, str]:
         >>> parts("open_clip:ViT-B-32/openai")
         ('ViT-B-32', 'openai')
     """
-    architecture, _, tag = ref.removeprefix(f"{CLIP.scheme}:").partition("/")
+    architecture, _, tag = ref.removeprefix(f"{CLIP.references.scheme}:").partition("/")
     return architecture, tag
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bico.errors import CheckpointError, UnknownModelError, one_line
+from bico.errors import CheckpointError, one_line
 from bico.models.files import ModelFiles
 from bico.models.libraries import require
 
@@ -19,8 +19,7 @@ class T5Family:
     name = "t5"
     library = "transformers"
     distributions = ("transformers",)
-    scheme = None
-    spelling = ""
+    references = None
     folder_format = f"{CONFIG} of a T5 beside weights and tokenizer (transformers' format)"
     hub_patterns = (
         CONFIG,
@@ -62,9 +61,6 @@ class T5Family:
         found = {path for pattern in self.hub_patterns for path in folder.glob(pattern)}
         others = sorted(found - {config, *weights})
         return ModelFiles(ref, self.name, weights[0], (config, *weights, *others), folder.resolve())
-
-    def find(self, ref: str, allow_pickle: bool) -> ModelFiles:
-        raise UnknownModelError(f"{ref}: a T5 is named by a folder or as hf:OWNER/NAME.")
 
     def load(self, files: ModelFiles, device: Any) -> Any:
         require("transformers", "text", files.ref)
