@@ -101,7 +101,8 @@ def family(name: str) -> str:
         UnknownModelError: If the zoo has no such recipe.
         ConfigError: If there is no such family.
     """
-    found = yaml.safe_load(zoo.recipe(name).read_text()).get("family", DEFAULT)
+    values = yaml.safe_load(zoo.recipe(name).read_text())
+    found = values.get("family", DEFAULT)
     if found not in BUILDERS:
         raise ConfigError(f"{name}.yaml: unknown family {found!r}: {nearest(found, BUILDERS)}")
     return found
