@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tasks.names import array_name
 from torch import Tensor
 
 from benchmarks.measure import random_pair, workers_of_one_thread
@@ -19,7 +20,6 @@ from flows.server import prefect_api
 from storage.arrays import write_arrays
 from storage.keys import artefact_key
 from tasks.cached_stage import Workspace
-from tasks.names import array_name
 from tasks.procrustes import BlockMaps, SignalMaps
 
 ROWS = 1970

@@ -23,7 +23,7 @@ from bico.calibration.memory import covariance_bytes, signal_bytes
 from bico.calibration.signals import Signal
 from bico.linalg.procrustes import procrustes
 from bico.models.sites import Site, match_sites
-from bico.models.t5 import T5Encoder
+from bico.models.t5.encoder import T5Encoder
 
 RESULT = Path(__file__).parent / "results" / "language-shapes.md"
 SHAPES = {

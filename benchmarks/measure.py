@@ -23,7 +23,7 @@ from bico.calibration.signals import SignalKey
 from bico.linalg.matmul import product
 from bico.linalg.procrustes import AlignmentMap, Completion
 from bico.methods import Gathered
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.reporting import provenance
 
 A = TypeVar("A")

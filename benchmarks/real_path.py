@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 
 from bico.data.hub import HUB
 from bico.data.vision8 import CLASS_NAMES
-from bico.models.loading import CONFIG, WEIGHTS
+from bico.models.clip.family import CONFIG, WEIGHTS
 from bico.reporting.provenance import made_by
 from flows.config import Settings
 from flows.recipes import Recipe, read_recipe

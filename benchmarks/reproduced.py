@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bico.reporting.report import Row, cell, method_label, summarise
+
 from flows.recipes import list_recipes, read_recipe
 from flows.reproduce import models, read_transfers
 

@@ -20,9 +20,10 @@ from typing import Any
 
 # Importing the command line sets the environment (telemetry, logging) that every run gets.
 from flows.cli import log_to_stderr  # isort: skip
-from bico.models.t5 import T5Encoder
-from bico.reporting.claims import Kind, differences, evaluate
 from bico.reporting.report import Row, method_label
+
+from bico.models.t5.encoder import T5Encoder
+from bico.reporting.claims import Kind, differences, evaluate
 from flows.config import Settings
 from flows.recipes import Recipe, read_recipe
 from flows.reproduce import check, reproduce

@@ -42,7 +42,7 @@ from bico.calibration.signals import Signal, SignalKey, signal_key
 from bico.linalg.procrustes import AlignmentMap, procrustes
 from bico.methods import Pair
 from bico.methods.bico import BiCo
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.models.sites import match_sites
 from bico.reporting.cost import transfer_cost
 from bico.task_vector import StateDict

@@ -33,6 +33,7 @@ from typing import Annotated, Any
 import typer
 
 from bico.errors import BicoError
+from bico.models.families import spellings
 from flows.cache_cli import cache_app
 from flows.compare_cli import compare
 from flows.options import SETTINGS, DataOption, Fields, JsonOption, command
@@ -199,7 +200,7 @@ def claims(
 
 @command(app, recipe=Fields("FinetuneConfig", tell_defaults=False), posed=LOSS, settings=SETTINGS)
 def finetune(
-    model: Annotated[str, typer.Argument(help="zoo:NAME, open_clip:ARCH/TAG, hf:OWNER/NAME, or a folder.")],
+    model: Annotated[str, typer.Argument(help=f"{spellings()}.")],
     task: Annotated[str, typer.Option(help="The task.")],
     out: Annotated[Path, typer.Option(help="File for the expert (.safetensors).")],
     recipe: dict[str, Any],
@@ -225,7 +226,7 @@ def finetune(
 
 @command(app, settings=SETTINGS)
 def evaluate(
-    model: Annotated[str, typer.Argument(help="zoo:NAME, open_clip:ARCH/TAG, or a folder, such as a transfer writes.")],
+    model: Annotated[str, typer.Argument(help=f"{spellings()}, such as a transfer writes.")],
     task: Annotated[str, typer.Option("--task", "--tasks", help="Tasks, comma-separated.")],
     settings: dict[str, Any],
     data: DataOption = None,

@@ -27,6 +27,7 @@ from bico.errors import ConfigError, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import Completion
 from bico.methods.spec import Spec
+from bico.models.families import spellings
 from bico.reporting.names import short_name
 from flows.options import OnlyInFiles, Option
 
@@ -42,9 +43,7 @@ class TransferConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
-    source: str
-    """The model that was fine-tuned: zoo:NAME, open_clip:ARCH/TAG, hf:OWNER/NAME (a T5), or a folder in open_clip's
-    local-dir format or transformers'."""
+    source: Annotated[str, Field(description=f"The model that was fine-tuned: {spellings()} in its library's format.")]
     target: str
     """The new base model."""
     tasks: Annotated[list[str], Field(min_length=1), Option("--task", "--tasks")]

@@ -9,47 +9,23 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from bico.models import zoo
-from zoo_build import clip as clip
-from zoo_build import measure_clip as zoo_measure
-from zoo_build import measure_t5 as zoo_measure_text
-from zoo_build import t5 as text
-from zoo_build.clip import ClipPretraining
-from zoo_build.t5 import T5Pretraining
-from zoo_build.text_corpus import find_corpus
+from zoo_build.builders import BUILDERS, builder, family
 
 
 @task(name="train", cache_policy=NO_CACHE)
-def train(recipe: ClipPretraining | T5Pretraining, folder: Path, data: Sequence[Path], threads: int) -> dict[str, Any]:
-    if isinstance(recipe, T5Pretraining):
-        return text.run(recipe, folder, data, threads=threads)
-    return clip.run(recipe, folder, threads=threads)
+def train(kind: str, recipe: Any, folder: Path, data: Sequence[Path], threads: int) -> dict[str, Any]:
+    return BUILDERS[kind].train(recipe, folder, data, threads)
 
 
 @task(name="measure", cache_policy=NO_CACHE)
-def measure(
-    recipe: ClipPretraining | T5Pretraining, folder: Path, record: dict[str, Any], data: Sequence[Path]
-) -> dict[str, Any]:
-    if isinstance(recipe, T5Pretraining):
-        return zoo_measure_text.entry(recipe, folder, record, data)
-    return zoo_measure.entry(recipe, folder, record, data)
-
-
-def read_recipe(name: str) -> ClipPretraining | T5Pretraining:
-    """Returns a recipe of the zoo, of the family that it names.
-
-    Raises:
-        UnknownModelError: If the zoo has no such recipe.
-        ConfigError: If the recipe is none of its family.
-    """
-    kind = T5Pretraining if zoo.family(name) == "t5" else ClipPretraining
-    return kind.load(zoo.recipe(name))
+def measure(kind: str, recipe: Any, folder: Path, record: dict[str, Any], data: Sequence[Path]) -> dict[str, Any]:
+    return BUILDERS[kind].measure(recipe, folder, record, data)
 
 
 def check(name: str, data: Sequence[Path]) -> None:
     """Raises what would make the flow fail for want of a recipe or a corpus."""
-    recipe = read_recipe(name)
-    if isinstance(recipe, T5Pretraining):
-        find_corpus(recipe.corpus, data)
+    found = builder(name)
+    found.check(found.load(zoo.recipe(name)), data)
 
 
 @flow(name="pretrain", validate_parameters=False)
@@ -74,9 +50,11 @@ def pretrain(
         ConfigError: If the fonts that the recipe's pictures need are not installed.
         DataError: If the corpus is not among the folders.
     """
-    recipe = read_recipe(name) if steps is None else replace(read_recipe(name), steps=steps)
+    recipe = builder(name).load(zoo.recipe(name))
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
     out, data = Path(out), [Path(folder) for folder in data]
-    record = train(recipe, out, data, threads)
-    measured = measure(recipe, out, record, data)
+    record = train(family(name), recipe, out, data, threads)
+    measured = measure(family(name), recipe, out, record, data)
     zoo.register(out.name, measured, out.parent)
     return measured

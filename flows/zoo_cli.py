@@ -15,13 +15,14 @@ zoo_app = typer.Typer(no_args_is_help=True, help="The mini models that ship with
 def zoo_list(as_json: JsonOption = False) -> None:
     """List the mini models and what they can do."""
     from bico.models import zoo
+    from zoo_build.builders import summary
 
     manifest = zoo.read_manifest()
     if as_json:
         print(json.dumps(manifest))
         return
     for name, entry in manifest["models"].items():
-        print(zoo.summary(name, entry))
+        print(summary(name, entry))
 
 
 @zoo_app.command("build")

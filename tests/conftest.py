@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from tests.tiny import tiny_clip
 
 pytest_plugins = ["tests.flow_setup", "tests.places"]

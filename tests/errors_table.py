@@ -21,7 +21,8 @@ from bico.errors import BicoError
 from bico.methods import Pair, get_method
 from bico.methods.variant import get_variant
 from bico.models import zoo
-from bico.models.loading import CONFIG, WEIGHTS, load, resolve
+from bico.models.clip.family import CONFIG, WEIGHTS
+from bico.models.loading import load, resolve
 from bico.models.releases import Release, releases_at
 from bico.reporting.compare import compare
 from flows import pretrain

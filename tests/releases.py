@@ -7,7 +7,7 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from bico.models.loading import CONFIG, WEIGHTS
+from bico.models.clip.family import CONFIG, WEIGHTS
 from tests.tiny import config
 
 

@@ -9,7 +9,7 @@ import copy
 
 import torch
 
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 
 
 @torch.no_grad()
@@ -26,7 +26,7 @@ def permuted_copy(model: ClipViT, seed: int, rotate_heads: bool = True) -> ClipV
     visual.class_embedding.copy_(visual.class_embedding[stream])
     visual.positional_embedding.copy_(visual.positional_embedding[:, stream])
     visual.proj.copy_(visual.proj[stream])
-    norms = [visual.ln_pre, visual.ln_post]
+    norms = [norm for norm in (visual.ln_pre, visual.ln_post) if isinstance(norm, torch.nn.LayerNorm)]
     for block in visual.transformer.resblocks:
         norms += [block.ln_1, block.ln_2]
         attention, heads = block.attn, block.attn.num_heads

@@ -13,7 +13,7 @@ from torch import Tensor
 from bico.calibration.covariances import Batch, cross_covariances, split_at
 from bico.calibration.signals import Signal
 from bico.methods import Gathered, Method, Pair
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.transfer import gather
 
 CLASSES = 5

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from bico.models.t5 import T5Encoder
+from bico.models.t5.encoder import T5Encoder
 
 WORDS = ["red", "green", "blue", "yes", "no", *(f"w{n}" for n in range(50))]
 CLASS_NAMES = ("red", "green blue", "yes no no")

@@ -12,7 +12,7 @@ from PIL import Image
 from bico.data.tasks import EMBEDDED, Prepared, get_task
 from bico.evaluation.accuracy import accuracy
 from bico.models import zoo
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.models.loading import load, resolve
 from zoo_build.clip import ClipPretraining
 from zoo_build.pictures import draw_pool

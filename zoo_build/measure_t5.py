@@ -14,7 +14,7 @@ from bico.errors import DataError
 from bico.evaluation.probe import fit_probe
 from bico.models import zoo
 from bico.models.loading import load, resolve
-from bico.models.t5 import T5Encoder
+from bico.models.t5.encoder import T5Encoder
 from zoo_build.span_corruption import Corruption, corrupt, draw_spans
 from zoo_build.t5 import T5Pretraining, build
 from zoo_build.text_corpus import batches, encode, find_corpus, read_passages, sentinel_ids

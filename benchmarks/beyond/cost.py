@@ -24,7 +24,7 @@ from bico.calibration.pseudo_labels import expert_scores, pseudo_labels
 from bico.finetune import MINI
 from bico.last_steps import Samples
 from bico.methods.variant import get_variant, run
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 
 RECIPES = [
     ("bico", False),

@@ -13,7 +13,7 @@ from bico.calibration.pseudo_labels import expert_scores
 from bico.data.tasks import Prepared, Task, get_task
 from bico.evaluation.linear_head import Readings, read
 from bico.finetune import MINI, finetune
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.models.loading import load, resolve
 from bico.task_vector import StateDict, subtract
 from storage.checkpoints import load_state, save_state

@@ -26,7 +26,7 @@ class TransFusion:
     Permutations are found by coordinate descent over the family's permutation groups (`Model.permutations`): heads
     are matched by the singular values of their weights, which no permutation changes, then features inside the
     matched heads and everywhere else by inner products. The shortcuts of the residual stream are no parameters here:
-    see `bico.models.clip_vit_permutations`.
+    see `bico.models.clip.permutations`.
 
     References:
         | Update Your Transformer to the Latest Release: Re-Basin of Task Vectors (Rinaldi et al., 2025)

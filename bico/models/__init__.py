@@ -1,1 +1,1 @@
-"""Models: one file per family, and how a reference such as `zoo:mini-a` becomes one."""
+"""Models: a table of families (`families.py`), and how a reference such as `zoo:mini-a` becomes a model."""

@@ -1,11 +1,10 @@
 """The files of a model on this machine, whatever its family."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-CLIP, T5 = "clip", "t5"
 
 
 @dataclass(frozen=True)
@@ -13,26 +12,38 @@ class ModelFiles:
     """A resolved reference: everything on this machine that determines the model."""
 
     ref: str
-    name: str
-    """In open_clip's terms, an architecture, or `local-dir:` and a folder; for other families always the latter."""
+    family: str
+    """Name of the family that found it, and that loads it."""
     weights: Path
     files: tuple[Path, ...]
     """Weights, configuration and tokenizer: what the digest covers."""
+    folder: Path | None = None
+    """Where they lie together; None if the family's library brings configuration and tokenizer."""
+    built_in: str = ""
+    """What determines the model and lies in no file: of what the library brings, its name and what makes it another."""
     allow_pickle: bool = False
     """Whether weights that `torch.save` wrote may be read, tensors only."""
-    family: str = CLIP
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.name.removeprefix("local-dir:"))
 
     def digest(self) -> str:
-        """sha256 over the contents of the files and, for a built-in architecture, its name."""
-        total = hashlib.sha256(b"" if self.name.startswith("local-dir:") else self.name.encode())
+        """sha256 over what the library brings and the contents of the files."""
+        total = hashlib.sha256(self.built_in.encode())
         for path in self.files:
             about = path.stat()
             total.update(path.name.encode() + _file_digest(path, about.st_mtime_ns, about.st_size))
         return total.hexdigest()
+
+
+@dataclass(frozen=True)
+class References:
+    """References of a family's own, beside folders, zoo and hub."""
+
+    scheme: str
+    """What they begin with, before a colon."""
+    spelling: str
+    """One of them, as help texts show it."""
+    find: Callable[[str], ModelFiles]
+    """Finds, or downloads, the files of such a reference. Raises UnknownModelError if there is no such model and says which
+    are near, and CheckpointError if it cannot be had."""
 
 
 @cache

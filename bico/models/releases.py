@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bico.errors import CheckpointError, ConfigError, one_line
-from bico.models.loading import CONFIG
-from bico.models.t5_loading import is_transformers
+from bico.models.families import HUB as SCHEME
+from bico.models.families import recognised
 
-HUB = "hf:"
+HUB = f"{SCHEME}:"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def releases_at(place: str, cache: Path, download: Callable[[str, Path], Release
     folder = Path(place).expanduser()
     if not folder.is_dir():
         raise ConfigError(f"releases: {place} is no folder: give one whose sub-folders are models, or hf:ORG/NAME.")
-    found = [path for path in folder.iterdir() if (path / CONFIG).is_file() or is_transformers(path)]
+    found = [path for path in folder.iterdir() if path.is_dir() and recognised(path) is not None]
     return [Release(path.name, path) for path in sorted(found, key=lambda path: natural(path.name))]
 
 

@@ -5,12 +5,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from bico.errors import CheckpointError, UnknownModelError, nearest
+from bico.models.families import recognised
 
-WEIGHTS = "open_clip_model.safetensors"
-TEXT_WEIGHTS = "model.safetensors"
 _MANIFEST = "manifest.json"
 
 
@@ -37,39 +34,14 @@ def recipe(name: str) -> Path:
     return known[name]
 
 
-def family(name: str) -> str:
-    """Returns the family of the model that a recipe builds: `t5` or `clip`.
-
-    Raises:
-        UnknownModelError: If the zoo has no such recipe.
-    """
-    values = yaml.safe_load(recipe(name).read_text())
-    return values.get("family", "clip")
-
-
-def summary(name: str, entry: dict[str, Any]) -> str:
-    """Returns one line about a model: its size, and what it can do."""
-    if entry["recipe"].get("family") == "t5":
-        scores = ", ".join(f"{task} {found['encoder']:.0f}" for task, found in entry["probe"].items())
-        size, skill = (
-            entry["encoder_parameters"],
-            f"held-out loss {entry['held_out_loss']:.2f}  linear probe %: {scores}",
-        )
-    else:
-        scores = ", ".join(f"{task} {value:.0f}" for task, value in entry["zero_shot"].items())
-        size = entry["image_parameters"]
-        skill = f"held-out captions {entry['held_out']['mean']:.0f} %  zero-shot %: {scores}"
-    return f"zoo:{name:14} {size / 1e6:.1f} M  {skill}"
-
-
 def list_models(folder: Path | None = None) -> list[str]:
     """Returns the names of the models that are there to use, in alphabetical order.
 
     Arguments:
         folder: The zoo; the one that ships with the project by default.
     """
-    places = (folder or root()).glob("*/*.safetensors")
-    return sorted({path.parent.name for path in places if path.name in (WEIGHTS, TEXT_WEIGHTS)})
+    places = {path.parent for path in (folder or root()).glob("*/*.safetensors")}
+    return sorted(place.name for place in places if recognised(place) is not None)
 
 
 def read_manifest(folder: Path | None = None) -> dict[str, dict[str, Any]]:
@@ -93,8 +65,7 @@ def read_manifest(folder: Path | None = None) -> dict[str, dict[str, Any]]:
 
 
 def resolve(name: str, folder: Path | None = None) -> Path:
-    """Returns the directory of a model, in open_clip's `local-dir:` format or transformers', once its weights are known
-    to be whole.
+    """Returns the directory of a model, in its family's format, once its weights are known to be whole.
 
     Arguments:
         name: As `list_models` gives it.
@@ -115,20 +86,22 @@ def resolve(name: str, folder: Path | None = None) -> Path:
 
 
 def weights(model: Path) -> Path:
-    """Returns a model's weights file, by the name that its family has."""
-    return next((model / name for name in (WEIGHTS, TEXT_WEIGHTS) if (model / name).is_file()), model / WEIGHTS)
+    """Returns a model's weights: in the zoo they are one file, whatever its family calls it.
+
+    Raises:
+        CheckpointError: If there is no such file, or more than one.
+    """
+    found = sorted(model.glob("*.safetensors"))
+    if len(found) != 1:
+        raise CheckpointError(
+            f"{model} holds {len(found)} files of weights (.safetensors) and not one: run `bico zoo build {model.name}`."
+        )
+    return found[0]
 
 
 def digest(model: Path) -> str:
-    """Returns the sha256 of a model's weights file, in hexadecimal.
-
-    Raises:
-        CheckpointError: If there is no such file.
-    """
-    path = weights(model)
-    if not path.is_file():
-        raise CheckpointError(f"{model} holds no {path.name}: run `bico zoo build {model.name}`.")
-    with path.open("rb") as stream:
+    """Returns the sha256 of a model's weights file, in hexadecimal; raises like `weights`."""
+    with weights(model).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

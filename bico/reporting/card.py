@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bico.models.files import CLIP, T5
+from bico.models.families import get_family
 from bico.reporting.names import label_of, short_name
 from bico.reporting.rows import Row
 
@@ -19,14 +19,8 @@ class Origin:
     sampling: str
     completion: str
     alpha: float
-    family: str = CLIP
-
-
-LIBRARIES = {
-    CLIP: ("open_clip", "`open_clip_model.safetensors` are the whole weights, in open_clip's `local-dir` format"),
-    T5: ("transformers", "`model.safetensors` are the whole weights, in transformers' format"),
-}
-"""By family: the library that loads the model, and how the weights lie."""
+    family: str
+    """Of both models, by name."""
 
 
 def model_card(cell: Row, before: float | None, origin: Origin) -> str:
@@ -40,10 +34,17 @@ def model_card(cell: Row, before: float | None, origin: Origin) -> str:
     drawn = (
         "no calibration samples" if cell.seed is None else f"{cell.budget.asked} calibration samples (seed {cell.seed})"
     )
-    library, weights = LIBRARIES[origin.family]
-    base = {CLIP: "zero-shot", T5: "a probe of the target before"}[origin.family]
-    gain = "" if before is None else f", {cell.accuracy - before:+.2f} points over {base}"
-    lines = ["---", f"library_name: {library}", "tags: [task-vector, model-transfer]", "---", "", f"# {name}", ""]
+    family = get_family(origin.family)
+    gain = "" if before is None else f", {cell.accuracy - before:+.2f} points over {family.baseline}"
+    lines = [
+        "---",
+        f"library_name: {family.library}",
+        "tags: [task-vector, model-transfer]",
+        "---",
+        "",
+        f"# {name}",
+        "",
+    ]
     lines += [
         f"{short_name(origin.target)} with what an expert of {short_name(origin.source)} learnt on {cell.task}, carried "
         f"over by {label_of(cell.method)} with {drawn}; nothing was trained.",
@@ -54,7 +55,7 @@ def model_card(cell: Row, before: float | None, origin: Origin) -> str:
         f"| sampling, completion, α | {origin.sampling}, {origin.completion}, {origin.alpha:g} |",
         *(f"| {what}, sha256 | `{digest}` |" for what, digest in origin.digests.items()),
         "",
-        f"{weights}; `task-vector.safetensors`",
+        f"{family.weights_note}; `task-vector.safetensors`",
         "is what was added to the target. Flaws of the expert and of its data travel with it; licences of source and",
         "target apply.",
     ]

@@ -6,6 +6,7 @@ from bico.last_steps import LAST_STEPS
 from bico.methods import METHODS
 from bico.methods.settings import build_part
 from bico.methods.spec import NONE, Part, Spec
+from bico.models.families import schemes
 from bico.reporting.references import REFERENCES
 
 OTHER_COLOUR = "black"
@@ -36,7 +37,7 @@ def short_name(ref: str) -> str:
         ('mini-a', 'my-vit')
     """
     scheme, _, name = ref.partition(":")
-    return name if scheme in ("zoo", "open_clip") else PurePath(ref).name
+    return name if scheme in schemes() else PurePath(ref).name
 
 
 def _first(part: Part) -> str:

@@ -23,7 +23,7 @@ from bico.calibration.covariances import Batch, collect_signals
 from bico.calibration.signals import Signal
 from bico.errors import CalibrationError, ShapeError
 from bico.linalg.procrustes import Completion, procrustes
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from tests.library.test_procrustes import randn, rotation
 from tests.symmetry import permuted_copy
 from tests.tiny import covariances_of, head, pictures, random_task_vector, tiny_clip

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from bico.calibration.signals import Signal, capture, signal_key
 from bico.errors import CalibrationError, CheckpointError, ShapeError
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from tests.tiny import head, pictures, random_task_vector, tiny_clip
 
 ALL = list(Signal)
@@ -123,6 +123,13 @@ def test_a_tower_of_another_kind_is_refused() -> None:
     model = tiny_clip(1).model
     model.visual = nn.Linear(2, 2)
     with pytest.raises(CheckpointError, match="not a standard ViT"):
+        ClipViT(model, None, None, name="odd")
+
+
+def test_attention_that_takes_tokens_first_is_refused() -> None:
+    model = tiny_clip(1).model
+    model.visual.transformer.resblocks[1].attn = nn.MultiheadAttention(16, 2)
+    with pytest.raises(CheckpointError, match=r"odd: its attention takes \(tokens, batch, features\)"):
         ClipViT(model, None, None, name="odd")
 
 

@@ -1,7 +1,7 @@
 """Operations of a transfer against numbers worked out by hand."""
 
 from bico.calibration.signals import Signal
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.reporting import cost
 from tests.tiny import tiny_clip
 

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from bico.calibration.covariances import Batch, cross_covariances, resample_tokens, split_at
 from bico.calibration.signals import Signal, capture, signal_key
 from bico.errors import CalibrationError, ShapeError
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from tests.tiny import count_passes, covariances_of, head, pictures, tiny_clip
 
 ALL = list(Signal)

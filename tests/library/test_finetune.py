@@ -7,7 +7,7 @@ from torch import Tensor
 from bico.errors import CalibrationError, ConfigError
 from bico.evaluation.accuracy import accuracy
 from bico.finetune import MINI, FinetuneConfig, default_config, finetune, learning_rate
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.task_vector import StateDict, subtract
 from tests.tiny import head, pictures
 

@@ -16,7 +16,7 @@ from bico.last_steps.projection import Projection, added
 from bico.linalg.procrustes import Completion
 from bico.methods import Gathered, get_method
 from bico.methods.variant import get_variant, run
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.transfer import transfer
 from tests import tiny_t5
 from tests.library.test_methods import gradient_step

@@ -1,14 +1,23 @@
 import json
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import torch
+from open_clip import factory, pretrained
+from open_clip.transform import PreprocessCfg
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bico.errors import CheckpointError, UnknownModelError
-from bico.models.loading import CONFIG, WEIGHTS, load, resolve
+from bico.models.clip.family import CONFIG, WEIGHTS
+from bico.models.families import get_family
+from bico.models.loading import load, resolve
 from tests.releases import write_release
+from tests.tiny import config
 
 
 @pytest.fixture
@@ -46,14 +55,107 @@ def test_the_digest_follows_content_not_place(release: Path, tmp_path: Path) -> 
     assert resolve(str(twin)).digest() != before
 
 
-def test_a_checkpoint_file_of_a_built_in_architecture(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = open_clip.create_model("RN50", load_weights=False)
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / "weights.safetensors")
-    files = resolve(f"open_clip:RN50/{tmp_path}/weights.safetensors")
-    assert files.name == "RN50" and files.weights == tmp_path / "weights.safetensors"
+def test_digests_are_those_that_stored_results_are_kept_under() -> None:
+    assert resolve("zoo:mini-a").digest() == "3442fe8bb946b4881a1deeb61842516c8789747ba51ef79e6b8b92fc473fa033"
+    assert resolve("zoo:t5-mini-a").digest() == "38109a1de5dd0e0ba51e293b32fd8a4070a245e48b254a9932c34ec5e618f1e7"
+
+
+ARCHITECTURE = "tiny-vit"
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Makes a tiny architecture known to open_clip, with a tag `trained` for weights on disk; gives their file."""
+    monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", list(factory._MODEL_CONFIG_PATHS))
+    monkeypatch.setattr(factory, "_MODEL_CONFIGS", dict(factory._MODEL_CONFIGS))
+
+    def publish(vision: dict[str, Any] | None = None, **about: Any) -> Path:
+        cfg = config()
+        cfg["vision_cfg"] |= vision or {}
+        cfg["text_cfg"] |= {"vocab_size": 49408, "context_length": 77}
+        (tmp_path / f"{ARCHITECTURE}.json").write_text(json.dumps(cfg))
+        open_clip.add_model_config(tmp_path / f"{ARCHITECTURE}.json")
+        torch.manual_seed(1)
+        weights = tmp_path / "trained.safetensors"
+        save_file({k: v.contiguous() for k, v in open_clip.model.CLIP(**cfg).state_dict().items()}, weights)
+        monkeypatch.setitem(pretrained._PRETRAINED, ARCHITECTURE, {"trained": {"file": str(weights), **about}})
+        return weights
+
+    return publish
+
+
+def as_open_clip_has_it(pretrained: Path | str, **how: bool) -> tuple[Any, Any]:
+    model, _, preprocess = open_clip.create_model_and_transforms(ARCHITECTURE, pretrained=str(pretrained), **how)
+    return model.eval(), preprocess
+
+
+@pytest.mark.parametrize("place", ["trained", "{weights}"], ids=["tag", "file"])
+def test_a_built_in_architecture_loads_as_open_clip_loads_it(published: Callable[..., Path], place: str) -> None:
+    weights = published()
+    place = place.format(weights=weights)
+    files = resolve(f"open_clip:{ARCHITECTURE}/{place}")
+    assert files.weights == weights and files.files == (weights,)
+    ours, (theirs, preprocess) = load(files), as_open_clip_has_it(place)
+    state = load_file(weights)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in ours.model.state_dict().items())
+    assert repr(ours.preprocess) == repr(preprocess)
+    images = torch.randn(2, 3, 12, 12)
+    torch.testing.assert_close(ours.features(images), theirs.encode_image(images))
+    words = open_clip.get_tokenizer(ARCHITECTURE)(["a photo of a dog"])
+    torch.testing.assert_close(ours.head(["dog"], ["a photo of a {}"]), theirs.encode_text(words, normalize=True))
+
+
+ODD = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2), "interpolation": "bilinear", "resize_mode": "squash"}
+
+
+def test_a_tag_brings_the_preprocessing_and_the_activation_that_it_was_trained_with(
+    published: Callable[..., Path], tmp_path: Path
+) -> None:
+    published(**ODD, quick_gelu=True, size=99)
+    ours = load(files := resolve(f"open_clip:{ARCHITECTURE}/trained"))
+    theirs, preprocess = as_open_clip_has_it("trained", force_quick_gelu=True)
+    picture = Image.fromarray((torch.rand(20, 30, 3) * 255).byte().numpy())
+    torch.testing.assert_close(ours.prepare([picture])[0], preprocess(picture))
+    images = torch.randn(2, 3, 12, 12)
+    torch.testing.assert_close(ours.features(images), theirs.encode_image(images))
+    # ... and so does what is saved of it
+    (tmp_path / "saved").mkdir()
+    get_family(files.family).save(ours, files, tmp_path / "saved")
+    saved, _, again = open_clip.create_model_and_transforms(f"local-dir:{tmp_path / 'saved'}")
+    torch.testing.assert_close(again(picture), preprocess(picture))
+    torch.testing.assert_close(saved.eval().encode_image(images), ours.features(images))
+    back = load(resolve(str(tmp_path / "saved")))
+    torch.testing.assert_close(back.prepare([picture]), ours.prepare([picture]))
+
+
+def test_the_digest_of_a_tag_covers_what_is_resolved_from_it_where_that_is_not_open_clips_usual(
+    published: Callable[..., Path],
+) -> None:
+    ref = f"open_clip:{ARCHITECTURE}/trained"
+    weights = published(**asdict(PreprocessCfg()))
+    usual = resolve(ref)
+    assert usual.built_in == ARCHITECTURE  # the keys of most tags are what they were
+    assert resolve(f"open_clip:{ARCHITECTURE}/{weights}").digest() == usual.digest()
+    digests = {usual.digest()}
+    for changes in ({"mean": (0.5, 0.5, 0.5)}, {"interpolation": "bilinear"}, {"quick_gelu": True}):
+        published(**asdict(PreprocessCfg()) | changes)
+        digests.add(resolve(ref).digest())
+    published({"mlp_ratio": 2}, quick_gelu=True)
+    digests.add(resolve(ref).digest())
+    assert len(digests) == 5
+
+
+def test_weights_are_read_once(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, seen = factory.load_state_dict, []
+    monkeypatch.setattr(factory, "load_state_dict", lambda *args, **how: seen.append(args) or read(*args, **how))
+    load(resolve(str(release)))
+    assert len(seen) == 1
+
+
+def test_a_built_in_architecture_of_another_kind_is_refused(published: Callable[..., Path]) -> None:
+    published({"attentional_pool": True})
     with pytest.raises(CheckpointError, match="not a standard ViT"):
-        load(files)
+        load(resolve(f"open_clip:{ARCHITECTURE}/trained"))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +176,7 @@ def test_unknown_references_name_the_nearest(ref: str, message: str) -> None:
 
 
 def test_a_folder_without_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"no {CONFIG}"):
+    with pytest.raises(CheckpointError, match=f"no model in .*{CONFIG}.*, or config.json of a T5"):
         resolve(str(tmp_path / "nowhere"))
     (tmp_path / CONFIG).write_text("{}")
     with pytest.raises(CheckpointError, match="is not an open_clip configuration"):

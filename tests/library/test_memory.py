@@ -14,7 +14,7 @@ from bico.calibration.covariances import Batch, cross_covariances, split_at
 from bico.calibration.memory import GIGABYTE, covariance_bytes, covariance_shapes, plan_memory, signal_bytes
 from bico.calibration.signals import Signal
 from bico.errors import ConfigError
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from tests.tiny import count_passes, covariances_of, head, pictures, tiny_clip
 
 BICO = [Signal.INPUT, Signal.OUTPUT_GRAD]

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from bico.calibration.parameter_gradients import loss_gradients
 from bico.errors import MethodError
 from bico.methods import METHODS, Gathered, Method, Pair, Serves, get_method
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from tests.symmetry import permuted_copy
 from tests.tiny import evidence_for, head, pictures, random_task_vector, tiny_clip
 

@@ -9,7 +9,7 @@ from bico.calibration.signals import Signal
 from bico.errors import MethodError, ShapeError
 from bico.linalg.procrustes import Completion
 from bico.methods import METHODS, Gathered, Needs, Others, Pair
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from tests.library.test_methods import WIDER, carried, gradient_step
 from tests.symmetry import permuted_copy
 from tests.tiny import evidence_for, pictures, random_task_vector, tiny_clip

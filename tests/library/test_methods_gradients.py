@@ -9,7 +9,7 @@ from bico.calibration.covariances import split_at
 from bico.calibration.parameter_gradients import ParameterGradient, loss_gradients, parameter_gradients
 from bico.errors import CalibrationError
 from bico.methods import METHODS, Gathered, Needs, Pair, get_method
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from tests.library.test_methods import carried, labels_of, without_key_biases
 from tests.tiny import head, pictures, random_task_vector
 

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from bico.methods import Gathered, Pair, get_method
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from tests import reference
 from tests.library.test_methods import carried, labels_of, without_key_biases
 from tests.symmetry import permuted_copy

@@ -2,16 +2,17 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.testing import assert_close
 
 from bico.errors import MethodError
 from bico.methods import Gathered, Pair, get_method
 from bico.methods.transfusion import match
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.models.permutations import SlotAxis, axes_of, permute_state
 from bico.models.sites import Slot
 from tests.symmetry import permuted_copy
-from tests.tiny import pictures, random_task_vector, tiny_clip
+from tests.tiny import pictures, random_task_vector, tiny_clip, tokenizer
 
 
 @pytest.fixture
@@ -43,6 +44,17 @@ def test_the_transported_expert_is_the_expert(large: ClipViT, twin: ClipViT) -> 
         assert_close(twin.features(images), expert)
     with twin.updated(get_method("naive").transport(tau, Pair.of(large, twin), Gathered())):
         assert (twin.features(images) - expert).norm() > 0.1 * expert.norm()
+
+
+def test_a_tower_without_a_first_norm_is_matched_all_the_same() -> None:
+    model = tiny_clip(1, width=32, layers=3).model
+    model.visual.ln_pre = nn.Identity()
+    bare = ClipViT(model, None, tokenizer, "bare")
+    twin, tau = permuted_copy(bare, seed=5, rotate_heads=False), random_task_vector(bare)
+    vector = get_method("transfusion").transport(tau, Pair.of(bare, twin), Gathered())
+    images = pictures(6)
+    with bare.updated(tau), twin.updated(vector):
+        assert_close(twin.features(images), bare.features(images))
 
 
 def test_without_intra_head_matching_features_inside_heads_stay_unmatched(large: ClipViT, twin: ClipViT) -> None:

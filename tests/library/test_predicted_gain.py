@@ -3,7 +3,7 @@ import torch
 
 from bico.calibration.parameter_gradients import loss_gradients
 from bico.errors import ShapeError
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.reporting.predicted_gain import predicted_gain
 from tests.tiny import head, pictures, random_task_vector
 

@@ -4,7 +4,7 @@ import torch
 from bico.errors import ShapeError
 from bico.evaluation.accuracy import accuracy
 from bico.methods import METHODS
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 from bico.reporting.names import colour_of, label_of
 from bico.reporting.plots import plot_accuracy
 from bico.reporting.rows import Row, summarise

@@ -11,9 +11,10 @@ from transformers import T5EncoderModel
 
 from bico.errors import CheckpointError, UnknownModelError
 from bico.models import zoo
+from bico.models.families import get_family
 from bico.models.loading import load, resolve
-from bico.models.t5 import T5Encoder
-from bico.models.t5_loading import CONFIG, WEIGHTS
+from bico.models.t5.encoder import T5Encoder
+from bico.models.t5.family import CONFIG, WEIGHTS
 from tests.releases import write_release
 from tests.tiny_t5 import texts, tokenizer, write_t5
 
@@ -104,7 +105,7 @@ def test_missing_files_are_named(release: Path) -> None:
     with pytest.raises(CheckpointError, match="no .safetensors weights in .*save_pretrained"):
         resolve(str(release))
     reconfigure(release, model_type="bert")
-    with pytest.raises(CheckpointError, match="a model of type 'bert'.*only T5"):
+    with pytest.raises(CheckpointError, match="no model in .*config.json of a T5"):
         resolve(str(release))
     (release / CONFIG).write_text("{")
     with pytest.raises(CheckpointError, match="is not a configuration of transformers"):
@@ -131,3 +132,15 @@ def test_a_tokenizer_of_another_model_is_refused(release: Path) -> None:
     tokenizer([f"v{n}" for n in range(99)]).save_pretrained(release)
     with pytest.raises(CheckpointError, match="its tokenizer knows 102 tokens and its embedding 64"):
         load(resolve(str(release)))
+
+
+def test_what_is_saved_is_the_model_at_its_present_weights_and_loads_again(release: Path, tmp_path: Path) -> None:
+    model = load(files := resolve(str(release)))
+    vector = {name: torch.full_like(tensor, 0.25) for name, tensor in model.state().items() if name == Q}
+    (folder := tmp_path / "saved").mkdir()
+    with model.updated(vector):
+        get_family(files.family).save(model, files, folder)
+    again = load(resolve(str(folder)))
+    assert again.vocabulary == model.vocabulary
+    for name, tensor in model.state().items():
+        assert torch.equal(again.state()[name], tensor + vector.get(name, 0)), name

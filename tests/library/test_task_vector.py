@@ -4,7 +4,7 @@ from torch.testing import assert_close
 
 from bico import task_vector
 from bico.errors import CheckpointError
-from bico.models.clip_vit import ClipViT
+from bico.models.clip.vit import ClipViT
 
 
 def test_adding_the_difference_gives_the_expert_back(source: ClipViT) -> None:

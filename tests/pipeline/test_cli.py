@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 
 from bico.methods.variant import get_variant
-from bico.models.loading import WEIGHTS
+from bico.models.clip.family import WEIGHTS
 from flows.cli import app
 from flows.config import CONFIGS, FinetuneConfig, Settings, TransferConfig, read_config
 from flows.options import Fields, OnlyInFiles, Option, command

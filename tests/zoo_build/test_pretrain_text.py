@@ -11,10 +11,11 @@ from transformers import AutoTokenizer, T5ForConditionalGeneration
 
 from bico.errors import ConfigError, DataError
 from bico.models.loading import load, resolve
-from bico.models.t5 import T5Encoder
-from bico.models.zoo import read_manifest, summary
+from bico.models.t5.encoder import T5Encoder
+from bico.models.zoo import read_manifest
 from bico.models.zoo import resolve as resolve_zoo
 from flows.pretrain import pretrain
+from zoo_build.builders import summary
 from zoo_build.measure_t5 import entry, held_out_loss, probes, read_texts, sentence_features
 from zoo_build.t5 import T5Pretraining, build, learning_rate, run, save, start_embedding, train
 from zoo_build.text_corpus import (

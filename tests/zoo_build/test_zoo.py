@@ -10,17 +10,18 @@ import torch
 from bico.errors import CheckpointError, UnknownModelError
 from bico.models import zoo
 from bico.models.loading import load, resolve
+from zoo_build.builders import family
 from zoo_build.clip import ClipPretraining
 from zoo_build.measure_clip import zero_shot
 
 EVERYTHING = zoo.read_manifest()["models"]
-MANIFEST = {name: entry for name, entry in EVERYTHING.items() if zoo.family(name) == "clip"}
+MANIFEST = {name: entry for name, entry in EVERYTHING.items() if family(name) == "clip"}
 every_model = pytest.mark.parametrize("name", sorted(MANIFEST))
 
 
 def test_the_zoo_is_complete_and_small():
     assert zoo.list_models() == sorted(EVERYTHING) == sorted(zoo.recipes())
-    weights = sum((zoo.root() / name / zoo.WEIGHTS).stat().st_size for name in MANIFEST)
+    weights = sum(zoo.weights(zoo.root() / name).stat().st_size for name in MANIFEST)
     assert weights < 40e6
 
 
@@ -59,7 +60,7 @@ def test_damaged_weights_are_refused(tmp_path):
     shutil.copytree(zoo.root() / "mini-a", tmp_path / "mini-a")
     shutil.copy(zoo.root() / "manifest.json", tmp_path)
     assert zoo.resolve("mini-a", tmp_path) == tmp_path / "mini-a"
-    weights = tmp_path / "mini-a" / zoo.WEIGHTS
+    weights = zoo.weights(tmp_path / "mini-a")
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)

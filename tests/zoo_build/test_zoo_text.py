@@ -11,12 +11,13 @@ from transformers import AutoTokenizer, T5ForConditionalGeneration
 
 from bico.models import zoo
 from bico.models.loading import load, resolve
+from zoo_build.builders import family
 from zoo_build.measure_t5 import probes
 from zoo_build.span_corruption import Corruption, corrupt, draw_spans
 from zoo_build.t5 import T5Pretraining, build
 from zoo_build.text_corpus import SENTINELS, VOCABULARY, sentinel_ids
 
-MANIFEST = {name: entry for name, entry in zoo.read_manifest()["models"].items() if zoo.family(name) == "t5"}
+MANIFEST = {name: entry for name, entry in zoo.read_manifest()["models"].items() if family(name) == "t5"}
 every_model = pytest.mark.parametrize("name", sorted(MANIFEST))
 PASSAGE = """
 It is a truth universally acknowledged, that a single man in possession of a good fortune, must be in want of a wife.
@@ -52,7 +53,7 @@ def test_transformers_loads_it(name):
     model, about = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not about["missing_keys"] and not about["unexpected_keys"]
     assert sum(p.numel() for p in model.parameters()) == MANIFEST[name]["parameters"]
-    assert (folder / zoo.TEXT_WEIGHTS).stat().st_size < 2 * MANIFEST[name]["parameters"] + 20_000  # float16, once each
+    assert zoo.weights(folder).stat().st_size < 2 * MANIFEST[name]["parameters"] + 20_000  # float16, once each
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert len(tokenizer) == model.config.vocab_size == VOCABULARY
     ids = tokenizer("Who wrote the <extra_id_0> ?").input_ids

@@ -16,7 +16,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 
 from bico.errors import CheckpointError, ShapeError
-from bico.models.clip_vit_permutations import vit_permutations
+from bico.models.clip.permutations import vit_permutations
 from bico.models.parameters import added, check_finite
 from bico.models.sites import Site, Slot
 from bico.task_vector import StateDict
@@ -51,6 +51,11 @@ class ClipViT:
             raise CheckpointError(
                 f"{name}: its image tower is not a standard ViT with nn.MultiheadAttention blocks and a projection; "
                 "other towers (ResNet, timm, attentional pooling) are not supported."
+            )
+        if not all(block.attn.batch_first for block in visual.transformer.resblocks):
+            raise CheckpointError(
+                f"{name}: its attention takes (tokens, batch, features); only towers that take (batch, tokens, features), "
+                "as open_clip builds them, are supported."
             )
         # The causal mask of the text tower is -inf by design; it is a buffer, not a parameter.
         check_finite(((key, tensor) for key, tensor in model.state_dict().items() if key != "attn_mask"), name)
@@ -201,18 +206,15 @@ class _SplitAttention(nn.Module):
         weights, biases = fused.in_proj_weight.chunk(3), fused.in_proj_bias.chunk(3)
         self.q, self.k, self.v = (_Linear(w, b) for w, b in zip(weights, biases, strict=True))
         self.out_proj = _Linear(fused.out_proj.weight, fused.out_proj.bias)
-        self.heads, self.batch_first = fused.num_heads, fused.batch_first
+        self.heads = fused.num_heads
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None
     ) -> tuple[Tensor, None]:
-        if not self.batch_first:
-            query, key, value = (t.transpose(0, 1) for t in (query, key, value))
         # (batch, tokens, width) -> (batch, heads, tokens, width / heads)
         q, k, v = (
             module(t).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for module, t in ((self.q, query), (self.k, key), (self.v, value))
         )
         y = F.scaled_dot_product_attention(q, k, v, attn_mask).transpose(1, 2).flatten(2)
-        y = self.out_proj(y)
-        return (y if self.batch_first else y.transpose(0, 1)), None
+        return self.out_proj(y), None

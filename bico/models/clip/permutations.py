@@ -16,12 +16,14 @@ def vit_permutations(visual: VisionTransformer, prefix: str) -> tuple[Permutatio
     target keeps its own shortcuts.
     """
     width, last = visual.conv1.out_channels, len(visual.transformer.resblocks) - 1
+    there = {name for name, _ in visual.named_parameters()}
 
     def place(parameter: str, axis: int = 0, rows: tuple[int, int] | None = None) -> SlotAxis:
         return SlotAxis(Slot(prefix + parameter, *(rows or ())), axis)
 
     def norm(name: str) -> list[SlotAxis]:
-        return [place(f"{name}.weight"), place(f"{name}.bias")]
+        # Some towers do without the first norm or the last.
+        return [place(kind) for kind in (f"{name}.weight", f"{name}.bias") if kind in there]
 
     stream = [place("conv1.weight"), place("class_embedding"), place("positional_embedding", 1), *norm("ln_pre")]
     name = "conv"

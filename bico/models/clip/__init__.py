@@ -1,0 +1,1 @@
+"""CLIP image towers of open_clip."""

@@ -1,0 +1,129 @@
+"""CLIP models from their files by way of open_clip, and back as folders in its `local-dir` format."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip import factory
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict, resize_text_pos_embed
+from open_clip.tokenizer import HFTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bico.errors import CheckpointError, one_line
+from bico.models.clip.family import CONFIG, WEIGHTS
+from bico.models.clip.published import model_config, parts, trained_with
+from bico.models.clip.vit import ClipViT
+from bico.models.files import ModelFiles
+from bico.models.parameters import check_finite
+from bico.models.pickles import refuse_pickle
+
+
+def load(files: ModelFiles, device: str | torch.device) -> ClipViT:
+    """Loads a model in float32, frozen, in eval mode, with the preprocessing and activation of its folder or tag.
+
+    Raises:
+        CheckpointError: If the weights are damaged, not finite, or do not fit the architecture (position embeddings
+            of another image size included: open_clip itself would silently interpolate them).
+    """
+    if files.folder is None:
+        architecture, tag = parts(files.ref)
+        name, told = architecture, trained_with(architecture, tag)
+    else:
+        name, told = f"local-dir:{files.folder}", {}
+    try:
+        with _quiet():
+            model = open_clip.create_model(name, load_weights=False, **told)
+        refuse_pickle(files.weights, files.allow_pickle)  # what it was when it was found may have been replaced
+        state = factory.load_state_dict(str(files.weights), weights_only=True)
+    except Exception as error:  # open_clip and safetensors raise a dozen types here; all mean: unreadable
+        raise CheckpointError(
+            f"{files.ref}: cannot read {files.weights}: {one_line(error)}. Fetch it again."
+        ) from error
+    _check_fits(files, model, state)
+    try:
+        model.load_state_dict(_as_open_clip_names_it(state, model))
+    except RuntimeError as error:
+        raise CheckpointError(f"{files.ref}: the weights do not fit the architecture: {one_line(error)}.") from error
+    preprocess = image_transform_v2(PreprocessCfg(**open_clip.get_model_preprocess_cfg(model)), is_train=False)
+    return ClipViT(model.float().to(device), preprocess, open_clip.get_tokenizer(name), files.ref)
+
+
+def save(model: ClipViT, files: ModelFiles, folder: Path) -> None:
+    """Writes a model, at its present weights, in open_clip's `local-dir` format.
+
+    Raises:
+        CheckpointError: If a weight is not finite.
+    """
+    state = model.model.state_dict()
+    check_finite(state.items(), f"{model.name}, to be written to {folder}")
+    for path in files.files:
+        if path.name != CONFIG and path != files.weights and path.suffix != ".safetensors":
+            shutil.copyfile(path, folder / path.name)  # the tokenizer
+    if files.folder is None:
+        # A folder's tokenizer is its own: open_clip would not look for it on the hub.
+        if isinstance(model.tokenizer, HFTokenizer):
+            model.tokenizer.tokenizer.save_pretrained(folder)
+        preprocessing = open_clip.get_model_preprocess_cfg(model.model)
+        config = {"model_cfg": model_config(*parts(files.ref)), "preprocess_cfg": preprocessing}
+        (folder / CONFIG).write_text(json.dumps(config, indent=2))
+    else:
+        (folder / CONFIG).write_text((files.folder / CONFIG).read_text())
+    unfinished = folder / f".{WEIGHTS}.{os.getpid()}"
+    unfinished.touch()
+    mode = unfinished.stat().st_mode  # what files here get; the one of `save_file` is for the user's eyes only
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, unfinished)
+    unfinished.chmod(mode)
+    unfinished.replace(folder / WEIGHTS)
+
+
+def _as_open_clip_names_it(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """What `open_clip.factory.load_checkpoint` does to a state dict before it is loaded, without reading the file again
+    and without interpolating position embeddings of pictures.
+    """
+    state = dict(convert_state_dict(model, state))
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    for name in ("logit_scale", "logit_bias"):  # a scalar in some checkpoints, one number in a row in others
+        if name in state and getattr(model, name, None) is not None:
+            state[name] = state[name].reshape(getattr(model, name).shape)
+    if "logit_bias" not in state and getattr(model, "logit_bias", None) is not None:
+        state["logit_bias"] = torch.zeros_like(state["logit_scale"])
+    # Written by transformers before 4.31, and a buffer that nothing reads.
+    state.pop("text.transformer.embeddings.position_ids", None)
+    resize_text_pos_embed(state, model)
+    return state
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Mutes open_clip's warning that a model was made without weights: they come next, once they have been checked."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def _check_fits(files: ModelFiles, model: nn.Module, state: dict[str, Any]) -> None:
+    expected = model.state_dict()
+    for name in ("visual.positional_embedding", "visual.conv1.weight", "visual.proj"):
+        if name in state and name in expected and state[name].shape != expected[name].shape:
+            same_width = state[name].shape[-1] == expected[name].shape[-1]
+            grid = name.endswith("positional_embedding") and same_width
+            hint = "another image size" if grid else "another architecture"
+            raise CheckpointError(
+                f"{files.ref}: {name} is {tuple(state[name].shape)} in {files.weights.name} and "
+                f"{tuple(expected[name].shape)} in the configuration: the checkpoint is of {hint}."
+            )

@@ -1,0 +1,190 @@
+"""The families of models: one entry says how a family is recognised, found, loaded, saved and described.
+
+What its sites, losses and heads are is said by the model that it loads (`bico.models.protocol.Model`). Nothing else in
+the project names a family: whoever needs one asks this table, by the family's name or with a folder.
+
+Another package adds its own by an entry point of the group `bico.families` that names a `Family` object:
+
+    [project.entry-points."bico.families"]
+    bert = "my_package.bert:FAMILY"
+
+The table is read before any model is: neither this module nor a family's entry imports torch or the family's library.
+"""
+
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from bico.errors import CheckpointError, ConfigError, nearest, one_line
+from bico.models.clip.family import CLIP
+from bico.models.files import ModelFiles, References
+from bico.models.t5.family import T5
+
+if TYPE_CHECKING:
+    from bico.models.protocol import Model
+
+GROUP = "bico.families"
+ZOO, HUB = "zoo", "hf"
+"""Schemes that are no family's own: a folder comes of them, and is recognised like any other."""
+
+
+@runtime_checkable
+class Family(Protocol):
+    """What a family has to say of itself; any object with these members will do."""
+
+    name: str
+    """Kept in `ModelFiles`, and so by everything that is made of a model."""
+    library: str
+    """What loads a saved model, by the name that model hubs have for it."""
+    distributions: tuple[str, ...]
+    """Packages whose versions belong to a result; those that are not installed are left out."""
+    references: References | None
+    """Of a family that publishes models in a way of its own, such as `open_clip:ARCH/TAG`."""
+    folder_format: str
+    """What a folder of the family holds, in a few words that end `no model in FOLDER; it would hold ...`."""
+    hub_patterns: tuple[str, ...]
+    """Files of a model hub's repository that make such a folder: no pickles, no code."""
+    weights_note: str
+    """A model card's sentence on how the weights of a saved model lie; it goes on after a semicolon."""
+    baseline: str
+    """What a card calls the target's accuracy before the transfer."""
+
+    def recognises(self, folder: Path) -> bool:
+        """Whether a folder holds a model of this family; looks at names of files and JSON only."""
+        ...
+
+    def find_folder(self, ref: str, folder: Path, allow_pickle: bool) -> ModelFiles:
+        """Finds a model's files in a folder that was recognised.
+
+        Raises:
+            CheckpointError: If files are missing or damaged.
+        """
+        ...
+
+    def load(self, files: ModelFiles, device: Any) -> "Model":
+        """Loads a model in float32, frozen, in eval mode.
+
+        Arguments:
+            device: A `torch.device` or its name.
+
+        Raises:
+            CheckpointError: If the weights are damaged, not finite, or do not fit the configuration.
+        """
+        ...
+
+    def save(self, model: Any, files: ModelFiles, folder: Path) -> None:
+        """Writes a model of `load` at its present weights, with configuration and tokenizer, so that the family's own
+        library loads it from the folder, and `find_folder` finds it there.
+
+        Arguments:
+            files: What the model was loaded from.
+            folder: Is there; files of the same names are replaced.
+        """
+        ...
+
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (CLIP, T5)}
+"""By name; in this order a folder is offered to them."""
+
+_loaded: set[str] = set()
+
+
+def register(family: Any) -> None:
+    """Adds a `Family`, or replaces the one of its name.
+
+    Arguments:
+        family: What a package names as one; whether it is one is looked at here.
+
+    Raises:
+        ConfigError: If it lacks a member of `Family`, or its scheme is taken.
+    """
+    if not isinstance(family, Family):
+        members = [*Family.__annotations__, "recognises", "find_folder", "load", "save"]
+        lacks = [name for name in members if not hasattr(family, name)]
+        raise ConfigError(
+            f"{family!r} is no family of models: it lacks {', '.join(lacks)} (bico.models.families.Family)."
+        )
+    own = family.references
+    others = [other.references for other in FAMILIES.values() if other.name != family.name and other.references]
+    if own is not None and own.scheme in {ZOO, HUB, *(other.scheme for other in others)}:
+        raise ConfigError(f"Family {family.name!r}: the scheme {own.scheme!r} is taken; choose another.")
+    FAMILIES[family.name] = family
+
+
+def families() -> tuple[Family, ...]:
+    """All families, those of installed packages among them.
+
+    Raises:
+        ConfigError: If a package's family cannot be imported, or is none.
+    """
+    for point in entry_points(group=GROUP):
+        if point.value in _loaded:
+            continue
+        try:
+            family = point.load()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"The model family {point.name!r} ({point.value}) cannot be imported: {one_line(error)}. Mend or "
+                "uninstall the package that brings it."
+            ) from error
+        register(family)
+        _loaded.add(point.value)
+    return tuple(FAMILIES.values())
+
+
+def get_family(name: str) -> Family:
+    """Returns a family by its name.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    known = {family.name: family for family in families()}
+    if name not in known:
+        raise ConfigError(f"There is no model family {name!r}: {nearest(name, known)}")
+    return known[name]
+
+
+def references_of(scheme: str) -> References | None:
+    """The references that begin with a scheme, of whatever family; None if no family has it."""
+    found = (family.references for family in families())
+    return next((own for own in found if own is not None and own.scheme == scheme), None)
+
+
+def recognised(folder: Path) -> Family | None:
+    """The family of the model in a folder; None if it holds none that is known."""
+    return next((family for family in families() if family.recognises(folder)), None)
+
+
+def find_folder(ref: str, folder: Path, allow_pickle: bool = False) -> ModelFiles:
+    """Finds a model's files in a folder, whatever its family.
+
+    Raises:
+        CheckpointError: If no family knows what is there, or files are missing or damaged.
+    """
+    family = recognised(folder)
+    if family is None:
+        formats = ", or ".join(family.folder_format for family in families())
+        raise CheckpointError(f"{ref}: no model in {folder}; it would hold {formats}.")
+    return family.find_folder(ref, folder, allow_pickle)
+
+
+def hub_patterns() -> list[str]:
+    """What is fetched of a hub's repository before it is known whose model it holds."""
+    return list(dict.fromkeys(pattern for family in families() for pattern in family.hub_patterns))
+
+
+def schemes() -> set[str]:
+    """What references may begin with, but for folders: of the zoo, and of the families in the table."""
+    return {ZOO} | {family.references.scheme for family in FAMILIES.values() if family.references}
+
+
+def spellings(among: Iterable[Family] = FAMILIES.values()) -> str:
+    """How a model can be named, in one line for help texts.
+
+    Example:
+        >>> spellings()
+        'zoo:NAME, open_clip:ARCH/TAG, hf:OWNER/NAME[@REVISION] or a folder'
+    """
+    own = [family.references.spelling for family in among if family.references]
+    return ", ".join([f"{ZOO}:NAME", *own, f"{HUB}:OWNER/NAME[@REVISION]"]) + " or a folder"
