@@ -11,6 +11,7 @@ from bico.finetune import default_config
 from bico.models.loading import resolve
 from flows.config import Settings
 from flows.plan import check_writable, pose
+from storage.artefacts import folder_of
 from tasks.cached_stage import Done, Workspace, result_of
 from tasks.evaluate import evaluate_model, read_accuracy
 from tasks.finetune import EXPERT, adopt_expert, finetune_model
@@ -39,7 +40,7 @@ def finetune_one(
         raise OutputError(f"--out {out} is a folder: give a file name ending in .safetensors.")
     check_writable(out.expanduser().absolute().parent)
     done = result_of(finetune_model, space, files, ref[task], recipe, progress)
-    shutil.copyfile(done.ref.path / EXPERT, out)
+    shutil.copyfile(folder_of(done.ref) / EXPERT, out)
     measured = _measure(space, files, ref[task], done)
     return _result([(task, measured)], {"expert": str(out.absolute())}, [done, measured])
 

@@ -216,6 +216,15 @@ def open_store(url: str) -> ArtefactStore:
     return ArtefactStore(url)
 
 
+def folder_of(ref: Ref) -> Path:
+    """Returns a folder of this machine with an artefact's files, compared with their digests on first use; for reading.
+
+    Raises:
+        StoreError: If the artefact is not there, or is damaged.
+    """
+    return open_store(ref.root).folder(ref.key)
+
+
 def _backend(url: str, durable: bool, workshop: Path | None) -> Backend:
     scheme = urlsplit(url).scheme
     if scheme == "s3":

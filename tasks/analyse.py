@@ -21,6 +21,7 @@ from bico.finetune import FinetuneConfig, finetune
 from bico.models.loading import ModelFiles
 from bico.task_vector import subtract
 from storage.arrays import read_arrays, read_attrs
+from storage.artefacts import folder_of
 from storage.checkpoints import load_state, save_state
 from storage.keys import artefact_key
 from tasks.cached_stage import Done, Workspace, run_stage
@@ -174,7 +175,7 @@ def measure_drift(
         start = {name: tensor.cpu() for name, tensor in opened.state().items()}
         found = []
         for step in steps:
-            vector = subtract(load_state(_checkpoint(trajectory.ref.path, step)), start)
+            vector = subtract(load_state(_checkpoint(folder_of(trajectory.ref), step)), start)
             found += input_drift(opened, vector, step, data.batches(BATCH, limit), head)
         _write(out, found)
 
@@ -190,7 +191,7 @@ def describe_maps(space: Workspace, target: ModelFiles, parts: list[SignalMaps])
         at = layers(open_model(target, space.device).sites, list(Signal))
         found = []
         for part in parts:
-            folder = space.artefacts.ref(part.key).path / "maps"
+            folder = folder_of(space.artefacts.ref(part.key)) / "maps"
             ranks = read_attrs(folder)["ranks"]
             for tensor in part.tensors:
                 for samples in part.samples:
@@ -204,7 +205,7 @@ def describe_maps(space: Workspace, target: ModelFiles, parts: list[SignalMaps])
 
 
 def read_measurements(done: Done) -> list[Measurement]:
-    return [Measurement(**record) for record in json.loads((done.ref.path / RECORDS).read_text())]
+    return [Measurement(**record) for record in json.loads((folder_of(done.ref) / RECORDS).read_text())]
 
 
 def write_figure(out: Path, name: str, records: Iterable[Measurement], figure: "Figure") -> dict[str, Path]:

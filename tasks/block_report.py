@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from bico.models.loading import ModelFiles
 from bico.reporting.block_report import BlockReport, judge
 from storage.arrays import iterate_arrays, read_attrs
+from storage.artefacts import folder_of
 from storage.checkpoints import load_state
 from tasks.cached_stage import Done, Workspace
 from tasks.inputs import open_model
@@ -43,11 +44,11 @@ def report_blocks(
     """
     shares: dict[tuple[str, str], list[float]] = {}
     for part in maps:
-        folder = space.artefacts.ref(part.key).path / "maps"
+        folder = folder_of(space.artefacts.ref(part.key)) / "maps"
         ranks = read_attrs(folder)["ranks"]
         names = {f"{n}/spectrum": n for n in (array_name(t, part.signal, samples) for t in part.tensors)}
         for stored, spectrum in iterate_arrays(folder, names):
             shares.setdefault((part.group, part.signal.value), []).append(ranks[names[stored]] / spectrum.numel())
     opened = open_model(target, space.device)
     state = {key: tensor.detach().cpu() for key, tensor in opened.state().items()}
-    return judge(name, opened.sites, shares, state, load_state(vector.ref.path / VECTOR), alpha)
+    return judge(name, opened.sites, shares, state, load_state(folder_of(vector.ref) / VECTOR), alpha)

@@ -11,6 +11,7 @@ from torch import Tensor
 from bico.calibration.sampling import centroid_distances
 from bico.models.loading import ModelFiles
 from storage.arrays import read_arrays, write_arrays
+from storage.artefacts import folder_of
 from storage.keys import Ref, artefact_key
 from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.inputs import TaskRef, open_model, open_split
@@ -42,4 +43,4 @@ def class_distances(space: Workspace, model: ModelFiles, task: TaskRef) -> Done 
 
 
 def read_distances(ref: Ref) -> Tensor:
-    return read_arrays(ref.path / ARRAYS, [NAME])[NAME]
+    return read_arrays(folder_of(ref) / ARRAYS, [NAME])[NAME]

@@ -10,6 +10,7 @@ from prefect.client.schemas import State
 from bico.evaluation.accuracy import accuracy
 from bico.evaluation.linear_head import linear_head_accuracy
 from bico.models.loading import ModelFiles
+from storage.artefacts import folder_of
 from storage.checkpoints import load_state
 from storage.keys import artefact_key
 from tasks.cached_stage import Done, Workspace, run_stage
@@ -70,13 +71,13 @@ def evaluate_model(
 
 
 def read_accuracy(done: Done) -> float:
-    return json.loads((done.ref.path / METRICS).read_text())["accuracy"]
+    return json.loads((folder_of(done.ref) / METRICS).read_text())["accuracy"]
 
 
 def read_vector(weights: Done | None, state: dict) -> dict:
     """Returns what a stage's weights add to a model: a task vector, a fine-tuned tower less the model, or nothing."""
     if weights is None:
         return {}
-    if (file := weights.ref.path / VECTOR).exists():
+    if (file := folder_of(weights.ref) / VECTOR).exists():
         return load_state(file)
     return task_vector_of(weights.ref, state)

@@ -11,6 +11,7 @@ from bico.models import t5_loading
 from bico.models.files import T5
 from bico.models.loading import CONFIG, WEIGHTS, ModelFiles
 from bico.task_vector import add
+from storage.artefacts import folder_of
 from storage.checkpoints import load_state, save_state
 from tasks.cached_stage import Done, Workspace
 from tasks.inputs import open_model
@@ -26,7 +27,7 @@ def export_model(space: Workspace, target: ModelFiles, vector: Done, alpha: floa
     beside it.
     """
     opened = open_model(target, space.device)
-    update = load_state(vector.ref.path / VECTOR)
+    update = load_state(folder_of(vector.ref) / VECTOR)
     folder.mkdir(parents=True, exist_ok=True)
     for path in target.files:
         if path.name not in CONFIGURATIONS and path != target.weights and path.suffix != ".safetensors":
@@ -39,9 +40,9 @@ def export_model(space: Workspace, target: ModelFiles, vector: Done, alpha: floa
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         (folder / CONFIG).write_text(json.dumps(_configuration(target, model), indent=2))
         save_state(folder / WEIGHTS, add(state, update, alpha))
-    shutil.copyfile(vector.ref.path / VECTOR, folder / VECTOR.replace("task_vector", "task-vector"))
-    if (vector.ref.path / LINEAR_HEAD).exists():
-        shutil.copyfile(vector.ref.path / LINEAR_HEAD, folder / LINEAR_HEAD)
+    shutil.copyfile(folder_of(vector.ref) / VECTOR, folder / VECTOR.replace("task_vector", "task-vector"))
+    if (folder_of(vector.ref) / LINEAR_HEAD).exists():
+        shutil.copyfile(folder_of(vector.ref) / LINEAR_HEAD, folder / LINEAR_HEAD)
 
 
 def _configuration(target: ModelFiles, model: Any) -> dict[str, Any]:

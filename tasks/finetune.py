@@ -9,6 +9,7 @@ from prefect.client.schemas import State
 from bico.finetune import FinetuneConfig, finetune
 from bico.models.loading import ModelFiles
 from bico.task_vector import StateDict, check_same_architecture, subtract
+from storage.artefacts import folder_of
 from storage.checkpoints import content_digest, load_state, save_state
 from storage.keys import Ref, artefact_key
 from tasks.cached_stage import Done, Workspace, run_stage
@@ -64,7 +65,7 @@ def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done |
 def task_vector_of(expert: Ref, state: StateDict) -> StateDict:
     """Returns a stored expert's task vector, on the device of the state that it was fine-tuned from."""
     device = next(iter(state.values())).device
-    return subtract({name: tensor.to(device) for name, tensor in load_state(expert.path / EXPERT).items()}, state)
+    return subtract({name: tensor.to(device) for name, tensor in load_state(folder_of(expert) / EXPERT).items()}, state)
 
 
 def read_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> dict:

@@ -13,6 +13,7 @@ from bico.calibration.covariances import split_at
 from bico.calibration.parameter_gradients import ParameterGradient, parameter_gradients
 from bico.task_vector import StateDict
 from storage.arrays import read_arrays, write_arrays
+from storage.artefacts import folder_of
 from storage.keys import Ref, artefact_key
 from tasks.cached_stage import Done, Workspace, as_state
 from tasks.collect import Calibration
@@ -83,7 +84,7 @@ def collect_parameter_gradients(
 
 def read_parameter_gradients(ref: Ref, samples: int) -> StateDict:
     """Reads a statistic back at one sample count, by parameter."""
-    return read_arrays(_arrays(ref.path, samples))
+    return read_arrays(_arrays(folder_of(ref), samples))
 
 
 def _batch(labelled: tuple[Tensor, Tensor], pseudo_labelled: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from bico.last_steps import LastStep, Samples, StepContext
 from bico.methods.variant import finish
 from bico.models.loading import ModelFiles
 from bico.task_vector import StateDict, scale
+from storage.artefacts import folder_of
 from storage.checkpoints import load_state, save_state
 from storage.keys import artefact_key
 from tasks.cached_stage import Done, Workspace, run_stage
@@ -88,7 +89,7 @@ def take_last_steps(
 
 def read_linear_head(weights: Done | None) -> LinearHead | None:
     """Reads the classifier that a stage has left, if it has left one."""
-    if weights is None or not (file := weights.ref.path / LINEAR_HEAD).exists():
+    if weights is None or not (file := folder_of(weights.ref) / LINEAR_HEAD).exists():
         return None
     return LinearHead(**load_state(file))
 
@@ -102,7 +103,7 @@ def _nothing(state: StateDict) -> StateDict:
 def _start(vector: Done | None, alpha: float, state: StateDict) -> StateDict:
     if vector is None:
         return {}
-    loaded = load_state(vector.ref.path / VECTOR)
+    loaded = load_state(folder_of(vector.ref) / VECTOR)
     return scale({name: tensor.to(state[name].device) for name, tensor in loaded.items()}, alpha)
 
 

@@ -8,6 +8,7 @@ from bico.calibration.signals import Signal, SignalKey
 from bico.linalg.procrustes import Completion
 from bico.methods.evidence import undeclared
 from storage.arrays import read_arrays
+from storage.artefacts import folder_of
 from tasks.cached_stage import Workspace
 from tasks.names import array_name
 from tasks.procrustes import SignalMaps
@@ -28,6 +29,6 @@ class StoredMaps:
                 raise undeclared(f"alignment map ({completion}) for the {key[1]} of {key[0]}")
             part = self._parts[place]
             names = [f"{array_name(tensor, part.signal, self._samples)}/map" for tensor in part.tensors]
-            maps = read_arrays(self._space.artefacts.ref(part.key).path / "maps", names)
+            maps = read_arrays(folder_of(self._space.artefacts.ref(part.key)) / "maps", names)
             self._read |= {(t, *place[1:]): maps[n] for t, n in zip(part.tensors, names, strict=True)}
         return self._read[place]

@@ -14,6 +14,7 @@ from bico.calibration.signals import Signal, signal_key
 from bico.linalg.procrustes import RANK_TOLERANCE, Completion, procrustes
 from bico.models.sites import Site
 from storage.arrays import iterate_arrays, write_arrays
+from storage.artefacts import folder_of
 from storage.keys import Ref, artefact_key
 from tasks.cached_stage import Done, Workspace, as_state
 from tasks.names import array_name
@@ -124,13 +125,13 @@ def _covariances(part: SignalMaps) -> Iterator[tuple[str, Tensor]]:
     places = [(tensor, samples) for tensor in part.tensors for samples in part.samples]
     names = [array_name(tensor, part.signal, samples) for tensor, samples in places]
     labelled = [name for name, (_, samples) in zip(names, places, strict=True) if samples]
-    found = iterate_arrays(part.covariances.path / "covariances", labelled) if labelled else iter(())
+    found = iterate_arrays(folder_of(part.covariances) / "covariances", labelled) if labelled else iter(())
     if part.pseudo_labelled is None:
         yield from found
         return
     ref, count = part.pseudo_labelled
     pseudo_labelled = iterate_arrays(
-        ref.path / "covariances", [array_name(tensor, part.signal, count) for tensor, _ in places]
+        folder_of(ref) / "covariances", [array_name(tensor, part.signal, count) for tensor, _ in places]
     )
     for name, (_, samples), (_, total) in zip(names, places, pseudo_labelled, strict=True):
         yield name, total + next(found)[1] if samples else total

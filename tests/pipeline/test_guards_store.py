@@ -16,6 +16,7 @@ from bico.calibration.memory import GIGABYTE, covariance_bytes, covariance_shape
 from bico.calibration.signals import Signal
 from bico.linalg.procrustes import Completion
 from bico.models.loading import resolve
+from storage.artefacts import folder_of
 from tasks.cached_stage import Workspace
 from tasks.collect import ACTIVATIONS, GRADIENTS, Calibration
 from tasks.inputs import TaskRef, open_model
@@ -66,7 +67,7 @@ def test_a_sweep_is_one_pass_and_writes_every_covariance_once(stages: Stages, mo
     assert passes == {"forward": 2 * batches, "backward": 2 * batches}
     sites = stages.source.sites, stages.target.sites, stages.target.sites
     for signals, ref in collected.items():
-        assert chunk_bytes(ref.path / "covariances") == len(SAMPLES) * covariance_bytes(*sites, signals)
+        assert chunk_bytes(folder_of(ref) / "covariances") == len(SAMPLES) * covariance_bytes(*sites, signals)
     stages.collect()
     assert passes == {"forward": 2 * batches, "backward": 2 * batches}
 
@@ -85,7 +86,7 @@ def test_a_block_solves_and_writes_one_map_per_distinct_signal_and_holds_one_cov
     for part in block.parts:
         shapes = covariance_shapes(stages.source.sites, stages.target.sites, sites, [part.signal]).values()
         expected = len(SAMPLES) * sum(4 * a * b + 8 * min(a, b) for a, b in shapes)
-        assert chunk_bytes(stages.space.artefacts.ref(part.key).path / "maps") == expected
+        assert chunk_bytes(folder_of(stages.space.artefacts.ref(part.key)) / "maps") == expected
     with disable_run_logger():
         solve_maps.fn(stages.space, block)
     assert len(alive) == len(SAMPLES) * (4 + 6)

@@ -10,7 +10,7 @@ import pytest
 from bico.errors import StoreError
 from storage import folder as folder_module
 from storage import manifest as manifest_module
-from storage.artefacts import ArtefactStore, open_store
+from storage.artefacts import ArtefactStore, folder_of, open_store
 from storage.boundaries import Boundary, intercepted
 from storage.keys import Ref
 from storage.manifest import MANIFEST
@@ -34,8 +34,8 @@ def test_built_once_then_found(place: Place, store: ArtefactStore) -> None:
 def test_another_process_finds_the_same_files(place: Place, store: ArtefactStore) -> None:
     """By the reference alone, with a copy of its own where the place is remote."""
     ref, _ = store.get_or_create(KEY, Builder(b"abc"))
-    assert (ref.path / "deep" / "data").read_bytes() == b"abc"
-    assert (ref.path / "empty").read_bytes() == b""
+    assert (folder_of(ref) / "deep" / "data").read_bytes() == b"abc"
+    assert (folder_of(ref) / "empty").read_bytes() == b""
     assert open_store(ref.root).is_complete(KEY)
 
 
@@ -303,7 +303,7 @@ def test_address_that_is_none_is_refused_and_makes_no_folder(
 def test_file_url_is_a_folder(tmp_path: Path) -> None:
     ref, _ = ArtefactStore((tmp_path / "with space").as_uri()).get_or_create(KEY, Builder())
     assert ref.root == str(tmp_path / "with space")
-    assert ref.path.is_dir()
+    assert folder_of(ref).is_dir()
 
 
 def test_bucket_that_is_not_there_is_a_store_error(s3: None, tmp_path: Path) -> None:
@@ -367,4 +367,4 @@ def test_relative_root_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     ref, _ = ArtefactStore(Path("store")).get_or_create(KEY, Builder())
     monkeypatch.chdir("/")
-    assert ref.path.is_dir()
+    assert folder_of(ref).is_dir()
