@@ -2,7 +2,7 @@
 
     prefix/manifests/<key>.json        the commit
     prefix/data/<key>/<attempt>/<file> the files of one attempt at building it
-    prefix/marks/<process>             what a living process uses, renewed while it lives
+    prefix/marks/<process>             the leases of a living process, renewed while it lives
     prefix/notes/<name>                records of runs
 
 A bucket has no rename and no lock. A builder uploads its files under a name of its own and then puts the manifest if
@@ -32,15 +32,16 @@ from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, Prec
 from obstore.store import S3Store
 
 from bico.errors import ConnectionLostError, StoreError
-from storage.boundaries import Boundary, passing
+from storage.fault_points import FaultPoint, reach
 from storage.folder import STALE_SECONDS, sweep
 from storage.heartbeat import LIFETIME, Heartbeat
 from storage.keys import checked_key
+from storage.leases import LEASES
 from storage.locks import locked
 from storage.manifest import FaultError, Manifest, look
 
 _UPLOADS = 8
-_CLOCK = "marks/.clock"  # written to learn what time the bucket thinks it is
+_CLOCK = f"{LEASES}/.clock"  # written to learn what time the bucket thinks it is
 
 
 class BucketBackend:
@@ -51,7 +52,7 @@ class BucketBackend:
 
     vouches = True
 
-    def __init__(self, url: str, workshop: Path | None) -> None:
+    def __init__(self, url: str, staging: Path | None) -> None:
         parts = urlsplit(url)
         if "@" in parts.netloc:
             raise StoreError(
@@ -60,9 +61,9 @@ class BucketBackend:
         if not parts.netloc:
             raise StoreError(f"Artefact store {url} names no bucket: write s3://bucket/prefix.")
         self.url = f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
-        self.workshop = (workshop or _default_workshop(self.url)).expanduser().absolute()
+        self.staging = (staging or _default_staging(self.url)).expanduser().absolute()
         for name in ("tmp", "locks", "copies"):
-            (self.workshop / name).mkdir(parents=True, exist_ok=True)
+            (self.staging / name).mkdir(parents=True, exist_ok=True)
         self._owner, self._client = 0, None
         self._mine: dict[str, None] = {}
         with self._talking():
@@ -78,7 +79,7 @@ class BucketBackend:
                 self.url, **options, retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=20)}
             )
             self._owner, self._mine = os.getpid(), {}
-            self._mark_name = f"marks/{uuid.uuid4().hex}"
+            self._lease_name = f"{LEASES}/{uuid.uuid4().hex}"
             self._heart = Heartbeat(self._beat)
         return self._client
 
@@ -102,7 +103,7 @@ class BucketBackend:
                 attempt = uuid.uuid4().hex
                 committed = self._upload(key, folder, manifest, attempt)
                 if self._publish(committed):
-                    passing(Boundary.COMMITTED, key)
+                    reach(FaultPoint.COMMITTED, key)
                     with suppress(OSError):  # what was just built is the first copy; without it one is fetched
                         folder.rename(self._copy(committed))
                 else:
@@ -110,7 +111,7 @@ class BucketBackend:
 
     def open(self, manifest: Manifest, again: bool) -> Path:
         copy = self._copy(manifest)
-        with self._talking(), locked(self.workshop / "locks" / f"{manifest.key}.copy"):
+        with self._talking(), locked(self.staging / "locks" / f"{manifest.key}.copy"):
             if again:
                 shutil.rmtree(copy, ignore_errors=True)
             try:
@@ -120,19 +121,19 @@ class BucketBackend:
                 self._download(manifest, copy)
         return copy
 
-    def remove(self, key: str, unless_marked: bool = False) -> bool:
+    def remove(self, key: str, unless_leased: bool = False) -> bool:
         with self._talking():
             try:
                 manifest = self._get(_manifest_name(checked_key(key)))
             except FileNotFoundError:
                 manifest = None
-            if unless_marked and key in self.marked():
+            if unless_leased and key in self.leased():
                 return False
             if manifest is None:
                 return True  # an attempt that nobody finished is for `sweep_lost`
             obstore.delete(self._store, _manifest_name(key))
-            # Whoever marked before this looked before it too, and may want the files; whoever marks now finds nothing.
-            if unless_marked and key in self.marked():
+            # Whoever leased before this looked before it too, and may want the files; whoever leases now finds nothing.
+            if unless_leased and key in self.leased():
                 with suppress(AlreadyExistsError):
                     obstore.put(self._store, _manifest_name(key), manifest, mode="create")
                 return False
@@ -147,22 +148,22 @@ class BucketBackend:
             with suppress(StoreError):  # a stranger's file
                 yield checked_key(path.removeprefix("manifests/").removesuffix(".json"))
 
-    def mark(self, keys: Iterable[str]) -> None:
+    def lease(self, keys: Iterable[str]) -> None:
         with self._talking():
-            _ = self._store  # after a fork, the marks of the parent are not ours
+            _ = self._store  # after a fork, the leases of the parent are not ours
             self._mine |= dict.fromkeys(keys)
         self._beat()
         self._heart.start()
 
     def _beat(self) -> None:
         with self._talking():
-            self._put(self._mark_name, "\n".join(list(self._mine)).encode())
+            self._put(self._lease_name, "\n".join(list(self._mine)).encode())
 
-    def marked(self) -> set[str]:
+    def leased(self) -> set[str]:
         used: set[str] = set()
         with self._talking():
             now = self._now()
-            for item in self._list("marks/"):
+            for item in self._list(f"{LEASES}/"):
                 if item["path"] == _CLOCK:
                     continue
                 # Both times are the bucket's: no clock of ours is asked.
@@ -187,7 +188,7 @@ class BucketBackend:
             obstore.delete(self._store, f"notes/{checked_key(name)}")
 
     def sweep(self) -> None:
-        sweep(self.workshop)
+        sweep(self.staging)
 
     def sweep_lost(self) -> None:
         """Also this machine's copies of what others have deleted or replaced."""
@@ -209,8 +210,8 @@ class BucketBackend:
                     doomed.append(item["path"])
             if doomed:
                 obstore.delete(self._store, doomed)
-            used = self.marked()
-            for copy in (self.workshop / "copies").iterdir():
+            used = self.leased()
+            for copy in (self.staging / "copies").iterdir():
                 key, _, attempt = copy.name.rpartition(".")
                 old = time.time() - copy.stat().st_mtime >= STALE_SECONDS
                 if old and key not in used and not is_named(key, attempt):
@@ -229,7 +230,7 @@ class BucketBackend:
     def _upload(self, key: str, folder: Path, manifest: Manifest, attempt: str) -> Manifest:
         def put(name: str) -> tuple[str, str | None]:
             result = obstore.put(self._store, f"data/{key}/{attempt}/{name}", folder / name)
-            passing(Boundary.UPLOADED, key)
+            reach(FaultPoint.UPLOADED, key)
             return name, result["e_tag"]
 
         _ = self._store  # made by one thread
@@ -255,7 +256,7 @@ class BucketBackend:
             except FileNotFoundError:
                 continue  # gone meanwhile
             except FaultError:
-                passing(Boundary.RETIRED, key)
+                reach(FaultPoint.REMOVED, key)
             else:
                 return False
             try:
@@ -268,7 +269,7 @@ class BucketBackend:
 
     def _download(self, manifest: Manifest, copy: Path) -> None:
         key = manifest.key
-        unfinished = self.workshop / "tmp" / f"{key}.{uuid.uuid4().hex}"
+        unfinished = self.staging / "tmp" / f"{key}.{uuid.uuid4().hex}"
 
         def get(name: str) -> None:
             path = unfinished / name
@@ -289,7 +290,7 @@ class BucketBackend:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def _copy(self, manifest: Manifest) -> Path:
-        return self.workshop / "copies" / f"{manifest.key}.{checked_key(manifest.attempt)}"
+        return self.staging / "copies" / f"{manifest.key}.{checked_key(manifest.attempt)}"
 
     def _now(self) -> datetime:
         self._put(_CLOCK, b"")
@@ -340,6 +341,6 @@ def _manifest_name(key: str) -> str:
     return f"manifests/{key}.json"
 
 
-def _default_workshop(url: str) -> Path:
+def _default_staging(url: str) -> Path:
     cache = os.environ.get("BICO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bico"
     return Path(cache) / hashlib.sha256(url.encode()).hexdigest()[:16]

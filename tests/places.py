@@ -20,6 +20,8 @@ from storage.manifest import MANIFEST
 
 BUCKET = "experts"
 KEY = "maps-0123456789abcdef"
+FILES = ("deep/data", "empty")
+"""What `Builder` writes."""
 SOURCES = os.pathsep.join(path for path in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")) if path)
 """PYTHONPATH for processes that import what this one does."""
 
@@ -68,16 +70,16 @@ def s3() -> Iterator[None]:
 class Place(ABC):
     """An address for a store, and a way around the store to its bytes."""
 
-    def __init__(self, url: str, workshop: Path | None) -> None:
-        self.url, self.workshop = url, workshop
+    def __init__(self, url: str, staging: Path | None) -> None:
+        self.url, self.staging = url, staging
 
     def open(self, **options: Any) -> ArtefactStore:
-        return ArtefactStore(self.url, workshop=self.workshop, **options)
+        return ArtefactStore(self.url, staging=self.staging, **options)
 
     @property
     def bench(self) -> Path:
         """Where artefacts are built."""
-        return self.workshop or Path(self.url)
+        return self.staging or Path(self.url)
 
     def leftovers(self) -> list[Path]:
         return list((self.bench / "tmp").iterdir())
@@ -122,8 +124,8 @@ class FolderPlace(Place):
 
 
 class BucketPlace(Place):
-    def __init__(self, url: str, workshop: Path) -> None:
-        super().__init__(url, workshop)
+    def __init__(self, url: str, staging: Path) -> None:
+        super().__init__(url, staging)
         self.client = S3Store.from_url(url, client_options={"allow_http": True})
 
     def read(self, key: str, name: str) -> bytes:
@@ -164,4 +166,4 @@ def store(place: Place) -> ArtefactStore:
 def new_bucket_place(folder: Path, patch: pytest.MonkeyPatch) -> BucketPlace:
     """A prefix of its own in the bucket that `s3` serves."""
     patch.setenv("BICO_CACHE", str(folder / "cache"))  # for stores that open an address by themselves
-    return BucketPlace(f"s3://{BUCKET}/{uuid.uuid4().hex}", folder / "workshop")
+    return BucketPlace(f"s3://{BUCKET}/{uuid.uuid4().hex}", folder / "staging")

@@ -33,7 +33,7 @@ from flows.config import Settings, TransferConfig
 from flows.plan import make_plan
 from flows.server import one_certificate
 from flows.transfer import transfer
-from storage.boundaries import intercepted
+from storage.fault_points import intercepted
 from tasks.inputs import open_head, open_split
 from tests.faults import mutations
 from tests.faults.work import Fault, Injector, skewed

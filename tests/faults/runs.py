@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from bico.errors import StoreError
-from storage.bucket import _default_workshop
+from storage.bucket import _default_staging
 from tests.faults import work
 from tests.faults.flow_child import Setting, run_flow, short_transfer
 from tests.faults.residue import stale
@@ -71,7 +71,7 @@ class Bench:
                 place: Place = FolderPlace(str(home / "store"), None)
             else:
                 place = new_bucket_place(home, patch)
-                place.workshop = _default_workshop(place.url)  # of the flow, which opens the address by itself
+                place.staging = _default_staging(place.url)  # of the flow, which opens the address by itself
             trial = RunTrial(self, case, home, place, random.Random(seed))
             try:
                 yield trial

@@ -11,10 +11,11 @@ from bico.errors import StoreError
 from storage import folder as folder_module
 from storage import manifest as manifest_module
 from storage.artefacts import ArtefactStore, folder_of, open_store
-from storage.boundaries import Boundary, intercepted
+from storage.fault_points import FaultPoint, intercepted
+from storage.gc import note_run
 from storage.keys import Ref
 from storage.manifest import MANIFEST
-from tests.places import KEY, Builder, FolderPlace, Place
+from tests.places import FILES, KEY, BucketPlace, Builder, FolderPlace, Place
 
 
 def test_built_once_then_found(place: Place, store: ArtefactStore) -> None:
@@ -50,6 +51,23 @@ def test_manifest_lists_what_was_written(place: Place, store: ArtefactStore) -> 
         "size": 3,
         "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
     }
+
+
+def test_the_layout_is_the_one_it_always_was(place: Place, store: ArtefactStore) -> None:
+    """A change here makes every stored artefact a miss, and hides the leases of older processes from newer ones."""
+    store.get_or_create(KEY, Builder())
+    note_run(store, "r", [KEY])
+    if isinstance(place, BucketPlace):
+        found = set(place.objects("")) - set(place.objects("marks/"))
+        attempt = place.manifest(KEY)["attempt"]
+        assert found == {f"manifests/{KEY}.json", "notes/run-r"} | {f"data/{KEY}/{attempt}/{n}" for n in FILES}
+        assert len(place.objects("marks/")) == 1
+    else:
+        root = Path(place.url)
+        found = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+        (lease,) = (path.name for path in (root / "marks").iterdir() if path.name != ".gate")
+        committed = {f"final/{KEY}/{name}" for name in (MANIFEST, *FILES)}
+        assert found == committed | {f"locks/{KEY}", "marks/.gate", f"marks/{lease}", "notes/run-r"}
 
 
 Damage = Callable[[Place], object]
@@ -308,7 +326,7 @@ def test_file_url_is_a_folder(tmp_path: Path) -> None:
 
 def test_bucket_that_is_not_there_is_a_store_error(s3: None, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="s3://no-such-bucket/x refused .*check the address, AWS_ENDPOINT_URL"):
-        ArtefactStore("s3://no-such-bucket/x", workshop=tmp_path)
+        ArtefactStore("s3://no-such-bucket/x", staging=tmp_path)
 
 
 def full(*_: object) -> None:
@@ -316,14 +334,21 @@ def full(*_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "boundary",
-    [Boundary.MARKED, Boundary.LOCKED, Boundary.PREPARED, Boundary.BUILT, Boundary.SEALED, Boundary.UPLOADED],
+    "point",
+    [
+        FaultPoint.LEASED,
+        FaultPoint.LOCKED,
+        FaultPoint.PREPARED,
+        FaultPoint.BUILT,
+        FaultPoint.SEALED,
+        FaultPoint.UPLOADED,
+    ],
 )
-def test_full_disk_is_a_store_error_and_leaves_nothing(place: Place, store: ArtefactStore, boundary: Boundary) -> None:
-    if boundary is Boundary.UPLOADED and place.workshop is None:
-        boundary = Boundary.SEALED  # a folder uploads nothing
+def test_full_disk_is_a_store_error_and_leaves_nothing(place: Place, store: ArtefactStore, point: FaultPoint) -> None:
+    if point is FaultPoint.UPLOADED and place.staging is None:
+        point = FaultPoint.SEALED  # a folder uploads nothing
     with (
-        intercepted(lambda passed, _: passed is boundary and full()),
+        intercepted(lambda reached, _: reached is point and full()),
         pytest.raises(StoreError, match="(cannot be written|refused) .No space left on device"),
     ):
         store.get_or_create(KEY, Builder())
@@ -343,7 +368,7 @@ def test_full_disk_at_the_flush_is_a_store_error(tmp_path: Path, monkeypatch: py
 
 
 def test_lock_that_cannot_be_made_is_a_store_error(store: ArtefactStore) -> None:
-    (store.backend.workshop / "locks" / KEY).mkdir()
+    (store.backend.staging / "locks" / KEY).mkdir()
     with pytest.raises(StoreError, match="cannot be written .Is a directory."):
         store.get_or_create(KEY, Builder())
 
