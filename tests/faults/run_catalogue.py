@@ -1,10 +1,8 @@
 """Which faults of whole runs there are."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from functools import partial
 from itertools import zip_longest
-from pathlib import Path
 
 from storage.fault_points import FaultPoint
 from tests.faults import disks, trials
@@ -85,16 +83,14 @@ def one_of_each_first(found: list[RunCase]) -> list[RunCase]:
     return [case for group in zip_longest(*kinds.values()) for case in group if case is not None]
 
 
-def run_injections(folder: Path, held: ExitStack) -> Iterator[tuple[str, RunCase, Callable[[], Outcome]]]:
-    """The faults of whole runs; their servers end with `held`."""
-    bench = Bench(folder)
-    held.callback(bench.close)
+def run_injections(bench: Callable[[], Bench]) -> Iterator[tuple[str, RunCase, Callable[[], Outcome]]]:
+    """The faults of whole runs; `bench` gives their servers, and is called when one of them is run."""
     for number, case in enumerate(one_of_each_first(list(run_cases())), 1):
         if case.possible():
             yield f"run, {case.place}", case, partial(run_fault, bench, case, number)
 
 
-def run_fault(bench: Bench, case: RunCase, number: int) -> Outcome:
-    with bench.trial(case, number) as trial:
+def run_fault(bench: Callable[[], Bench], case: RunCase, number: int) -> Outcome:
+    with bench().trial(case, number) as trial:
         outcome = trial.outcome()
     return outcome.certain() if case.certain else outcome

@@ -44,14 +44,15 @@ class Bench:
     """The servers and the undisturbed run that all trials share.
 
     Arguments:
-        folder: Where the models are already.
+        folder: For what servers and runs write.
+        models: Where the models are already.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, models: Path) -> None:
         self.folder = folder
-        self.config = short_transfer(folder)
+        self.config = short_transfer(models)
         self._mlflow: MLflow | None = None
-        self.prefect = Prefect(folder / "prefect.log")
+        self.prefect = Prefect(folder)
         self.dask = Dask(folder)
         with self.trial(RunCase("undisturbed", "", lambda trial: None), 0) as trial:
             started = time.perf_counter()

@@ -6,8 +6,8 @@ import pytest
 
 from storage.fault_points import FaultPoint
 from tests.faults.catalogue import SHORT, Case, cases
+from tests.faults.injections import mutant
 from tests.faults.mutations import EXPOSED_BY, MUTATIONS
-from tests.faults.session import mutant
 from tests.faults.trials import Trial
 from tests.places import FolderPlace, new_bucket_place
 
