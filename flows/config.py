@@ -106,7 +106,8 @@ class Settings(BaseModel):
     home: Path = Path(".bico")
     """Artefact store, MLflow database and files."""
     store: Annotated[str, Field(validate_default=True)] = ""
-    """Address of the artefact store: a folder, file:///path or s3://bucket/prefix; without it, `store` under `home`."""
+    """Address of the artefact store: a folder, file:///path, s3://bucket/prefix, gs://bucket/prefix or
+    az://container/prefix; without it, `store` under `home`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     memory: Annotated[float, Field(gt=0)] | None = None
     """GB that calibration may take; blocks are served in several passes if they do not fit into one."""

@@ -10,7 +10,10 @@ HomeOption = Annotated[
 ]
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", help="Artefact store: a folder, file:///path or s3://bucket/prefix [default: in home]."),
+    typer.Option(
+        "--store",
+        help="Artefact store: a folder, file:///path, or a bucket (s3://…/prefix, gs://…, az://…) [default: in home].",
+    ),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda [default: auto].")]
 PickleOption = Annotated[

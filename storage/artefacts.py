@@ -25,13 +25,14 @@ from storage.folder import FolderBackend, writing
 from storage.keys import Ref, checked_key
 from storage.locks import locked
 from storage.manifest import FaultError, Manifest, look, read_through, seal
+from storage.providers import PLACES, PROVIDERS
 
 
 class ArtefactStore:
     """Artefacts at one address; safe to use from many processes at once.
 
     Arguments:
-        url: A folder, `file:` and a folder, or `s3://bucket/prefix`.
+        url: A folder, `file:` and a folder, or a bucket, such as `s3://bucket/prefix` (`storage.providers`).
         durable: Flush every commit to the disk. Without it a killed process still does no harm, but a power cut may.
         staging: For a bucket, the folder of this machine to build in and to keep copies; chosen by the address if None.
 
@@ -227,8 +228,8 @@ def folder_of(ref: Ref) -> Path:
 
 def _backend(url: str, durable: bool, staging: Path | None) -> Backend:
     scheme = urlsplit(url).scheme
-    if scheme == "s3":
-        from storage.bucket import BucketBackend  # loads the S3 client, which a folder does without
+    if scheme in PROVIDERS:
+        from storage.bucket import BucketBackend  # loads the clients of buckets, which a folder does without
 
         return BucketBackend(url, staging)
     if scheme == "file":
@@ -237,5 +238,5 @@ def _backend(url: str, durable: bool, staging: Path | None) -> Backend:
             raise StoreError(f"Artefact store {url} names the machine {parts.netloc!r}: write file:///path.")
         return FolderBackend(Path(unquote(parts.path)), durable)
     if "://" in url:
-        raise StoreError(f"Artefact store {url}: give a folder, file:///path or s3://bucket/prefix.")
+        raise StoreError(f"Artefact store {url}: give {PLACES}.")
     return FolderBackend(Path(url), durable)

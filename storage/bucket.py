@@ -1,4 +1,4 @@
-"""Artefacts in an S3 bucket, or whatever speaks S3.
+"""Artefacts in a bucket, of any provider that has conditional puts (`storage.providers`).
 
     prefix/manifests/<key>.json        the commit
     prefix/data/<key>/<attempt>/<file> the files of one attempt at building it
@@ -21,15 +21,14 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
-from obstore.store import S3Store
 
 from bico.errors import ConnectionLostError, StoreError
 from storage.fault_points import FaultPoint, reach
@@ -39,6 +38,11 @@ from storage.keys import checked_key
 from storage.leases import LEASES
 from storage.locks import locked
 from storage.manifest import FaultError, Manifest, look
+from storage.providers import connect, provider_of
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta, UpdateVersion
+    from obstore.store import ObjectStore
 
 _UPLOADS = 8
 _CLOCK = f"{LEASES}/.clock"  # written to learn what time the bucket thinks it is
@@ -47,20 +51,21 @@ _CLOCK = f"{LEASES}/.clock"  # written to learn what time the bucket thinks it i
 class BucketBackend:
     """See `storage.backend.Backend`.
 
-    Credentials, endpoint and region come from the usual AWS_* variables, never from the address.
+    Credentials come from the provider's usual variables, never from the address.
     """
 
     vouches = True
 
     def __init__(self, url: str, staging: Path | None) -> None:
         parts = urlsplit(url)
+        self._provider = provider_of(url)
         if "@" in parts.netloc:
             raise StoreError(
-                "Artefact store s3://***: keep keys out of the address; set AWS_ACCESS_KEY_ID and its kin."
+                f"Artefact store {parts.scheme}://***: keep keys out of the address; set {self._provider.keys}."
             )
         if not parts.netloc:
-            raise StoreError(f"Artefact store {url} names no bucket: write s3://bucket/prefix.")
-        self.url = f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
+            raise StoreError(f"Artefact store {url} names no bucket: write {self._provider.example}.")
+        self.url = f"{parts.scheme}://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
         self.staging = (staging or _default_staging(self.url)).expanduser().absolute()
         for name in ("tmp", "locks", "copies"):
             (self.staging / name).mkdir(parents=True, exist_ok=True)
@@ -70,14 +75,10 @@ class BucketBackend:
             self._list("manifests/", limit=1)  # an address that does not answer is found out here
 
     @property
-    def _store(self) -> S3Store:
+    def _store(self) -> "ObjectStore":
         # A client's threads do not survive a fork: each process has its own.
         if self._owner != os.getpid():
-            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-            options: Any = {"client_options": {"allow_http": True}} if endpoint.startswith("http://") else {}
-            self._client = S3Store.from_url(
-                self.url, **options, retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=20)}
-            )
+            self._client = connect(self.url)
             self._owner, self._mine = os.getpid(), {}
             self._lease_name = f"{LEASES}/{uuid.uuid4().hex}"
             self._heart = Heartbeat(self._beat)
@@ -93,7 +94,7 @@ class BucketBackend:
                 raise FaultError(f"{name} cannot be read")
             if found["size"] != entry.size:
                 raise FaultError(f"{name} has {found['size']} bytes, not {entry.size}")
-            if found["e_tag"] != entry.e_tag:
+            if not _same_tag(found["e_tag"], entry.e_tag):
                 raise FaultError(f"{name} is not what was written")
         return manifest
 
@@ -249,7 +250,7 @@ class BucketBackend:
                 pass
             try:
                 there = obstore.get(self._store, name)
-                tag, content = there.meta["e_tag"], bytes(there.bytes())
+                version, content = _version(there.meta), bytes(there.bytes())
                 if content == manifest.to_bytes():
                     return True  # our own: the answer to an earlier put was lost on the way, and it was sent again
                 self.look(key)
@@ -260,7 +261,7 @@ class BucketBackend:
             else:
                 return False
             try:
-                obstore.put(self._store, name, manifest.to_bytes(), mode={"e_tag": tag})
+                obstore.put(self._store, name, manifest.to_bytes(), mode=version)
             except (PreconditionError, FileNotFoundError):
                 continue  # somebody else has replaced or removed it
             with suppress(FaultError):  # of a manifest that cannot be read, `sweep_lost` deletes the files
@@ -325,9 +326,19 @@ class BucketBackend:
             reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)[:300]
             kind = ConnectionLostError if _is_silence(error) else StoreError
             raise kind(
-                f"Artefact store {self.url} refused ({reason}): check the address, AWS_ENDPOINT_URL, AWS_REGION and the "
-                "AWS_* keys, and that the bucket exists and can be written."
+                f"Artefact store {self.url} refused ({reason}): check the address, {self._provider.settings}, and that "
+                "the bucket exists and can be written."
             ) from error
+
+
+def _same_tag(listed: str | None, given: str | None) -> bool:
+    """Whether two tags are of the same bytes; some providers quote them in one answer and not in the other."""
+    return listed is not None and given is not None and listed.strip('"') == given.strip('"')
+
+
+def _version(meta: "ObjectMeta") -> "UpdateVersion":
+    """What a put must find there, in the provider's words: some go by the tag, some by a number."""
+    return {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
 
 
 def _is_silence(error: Exception) -> bool:

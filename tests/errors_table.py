@@ -275,7 +275,7 @@ MISTAKES = [
         h.file("x.pt", _code()), allow_pickle=True)),
     Mistake("Models and checkpoints", "a pickled list, `--allow-pickle`", lambda h: load_state(
         _saved([torch.ones(1)])(h), allow_pickle=True)),
-    Mistake("Addresses", "store `gs://bucket/x`", lambda h: ArtefactStore("gs://bucket/x")),
+    Mistake("Addresses", "store `ftp://host/x`", lambda h: ArtefactStore("ftp://host/x")),
     Mistake("Addresses", "store `s3:///x`", lambda h: ArtefactStore("s3:///x")),
     Mistake("Addresses", "store `s3://key:secret@bucket/x`", lambda h: ArtefactStore("s3://key:secret@bucket/x")),
     Mistake("Addresses", "store `file://server/x`", lambda h: ArtefactStore("file://server/x")),

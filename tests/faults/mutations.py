@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import obstore
 import pytest
@@ -72,21 +71,7 @@ def sizes_not_compared(patch: pytest.MonkeyPatch) -> None:
 
 def tags_not_compared(patch: pytest.MonkeyPatch) -> None:
     """A bucket's listing is not compared with the tags in the manifest, though it vouches for the content."""
-    honest = BucketBackend._list
-
-    class Same(str):
-        __hash__ = str.__hash__
-
-        def __eq__(self, other: object) -> bool:
-            return True
-
-        def __ne__(self, other: object) -> bool:
-            return False
-
-    def listing(self: BucketBackend, prefix: str, limit: int | None = None) -> list[dict[str, Any]]:
-        return [{**item, "e_tag": Same(item["e_tag"])} for item in honest(self, prefix, limit)]
-
-    patch.setattr(BucketBackend, "_list", listing)
+    patch.setattr(bucket, "_same_tag", lambda listed, given: True)
 
 
 def no_locks(patch: pytest.MonkeyPatch) -> None:

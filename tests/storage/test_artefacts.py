@@ -300,11 +300,13 @@ def test_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("gs://bucket/store", "give a folder, file:///path or s3://bucket/prefix"),
+        ("ftp://host/store", "give a folder, file:///path, s3://bucket/prefix, gs://bucket/prefix or az://"),
         ("http://user:hunter2@host/store", "http://\\*\\*\\*@host/store: give a folder"),
         ("file://host/store", "names the machine 'host': write file:///path"),
-        ("s3:///prefix", "names no bucket"),
-        ("s3://key:hunter2@bucket/prefix", "keep keys out of the address"),
+        ("s3:///prefix", "names no bucket: write s3://bucket/prefix"),
+        ("az:///prefix", "names no bucket: write az://container/prefix"),
+        ("s3://key:hunter2@bucket/prefix", "s3://\\*\\*\\*: keep keys out of the address; set AWS_ACCESS_KEY_ID"),
+        ("gs://key:hunter2@bucket/prefix", "gs://\\*\\*\\*: .*set GOOGLE_APPLICATION_CREDENTIALS"),
     ],
 )
 def test_address_that_is_none_is_refused_and_makes_no_folder(

@@ -77,21 +77,21 @@ def test_what_nobody_uses_goes(place: Place, monkeypatch: pytest.MonkeyPatch) ->
     assert place.leftovers() == []
 
 
-def test_a_lease_made_after_the_choice_is_respected(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_made_after_the_choice_is_respected(place: Place) -> None:
     """The race: gc has listed what is unused, and a run asks for it before gc gets there."""
     fill(place, "a-1")
     users = []
 
     def use(point: FaultPoint, key: str) -> None:
         if point is FaultPoint.CHOSEN:
-            monkeypatch.undo()
+            dead.undo()
             user = place.open()
             assert user.is_complete(key)
             users.append(user)
 
-    forget_leases(place, monkeypatch)
-    collector = place.open()
-    with intercepted(use):
+    with pytest.MonkeyPatch.context() as dead, intercepted(use):
+        forget_leases(place, dead)
+        collector = place.open()
         done = gc.collect(collector, older_than=0)
     assert (keys(done.deleted), keys(done.in_use)) == ([], ["a-1"])
     assert (users[0].folder("a-1") / "data").read_text() == "a-1"

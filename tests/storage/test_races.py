@@ -36,6 +36,10 @@ print(store.get_or_create(key, build)[1])
 """
 
 
+# A bucket in memory is seen by one process only.
+several_processes = pytest.mark.parametrize("place", ["folder", "bucket"], indirect=True)
+
+
 def child(place: Place, log: Path, seconds: float, staging: Path | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, place.url, str(log), str(seconds), KEY, str(staging or place.staging or "")],
@@ -52,6 +56,7 @@ def wait_for(log: Path) -> None:
         time.sleep(0.01)
 
 
+@several_processes
 def test_concurrent_processes_build_once(place: Place, store: ArtefactStore, tmp_path: Path) -> None:
     log = tmp_path / "log"
     children = [child(place, log, 0.3) for _ in range(3)]
@@ -125,6 +130,7 @@ def test_a_put_whose_answer_is_lost_is_still_ours(
     assert (ArtefactStore(place.url, staging=tmp_path / "other").folder(KEY) / "deep/data").read_bytes() == b"bytes"
 
 
+@several_processes
 def test_killed_builder_leaves_nothing_finished_and_no_lock(place: Place, store: ArtefactStore, tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = child(place, log, 60)
