@@ -64,5 +64,8 @@ class Backend(Protocol):
     def sweep(self) -> None:
         """Deletes what killed builders left behind more than a day ago."""
 
+    def sweep_locks(self) -> None:
+        """Deletes this machine's locks of keys that are not there and that nobody is about to build."""
+
     def sweep_lost(self) -> None:
         """Deletes committed files more than a day old that no manifest names; slow, so only `gc` asks for it."""

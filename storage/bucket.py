@@ -36,7 +36,7 @@ from storage.folder import STALE_SECONDS, sweep
 from storage.heartbeat import LIFETIME, Heartbeat
 from storage.keys import checked_key
 from storage.leases import LEASES
-from storage.locks import locked
+from storage.locks import locked, remove_free
 from storage.manifest import FaultError, Manifest, look
 from storage.providers import connect, provider_of
 
@@ -190,6 +190,11 @@ class BucketBackend:
 
     def sweep(self) -> None:
         sweep(self.staging)
+
+    def sweep_locks(self) -> None:
+        there = set(self.listed())
+        with self._talking():
+            remove_free(self.staging / "locks", there | {f"{key}.copy" for key in there})
 
     def sweep_lost(self) -> None:
         """Also this machine's copies of what others have deleted or replaced."""

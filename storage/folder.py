@@ -24,7 +24,7 @@ from bico.errors import StoreError
 from storage.fault_points import FaultPoint, reach
 from storage.keys import checked_key
 from storage.leases import LEASES, Leases
-from storage.locks import flush, locked
+from storage.locks import flush, locked, remove_free
 from storage.manifest import MANIFEST, FaultError, Manifest, look
 
 STALE_SECONDS = 24 * 3600
@@ -119,6 +119,10 @@ class FolderBackend:
 
     def sweep(self) -> None:
         sweep(self.staging)
+
+    def sweep_locks(self) -> None:
+        with writing(self.url):
+            remove_free(self.staging / "locks", set(self.listed()))
 
     def sweep_lost(self) -> None:
         """A rename leaves no file behind that belongs to nothing."""

@@ -148,4 +148,5 @@ def collect(
     if run is not None and not in_use:
         store.backend.delete_note(f"run-{run}")
     store.backend.sweep_lost()
+    store.backend.sweep_locks()
     return Collection(deleted, in_use)

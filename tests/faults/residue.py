@@ -60,4 +60,5 @@ def _after_gc(place: Place) -> list[str]:
         kept = gc.collect(collector, older_than=EVER).in_use
         left = [f"{folder}/{p.name}" for folder in ("final", "tmp") for p in (Path(place.url) / folder).iterdir()]
         left += [f"lease {p.name}" for p in (Path(place.url) / LEASES).iterdir() if not p.name.startswith(".")]
+    left += [f"lock of {path.name}" for path in (place.bench / "locks").iterdir()]
     return [f"{artefact.key} is leased by the dead" for artefact in kept] + [f"{name} after gc" for name in left]

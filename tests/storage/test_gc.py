@@ -220,3 +220,32 @@ def test_copies_of_what_another_machine_has_deleted_are_swept(
     monkeypatch.setattr(store.backend, "leased", set)
     assert copies() == {"c-1"}
     assert store.fault("c-1", again=True) is None
+
+
+def locks(place: Place) -> list[str]:
+    return sorted(path.name for path in (place.bench / "locks").iterdir())
+
+
+def test_the_locks_of_what_is_gone_go_too(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = fill(place, "a-1", "b-1")
+    store.folder("a-1")
+    store.discard("b-1")
+    assert {"a-1", "b-1"} <= set(locks(place))
+    del store
+    collector = place.open()
+    gc.collect(collector, older_than=3600)
+    assert [name for name in locks(place) if not name.endswith(".copy")] == ["a-1"]
+    forget_leases(place, monkeypatch)
+    gc.collect(collector, older_than=0)
+    assert locks(place) == []
+
+
+def test_the_lock_of_a_builder_at_work_stays(place: Place) -> None:
+    collector = place.open()
+
+    def build(folder: Path) -> None:
+        gc.collect(collector, older_than=0)
+        assert locks(place) == ["a-1"]
+        (folder / "data").write_text("x")
+
+    place.open().get_or_create("a-1", build)
