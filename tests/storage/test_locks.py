@@ -49,26 +49,3 @@ def test_who_waits_for_a_file_that_is_deleted_takes_the_next_one(tmp_path: Path)
         assert not second  # as it would, did the other hold a file that nobody can find
     leave.set()
     waiting.join(30)
-
-
-def test_many_that_lock_beside_many_that_delete_are_never_two_inside(tmp_path: Path) -> None:
-    path, inside, most, end = tmp_path / "a", [], [], time.monotonic() + 1.0
-
-    def work() -> None:
-        while time.monotonic() < end:
-            with locked(path):
-                inside.append(1)
-                most.append(len(inside))
-                time.sleep(0.0005)
-                inside.pop()
-
-    def delete() -> None:
-        while time.monotonic() < end:
-            remove_free(tmp_path, spare=())
-
-    threads = [threading.Thread(target=target, daemon=True) for target in (work, work, work, delete, delete)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert most and set(most) == {1}
