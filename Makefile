@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 help:
 	@echo "make demo         set up, then transfer experts between the embedded models (bico demo)"
 	@echo "make test         set up, then run the test suite"
-	@echo "make faults       set up, then inject hundreds of faults and write benchmarks/results/faults.md (an hour)"
+	@echo "make faults       set up, then inject hundreds of faults, two at once, and write benchmarks/results/faults.md"
 	@echo "make rehearsal    set up, then start all servers on loopback, deploy, run, check and photograph (15 minutes)"
 	@echo "make lint         set up, then check style and layers"
 	@echo "make types        set up, then check types (mypy)"

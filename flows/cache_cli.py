@@ -21,27 +21,27 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 @command(cache_app, "ls", where=STORE)
 def list_(where: dict[str, Any], as_json: JsonOption = False) -> None:
     """List artefacts: size, age, whether a running process uses it, and by how many runs it was used."""
-    from storage import upkeep
+    from storage.gc import inventory
 
-    found = list(upkeep.holdings(_open(where)))
+    found = list(inventory(_open(where)))
     if as_json:
-        print(json.dumps([asdict(holding) for holding in found]))
+        print(json.dumps([asdict(artefact) for artefact in found]))
         return
-    for holding in found:
-        used = "in use" if holding.in_use else f"{len(holding.runs)} runs"
-        print(f"{holding.key:52} {_bytes(holding.size):>9} {_age(holding.created):>7}  {used}")
+    for artefact in found:
+        used = "in use" if artefact.in_use else f"{len(artefact.runs)} runs"
+        print(f"{artefact.key:52} {_bytes(artefact.size):>9} {_age(artefact.created):>7}  {used}")
 
 
 @command(cache_app, "du", where=STORE)
 def du(where: dict[str, Any], as_json: JsonOption = False) -> None:
     """Add up sizes by stage."""
-    from storage import upkeep
+    from storage.gc import inventory
 
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for holding in upkeep.holdings(_open(where)):
-        for name in (holding.stage, "total"):
+    for artefact in inventory(_open(where)):
+        for name in (artefact.stage, "total"):
             sums[name][0] += 1
-            sums[name][1] += holding.size
+            sums[name][1] += artefact.size
     if as_json:
         print(json.dumps({stage: {"artefacts": count, "bytes": size} for stage, (count, size) in sums.items()}))
         return
@@ -58,9 +58,9 @@ def verify(
     as_json: JsonOption = False,
 ) -> None:
     """Read everything through and compare digests; exit code 1 if something is damaged."""
-    from storage import upkeep
+    from storage.gc import verify as read_through
 
-    count, faults = upkeep.verify(_open(where), repair)
+    count, faults = read_through(_open(where), repair)
     if as_json:
         print(json.dumps({"artefacts": count, "damaged": faults}))
     else:
@@ -81,18 +81,18 @@ def gc(
     as_json: JsonOption = False,
 ) -> None:
     """Delete artefacts that all of the options given choose, never one that a running process uses."""
-    from storage import upkeep
+    from storage.gc import collect
 
     age = None if older_than is None else parse_age(older_than)
     if age is None and run is None and not keep_reachable:
         raise ConfigError("bico cache gc: say what may go: --older-than, --run or --keep-reachable.")
-    done = upkeep.collect(_open(where), older_than=age, run=run, keep_reachable=keep_reachable, dry_run=dry_run)
+    done = collect(_open(where), older_than=age, run=run, keep_reachable=keep_reachable, dry_run=dry_run)
     if as_json:
         content = {"deleted": [h.key for h in done.deleted], "in_use": [h.key for h in done.in_use], "bytes": done.size}
         print(json.dumps(content | {"dry_run": dry_run}))
         return
-    for holding in done.deleted:
-        print(f"{holding.key:52} {_bytes(holding.size):>9} {_age(holding.created):>7}")
+    for artefact in done.deleted:
+        print(f"{artefact.key:52} {_bytes(artefact.size):>9} {_age(artefact.created):>7}")
     verb = "would be deleted" if dry_run else "deleted"
     print(
         f"{len(done.deleted)} artefacts {verb} ({_bytes(done.size)}), {len(done.in_use)} kept because they are in use."

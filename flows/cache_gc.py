@@ -4,7 +4,7 @@ from prefect import flow
 
 from flows.cache_cli import parse_age
 from flows.config import Settings
-from tasks.upkeep import collect_garbage
+from tasks.gc import collect_garbage
 
 
 @flow(name="cache-gc")

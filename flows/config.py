@@ -131,7 +131,8 @@ class Settings(BaseModel):
     home: Path = Path(".bico")
     """Folder of the artefact store, MLflow's database and files."""
     store: Annotated[str, Field(validate_default=True)] = ""
-    """Address of the artefact store: a folder, file:///path or s3://bucket/prefix; without it, `store` under `home`."""
+    """Address of the artefact store: a folder, file:///path, s3://bucket/prefix, gs://bucket/prefix or
+    az://container/prefix; without it, `store` under `home`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; auto takes CUDA if there is a usable device."""
     memory: Annotated[float, Field(gt=0)] | None = None

@@ -2,18 +2,16 @@
 
 The group holds one flat Zarr array per tensor, its name percent-quoted where it has a slash, and an index of all names
 that is written last. Chunks are raw bytes (covariances hardly compress) and are each written once, whole; a chunk that
-is missing reads as NaN in plain Zarr and as an error here. Zarr makes and reads all metadata; chunks are moved as the
-plain files that they are, because Zarr copies each between threads.
+is missing reads as NaN in plain Zarr and as an error here. Names, groups and metadata are made here by Zarr; the chunks
+themselves are moved by `storage.chunks`.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import torch
 import zarr
 from torch import Tensor
@@ -23,6 +21,7 @@ from zarr.dtype import Float32, Float64, Int64
 from zarr.storage import LocalStore
 
 from bico.errors import StoreError
+from storage.chunks import read_chunks, write_chunks
 
 CHUNK_BYTES = 8 * 2**20
 """Rows go into chunks of about this size; a matrix below it is one chunk."""
@@ -30,7 +29,6 @@ BATCH_BYTES = 16 * 2**20
 """Small arrays are created together up to this size: alone, each costs three times as long."""
 
 _INDEX = "bico:arrays"  # the group's attribute that lists the names; without it, writing did not finish
-_RAW = [{"name": "bytes", "configuration": {"endian": "little"}}]
 _DTYPES = {torch.float32: Float32, torch.float64: Float64, torch.int64: Int64}
 
 
@@ -83,7 +81,7 @@ def new_arrays(path: Path, attrs: Mapping[str, Any] | None = None) -> Iterator[C
             with _writing(path):
                 dict(zarr.create_hierarchy(store=store, nodes=nodes))
                 for name, tensor in batch.items():
-                    _write_chunks(Path(path) / _node(name), tensor)
+                    write_chunks(Path(path) / _node(name), tensor, chunk_rows(tensor))
 
     yield write
     with _writing(path):
@@ -111,17 +109,12 @@ def iterate_arrays(path: Path, names: Iterable[str] | None = None) -> Iterator[t
         if name not in known:
             raise StoreError(f"Array {name!r} is not in {path}, which holds {len(known)} others.")
         try:
-            tensor = _read_chunks(Path(path) / _node(name))
+            tensor = read_chunks(Path(path) / _node(name))
         except Exception as error:  # Zarr has no error of its own for a chunk or a header that is cut short
             raise StoreError(
                 f"Array {name!r} in {path} is damaged ({error}): delete the artefact, the next run makes it again."
             ) from error
         yield name, tensor
-
-
-def array_names(path: Path) -> list[str]:
-    """Returns the names in a group, in the order they were written."""
-    return _open(path)[1]
 
 
 def read_attrs(path: Path) -> dict[str, Any]:
@@ -159,56 +152,6 @@ def _batches(items: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]
         size += tensor.nbytes
     if batch:
         yield batch
-
-
-def _write_chunks(folder: Path, tensor: Tensor) -> None:
-    """Writes what Zarr would write for this metadata: a file of raw little-endian bytes for each chunk.
-
-    Zarr itself copies and hands over every chunk between threads, which takes three times as long. All-zero chunks are
-    written too, or they could not be told from missing ones.
-    """
-    array = np.asarray(tensor.numpy(force=True), order="C")
-    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    for file, part, beyond in _chunks(folder, array, chunk_rows(tensor)):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("wb") as chunk:
-            chunk.write(part)
-            chunk.write(bytes(beyond))
-
-
-def _read_chunks(folder: Path) -> Tensor:
-    """Reads what `_write_chunks` wrote, straight to where it goes; Zarr itself copies it once more, and hands the opening
-    of every array to another thread, which takes as long as reading it.
-
-    Raises:
-        OSError: If the description or a chunk is missing.
-        ValueError: If a chunk is longer or shorter than it should be.
-    """
-    described = json.loads((folder / "zarr.json").read_bytes())
-    if described["codecs"] != _RAW:
-        raise ValueError("its chunks are not raw bytes")
-    rows = described["chunk_grid"]["configuration"]["chunk_shape"]
-    found = np.empty(described["shape"], np.dtype(described["data_type"]).newbyteorder("<"))
-    for file, part, beyond in _chunks(folder, found, rows[0] if rows else 1):
-        size = file.stat().st_size
-        with file.open("rb", buffering=0) as chunk:
-            if size != len(part) + beyond or chunk.readinto(part) != len(part):
-                raise ValueError(f"chunk {file.relative_to(folder)} has {size} bytes, not {len(part) + beyond}")
-    return torch.from_numpy(found.astype(found.dtype.newbyteorder("="), copy=False))
-
-
-def _chunks(folder: Path, array: np.ndarray, rows: int) -> Iterator[tuple[Path, memoryview, int]]:
-    """The files of an array in C order: where each is, its bytes, and how many more make it whole.
-
-    A chunk is whole: behind the array's last row come rows that nobody reads.
-    """
-    if not array.ndim:
-        yield folder / "c", array.reshape(1).data.cast("B"), 0
-        return
-    for index in range(-(-len(array) // rows) if array.size else 0):
-        part = array[index * rows : (index + 1) * rows]
-        file = folder.joinpath("c", str(index), *["0"] * (array.ndim - 1))
-        yield file, part.data.cast("B"), (rows - len(part)) * part[0].nbytes
 
 
 def chunk_rows(tensor: Tensor) -> int:

@@ -20,29 +20,30 @@ from urllib.parse import unquote, urlsplit
 
 from bico.errors import StoreError
 from storage.backend import Backend
-from storage.boundaries import Boundary, passing
+from storage.fault_points import FaultPoint, reach
 from storage.folder import FolderBackend, writing
 from storage.keys import Ref, checked_key
 from storage.locks import locked
 from storage.manifest import FaultError, Manifest, look, read_through, seal
+from storage.providers import PLACES, PROVIDERS
 
 
 class ArtefactStore:
     """Artefacts at one address; safe to use from many processes at once.
 
     Arguments:
-        url: A folder, `file:` and a folder, or `s3://bucket/prefix`.
+        url: A folder, `file:` and a folder, or a bucket, such as `s3://bucket/prefix` (`storage.providers`).
         durable: Flush every commit to the disk. Without it a killed process still does no harm, but a power cut may.
-        workshop: For a bucket, the folder of this machine to build in and to keep copies; chosen by the address if None.
+        staging: For a bucket, the folder of this machine to build in and to keep copies; chosen by the address if None.
 
     Raises:
         StoreError: If the address is none of these, or the place cannot be written.
     """
 
-    def __init__(self, url: str | Path, *, durable: bool = True, workshop: Path | None = None) -> None:
-        self.backend = _backend(str(url), durable, workshop)
+    def __init__(self, url: str | Path, *, durable: bool = True, staging: Path | None = None) -> None:
+        self.backend = _backend(str(url), durable, staging)
         self.url = self.backend.url
-        self._used: dict[str, None] = {}  # marked by this store; in order of first use
+        self._used: dict[str, None] = {}  # leased by this store; in order of first use
         self._sound: dict[str, tuple] = {}  # what this store has read through, and a stamp of its files then
         self._uses: list[set[str]] = []
         self.backend.sweep()
@@ -61,7 +62,7 @@ class ArtefactStore:
         Arguments:
             again: Read it through even if this store has done so.
         """
-        self._mark([key])
+        self._lease([key])
         try:
             manifest = self.backend.look(key)
             if again or not self.backend.vouches:
@@ -77,7 +78,7 @@ class ArtefactStore:
         Raises:
             StoreError: If it is not there or is damaged; it is then removed, so that the next run makes it again.
         """
-        self._mark([key])
+        self._lease([key])
         try:
             return self._read_through(self.backend.look(key))
         except FaultError:
@@ -86,7 +87,7 @@ class ArtefactStore:
             # It may just have been replaced, or only the copy on this machine was damaged.
             return self._read_through(self.backend.look(key), again=True)
         except FaultError as fault:
-            self._retire(key)
+            self._remove_damaged(key)
             raise StoreError(
                 f"Artefact {key} in {self.url} cannot be used ({fault}): run again, it will be made again."
             ) from fault
@@ -124,7 +125,7 @@ class ArtefactStore:
         """
         keys = list(dict.fromkeys(keys))
         text = json.dumps(dict(meta or {}))  # before the work, not after it
-        self._mark(keys)
+        self._lease(keys)
         missing = self._missing(keys)
         if missing:
             with ExitStack() as held:
@@ -151,14 +152,14 @@ class ArtefactStore:
         finally:
             self._uses.remove(used)
 
-    def _mark(self, keys: Iterable[str]) -> None:
+    def _lease(self, keys: Iterable[str]) -> None:
         keys = [checked_key(key) for key in keys]
         for used in self._uses:
             used.update(keys)
         if new := [key for key in keys if key not in self._used]:
-            self.backend.mark(new)
+            self.backend.lease(new)
             self._used |= dict.fromkeys(new)
-        self._pass(Boundary.MARKED, keys)
+        self._reach(FaultPoint.LEASED, keys)
 
     def _missing(self, keys: list[str]) -> list[str]:
         return [key for key in keys if self.fault(key) is not None]
@@ -171,7 +172,7 @@ class ArtefactStore:
             self._sound[manifest.key] = stamp
         return folder
 
-    def _retire(self, key: str) -> None:
+    def _remove_damaged(self, key: str) -> None:
         """Removes what was found damaged, unless it has been made again meanwhile."""
         with suppress(StoreError):  # nobody can mend a store that is only for reading
             with self._lock(key):
@@ -179,34 +180,34 @@ class ArtefactStore:
                     self.backend.remove(key)
 
     def _build(self, keys: list[str], build: Callable[[dict[str, Path]], None], meta: dict[str, object]) -> None:
-        folders = {key: self.backend.workshop / "tmp" / f"{key}.{uuid.uuid4().hex}" for key in keys}
+        folders = {key: self.backend.staging / "tmp" / f"{key}.{uuid.uuid4().hex}" for key in keys}
         try:
             with writing(self.url):
                 for folder in folders.values():
                     folder.mkdir()
-            self._pass(Boundary.PREPARED, keys)
+            self._reach(FaultPoint.PREPARED, keys)
             build(dict(folders))
-            self._pass(Boundary.BUILT, keys)
+            self._reach(FaultPoint.BUILT, keys)
             with writing(self.url):
                 # All manifests before the first commit: a fault in one folder then commits none of them.
                 manifests = {key: seal(key, folder, meta) for key, folder in folders.items()}
-                self._pass(Boundary.SEALED, keys)
+                self._reach(FaultPoint.SEALED, keys)
             self.backend.commit({key: (folder, manifests[key]) for key, folder in folders.items()})
         finally:
             for folder in folders.values():  # after a commit there is nothing under this name any more
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _pass(self, boundary: Boundary, keys: list[str]) -> None:
+    def _reach(self, point: FaultPoint, keys: list[str]) -> None:
         with writing(self.url):
             for key in keys:
-                passing(boundary, key)
+                reach(point, key)
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
         with ExitStack() as held:
             with writing(self.url):
-                held.enter_context(locked(self.backend.workshop / "locks" / key))
-                passing(Boundary.LOCKED, key)
+                held.enter_context(locked(self.backend.staging / "locks" / key))
+                reach(FaultPoint.LOCKED, key)
             yield
 
 
@@ -217,21 +218,25 @@ def open_store(url: str) -> ArtefactStore:
 
 
 def folder_of(ref: Ref) -> Path:
-    """Returns a folder of this machine with an artefact's files: `ArtefactStore.folder`."""
+    """Returns a folder of this machine with an artefact's files, compared with their digests on first use; for reading.
+
+    Raises:
+        StoreError: If the artefact is not there, or is damaged.
+    """
     return open_store(ref.root).folder(ref.key)
 
 
-def _backend(url: str, durable: bool, workshop: Path | None) -> Backend:
+def _backend(url: str, durable: bool, staging: Path | None) -> Backend:
     scheme = urlsplit(url).scheme
-    if scheme == "s3":
-        from storage.bucket import BucketBackend  # loads the S3 client, which a folder does without
+    if scheme in PROVIDERS:
+        from storage.bucket import BucketBackend  # loads the clients of buckets, which a folder does without
 
-        return BucketBackend(url, workshop)
+        return BucketBackend(url, staging)
     if scheme == "file":
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost"):
             raise StoreError(f"Artefact store {url} names the machine {parts.netloc!r}: write file:///path.")
         return FolderBackend(Path(unquote(parts.path)), durable)
     if "://" in url:
-        raise StoreError(f"Artefact store {url}: give a folder, file:///path or s3://bucket/prefix.")
+        raise StoreError(f"Artefact store {url}: give {PLACES}.")
     return FolderBackend(Path(url), durable)

@@ -8,11 +8,11 @@ from storage.manifest import Manifest
 
 
 class Backend(Protocol):
-    """One place for artefacts, its commit protocol, and its marks of what is in use."""
+    """One place for artefacts, its commit protocol, and the leases on what is in use."""
 
     url: str
     """How other processes and machines open it."""
-    workshop: Path
+    staging: Path
     """A folder on this machine with `tmp/` to build in and `locks/` for who builds what."""
     vouches: bool
     """Whether `look` alone shows any change of content, so that it need not be read to be taken for there."""
@@ -40,17 +40,17 @@ class Backend(Protocol):
             FaultError: If they are not there, or not as the manifest says.
         """
 
-    def remove(self, key: str, unless_marked: bool = False) -> bool:
+    def remove(self, key: str, unless_leased: bool = False) -> bool:
         """Makes an artefact disappear in one step, then deletes it; whether it is gone."""
 
     def listed(self) -> Iterator[str]:
         """Every artefact that is there, sound or not."""
 
-    def mark(self, keys: Iterable[str]) -> None:
-        """Marks keys as in use for as long as this process lives; before they are looked at, not after."""
+    def lease(self, keys: Iterable[str]) -> None:
+        """Leases keys for as long as this process lives, so that `gc` spares them; before they are looked at, not after."""
 
-    def marked(self) -> set[str]:
-        """The keys that living processes have marked."""
+    def leased(self) -> set[str]:
+        """The keys that living processes have leased."""
 
     def write_note(self, name: str, content: bytes) -> None:
         """Keeps a small file beside the artefacts; replaces it."""
@@ -63,6 +63,9 @@ class Backend(Protocol):
 
     def sweep(self) -> None:
         """Deletes what killed builders left behind more than a day ago."""
+
+    def sweep_locks(self) -> None:
+        """Deletes this machine's locks of keys that are not there and that nobody is about to build."""
 
     def sweep_lost(self) -> None:
         """Deletes committed files more than a day old that no manifest names; slow, so only `gc` asks for it."""

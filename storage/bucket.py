@@ -1,8 +1,8 @@
-"""Artefacts in an S3 bucket, or whatever speaks S3.
+"""Artefacts in a bucket, of any provider that has conditional puts (`storage.providers`).
 
     prefix/manifests/<key>.json        the commit
     prefix/data/<key>/<attempt>/<file> the files of one attempt at building it
-    prefix/marks/<process>             what a living process uses, renewed while it lives
+    prefix/marks/<process>             the leases of a living process, renewed while it lives
     prefix/notes/<name>                records of runs
 
 A bucket has no rename and no lock. A builder uploads its files under a name of its own and then puts the manifest if
@@ -21,64 +21,66 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, PreconditionError
-from obstore.store import S3Store
 
 from bico.errors import ConnectionLostError, StoreError
-from storage.boundaries import Boundary, passing
+from storage.fault_points import FaultPoint, reach
 from storage.folder import STALE_SECONDS, sweep
 from storage.heartbeat import LIFETIME, Heartbeat
 from storage.keys import checked_key
-from storage.locks import locked
+from storage.leases import LEASES
+from storage.locks import locked, remove_free
 from storage.manifest import FaultError, Manifest, look
+from storage.providers import connect, provider_of
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta, UpdateVersion
+    from obstore.store import ObjectStore
 
 _UPLOADS = 8
-_CLOCK = "marks/.clock"  # written to learn what time the bucket thinks it is
+_CLOCK = f"{LEASES}/.clock"  # written to learn what time the bucket thinks it is
 
 
 class BucketBackend:
     """See `storage.backend.Backend`.
 
-    Credentials, endpoint and region come from the usual AWS_* variables, never from the address.
+    Credentials come from the provider's usual variables, never from the address.
     """
 
     vouches = True
 
-    def __init__(self, url: str, workshop: Path | None) -> None:
+    def __init__(self, url: str, staging: Path | None) -> None:
         parts = urlsplit(url)
+        self._provider = provider_of(url)
         if "@" in parts.netloc:
             raise StoreError(
-                "Artefact store s3://***: keep keys out of the address; set AWS_ACCESS_KEY_ID and its kin."
+                f"Artefact store {parts.scheme}://***: keep keys out of the address; set {self._provider.keys}."
             )
         if not parts.netloc:
-            raise StoreError(f"Artefact store {url} names no bucket: write s3://bucket/prefix.")
-        self.url = f"s3://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
-        self.workshop = (workshop or _default_workshop(self.url)).expanduser().absolute()
+            raise StoreError(f"Artefact store {url} names no bucket: write {self._provider.example}.")
+        self.url = f"{parts.scheme}://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
+        self.staging = (staging or _default_staging(self.url)).expanduser().absolute()
         for name in ("tmp", "locks", "copies"):
-            (self.workshop / name).mkdir(parents=True, exist_ok=True)
+            (self.staging / name).mkdir(parents=True, exist_ok=True)
         self._owner, self._client = 0, None
         self._mine: dict[str, None] = {}
         with self._talking():
             self._list("manifests/", limit=1)  # an address that does not answer is found out here
 
     @property
-    def _store(self) -> S3Store:
+    def _store(self) -> "ObjectStore":
         # A client's threads do not survive a fork: each process has its own.
         if self._owner != os.getpid():
-            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-            options: Any = {"client_options": {"allow_http": True}} if endpoint.startswith("http://") else {}
-            self._client = S3Store.from_url(
-                self.url, **options, retry_config={"max_retries": 4, "retry_timeout": timedelta(seconds=20)}
-            )
+            self._client = connect(self.url)
             self._owner, self._mine = os.getpid(), {}
-            self._mark_name = f"marks/{uuid.uuid4().hex}"
+            self._lease_name = f"{LEASES}/{uuid.uuid4().hex}"
             self._heart = Heartbeat(self._beat)
         return self._client
 
@@ -92,7 +94,7 @@ class BucketBackend:
                 raise FaultError(f"{name} cannot be read")
             if found["size"] != entry.size:
                 raise FaultError(f"{name} has {found['size']} bytes, not {entry.size}")
-            if found["e_tag"] != entry.e_tag:
+            if not _same_tag(found["e_tag"], entry.e_tag):
                 raise FaultError(f"{name} is not what was written")
         return manifest
 
@@ -102,7 +104,7 @@ class BucketBackend:
                 attempt = uuid.uuid4().hex
                 committed = self._upload(key, folder, manifest, attempt)
                 if self._publish(committed):
-                    passing(Boundary.COMMITTED, key)
+                    reach(FaultPoint.COMMITTED, key)
                     with suppress(OSError):  # what was just built is the first copy; without it one is fetched
                         folder.rename(self._copy(committed))
                 else:
@@ -110,7 +112,7 @@ class BucketBackend:
 
     def open(self, manifest: Manifest, again: bool) -> Path:
         copy = self._copy(manifest)
-        with self._talking(), locked(self.workshop / "locks" / f"{manifest.key}.copy"):
+        with self._talking(), locked(self.staging / "locks" / f"{manifest.key}.copy"):
             if again:
                 shutil.rmtree(copy, ignore_errors=True)
             try:
@@ -120,19 +122,19 @@ class BucketBackend:
                 self._download(manifest, copy)
         return copy
 
-    def remove(self, key: str, unless_marked: bool = False) -> bool:
+    def remove(self, key: str, unless_leased: bool = False) -> bool:
         with self._talking():
             try:
                 manifest = self._get(_manifest_name(checked_key(key)))
             except FileNotFoundError:
                 manifest = None
-            if unless_marked and key in self.marked():
+            if unless_leased and key in self.leased():
                 return False
             if manifest is None:
                 return True  # an attempt that nobody finished is for `sweep_lost`
             obstore.delete(self._store, _manifest_name(key))
-            # Whoever marked before this looked before it too, and may want the files; whoever marks now finds nothing.
-            if unless_marked and key in self.marked():
+            # Whoever leased before this looked before it too, and may want the files; whoever leases now finds nothing.
+            if unless_leased and key in self.leased():
                 with suppress(AlreadyExistsError):
                     obstore.put(self._store, _manifest_name(key), manifest, mode="create")
                 return False
@@ -147,22 +149,22 @@ class BucketBackend:
             with suppress(StoreError):  # a stranger's file
                 yield checked_key(path.removeprefix("manifests/").removesuffix(".json"))
 
-    def mark(self, keys: Iterable[str]) -> None:
+    def lease(self, keys: Iterable[str]) -> None:
         with self._talking():
-            _ = self._store  # after a fork, the marks of the parent are not ours
+            _ = self._store  # after a fork, the leases of the parent are not ours
             self._mine |= dict.fromkeys(keys)
         self._beat()
         self._heart.start()
 
     def _beat(self) -> None:
         with self._talking():
-            self._put(self._mark_name, "\n".join(list(self._mine)).encode())
+            self._put(self._lease_name, "\n".join(list(self._mine)).encode())
 
-    def marked(self) -> set[str]:
+    def leased(self) -> set[str]:
         used: set[str] = set()
         with self._talking():
             now = self._now()
-            for item in self._list("marks/"):
+            for item in self._list(f"{LEASES}/"):
                 if item["path"] == _CLOCK:
                     continue
                 # Both times are the bucket's: no clock of ours is asked.
@@ -187,7 +189,12 @@ class BucketBackend:
             obstore.delete(self._store, f"notes/{checked_key(name)}")
 
     def sweep(self) -> None:
-        sweep(self.workshop)
+        sweep(self.staging)
+
+    def sweep_locks(self) -> None:
+        there = set(self.listed())
+        with self._talking():
+            remove_free(self.staging / "locks", there | {f"{key}.copy" for key in there})
 
     def sweep_lost(self) -> None:
         """Also this machine's copies of what others have deleted or replaced."""
@@ -209,8 +216,8 @@ class BucketBackend:
                     doomed.append(item["path"])
             if doomed:
                 obstore.delete(self._store, doomed)
-            used = self.marked()
-            for copy in (self.workshop / "copies").iterdir():
+            used = self.leased()
+            for copy in (self.staging / "copies").iterdir():
                 key, _, attempt = copy.name.rpartition(".")
                 old = time.time() - copy.stat().st_mtime >= STALE_SECONDS
                 if old and key not in used and not is_named(key, attempt):
@@ -229,7 +236,7 @@ class BucketBackend:
     def _upload(self, key: str, folder: Path, manifest: Manifest, attempt: str) -> Manifest:
         def put(name: str) -> tuple[str, str | None]:
             result = obstore.put(self._store, f"data/{key}/{attempt}/{name}", folder / name)
-            passing(Boundary.UPLOADED, key)
+            reach(FaultPoint.UPLOADED, key)
             return name, result["e_tag"]
 
         _ = self._store  # made by one thread
@@ -248,18 +255,18 @@ class BucketBackend:
                 pass
             try:
                 there = obstore.get(self._store, name)
-                tag, content = there.meta["e_tag"], bytes(there.bytes())
+                version, content = _version(there.meta), bytes(there.bytes())
                 if content == manifest.to_bytes():
                     return True  # our own: the answer to an earlier put was lost on the way, and it was sent again
                 self.look(key)
             except FileNotFoundError:
                 continue  # gone meanwhile
             except FaultError:
-                passing(Boundary.RETIRED, key)
+                reach(FaultPoint.REMOVED, key)
             else:
                 return False
             try:
-                obstore.put(self._store, name, manifest.to_bytes(), mode={"e_tag": tag})
+                obstore.put(self._store, name, manifest.to_bytes(), mode=version)
             except (PreconditionError, FileNotFoundError):
                 continue  # somebody else has replaced or removed it
             with suppress(FaultError):  # of a manifest that cannot be read, `sweep_lost` deletes the files
@@ -268,7 +275,7 @@ class BucketBackend:
 
     def _download(self, manifest: Manifest, copy: Path) -> None:
         key = manifest.key
-        unfinished = self.workshop / "tmp" / f"{key}.{uuid.uuid4().hex}"
+        unfinished = self.staging / "tmp" / f"{key}.{uuid.uuid4().hex}"
 
         def get(name: str) -> None:
             path = unfinished / name
@@ -289,7 +296,7 @@ class BucketBackend:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def _copy(self, manifest: Manifest) -> Path:
-        return self.workshop / "copies" / f"{manifest.key}.{checked_key(manifest.attempt)}"
+        return self.staging / "copies" / f"{manifest.key}.{checked_key(manifest.attempt)}"
 
     def _now(self) -> datetime:
         self._put(_CLOCK, b"")
@@ -324,9 +331,19 @@ class BucketBackend:
             reason = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), type(error).__name__)[:300]
             kind = ConnectionLostError if _is_silence(error) else StoreError
             raise kind(
-                f"Artefact store {self.url} refused ({reason}): check the address, AWS_ENDPOINT_URL, AWS_REGION and the "
-                "AWS_* keys, and that the bucket exists and can be written."
+                f"Artefact store {self.url} refused ({reason}): check the address, {self._provider.settings}, and that "
+                "the bucket exists and can be written."
             ) from error
+
+
+def _same_tag(listed: str | None, given: str | None) -> bool:
+    """Whether two tags are of the same bytes; some providers quote them in one answer and not in the other."""
+    return listed is not None and given is not None and listed.strip('"') == given.strip('"')
+
+
+def _version(meta: "ObjectMeta") -> "UpdateVersion":
+    """What a put must find there, in the provider's words: some go by the tag, some by a number."""
+    return {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
 
 
 def _is_silence(error: Exception) -> bool:
@@ -340,6 +357,6 @@ def _manifest_name(key: str) -> str:
     return f"manifests/{key}.json"
 
 
-def _default_workshop(url: str) -> Path:
+def _default_staging(url: str) -> Path:
     cache = os.environ.get("BICO_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "bico"
     return Path(cache) / hashlib.sha256(url.encode()).hexdigest()[:16]

@@ -70,12 +70,6 @@ def load_state(path: str | Path, allow_pickle: bool = False) -> dict[str, Tensor
     return tensors
 
 
-def load_metadata(path: str | Path) -> dict[str, str]:
-    """Reads the strings of the header, without the tensors; raises like `load_state`."""
-    with _opened(path) as file:
-        return file.metadata() or {}
-
-
 def content_digest(path: str | Path, allow_pickle: bool = False) -> str:
     """Returns the SHA-256 of what a checkpoint holds: names, dtypes, shapes and bytes of its tensors.
 

@@ -3,7 +3,7 @@
     final/<key>/   committed artefacts, each with its MANIFEST.json
     tmp/           artefacts being built, or being deleted
     locks/<key>    one lock per key
-    marks/         what living processes use
+    marks/         the leases of living processes
     notes/         records of runs
 
 The commit is one rename of a folder that is complete, manifest included. A killed builder leaves its folder under tmp/,
@@ -21,9 +21,10 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from bico.errors import StoreError
-from storage.boundaries import Boundary, passing
+from storage.fault_points import FaultPoint, reach
 from storage.keys import checked_key
-from storage.locks import Marks, flush, locked
+from storage.leases import LEASES, Leases
+from storage.locks import flush, locked, remove_free
 from storage.manifest import MANIFEST, FaultError, Manifest, look
 
 STALE_SECONDS = 24 * 3600
@@ -37,13 +38,13 @@ class FolderBackend:
 
     def __init__(self, root: Path, durable: bool) -> None:
         # Absolute, since references travel to processes with another working directory.
-        self.root = self.workshop = root.expanduser().absolute()
+        self.root = self.staging = root.expanduser().absolute()
         self.url = str(self.root)
         self._durable = durable
         with writing(self.url):
-            for name in ("final", "tmp", "locks", "marks", "notes"):
+            for name in ("final", "tmp", "locks", LEASES, "notes"):
                 (self.root / name).mkdir(parents=True, exist_ok=True)
-        self._marks = Marks(self.root / "marks")
+        self._leases = Leases(self.root / LEASES)
 
     def place(self, key: str) -> Path:
         return self.root / "final" / checked_key(key)
@@ -64,20 +65,20 @@ class FolderBackend:
                 self._flush_all(folder)
                 if self.place(key).exists():
                     self.remove(key)  # damaged, or this one would not have been built
-                    passing(Boundary.RETIRED, key)
+                    reach(FaultPoint.REMOVED, key)
                 folder.rename(self.place(key))
-                passing(Boundary.COMMITTED, key)
+                reach(FaultPoint.COMMITTED, key)
             if self._durable:
                 flush(self.root / "final")
 
     def open(self, manifest: Manifest, again: bool) -> Path:
         return self.place(manifest.key)
 
-    def remove(self, key: str, unless_marked: bool = False) -> bool:
-        doomed = self.workshop / "tmp" / f"{key}.{uuid.uuid4().hex}"
+    def remove(self, key: str, unless_leased: bool = False) -> bool:
+        doomed = self.staging / "tmp" / f"{key}.{uuid.uuid4().hex}"
         with writing(self.url):
-            with self._marks.closed() if unless_marked else nullcontext(()) as marked:
-                if key in marked:
+            with self._leases.frozen() if unless_leased else nullcontext(()) as leased:
+                if key in leased:
                     return False
                 try:
                     self.place(key).rename(doomed)
@@ -91,20 +92,20 @@ class FolderBackend:
             with suppress(StoreError):  # a stranger's file
                 yield checked_key(folder.name)
 
-    def mark(self, keys: Iterable[str]) -> None:
+    def lease(self, keys: Iterable[str]) -> None:
         try:
-            self._marks.add(keys)
+            self._leases.add(keys)
         except OSError as error:
             # Who may not write here can still read; only somebody who may write can delete, and is asked to wait.
             if error.errno not in _READ_ONLY:
                 raise StoreError(f"Artefact store {self.url} cannot note what is in use ({error.strerror}).") from error
 
-    def marked(self) -> set[str]:
-        with writing(self.url), self._marks.closed() as marked:
-            return marked
+    def leased(self) -> set[str]:
+        with writing(self.url), self._leases.frozen() as leased:
+            return leased
 
     def write_note(self, name: str, content: bytes) -> None:
-        unfinished = self.workshop / "tmp" / f"{name}.{uuid.uuid4().hex}"
+        unfinished = self.staging / "tmp" / f"{name}.{uuid.uuid4().hex}"
         with writing(self.url):
             unfinished.write_bytes(content)
             unfinished.replace(self.root / "notes" / checked_key(name))
@@ -117,7 +118,11 @@ class FolderBackend:
             (self.root / "notes" / checked_key(name)).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        sweep(self.workshop)
+        sweep(self.staging)
+
+    def sweep_locks(self) -> None:
+        with writing(self.url):
+            remove_free(self.staging / "locks", set(self.listed()))
 
     def sweep_lost(self) -> None:
         """A rename leaves no file behind that belongs to nothing."""
@@ -129,13 +134,13 @@ class FolderBackend:
                 list(pool.map(flush, (*folder.rglob("*"), folder)))
 
 
-def sweep(workshop: Path) -> None:
-    """Deletes what killed builders left in a workshop."""
-    for folder in (workshop / "tmp").iterdir():
+def sweep(staging: Path) -> None:
+    """Deletes what killed builders left in a staging folder."""
+    for folder in (staging / "tmp").iterdir():
         try:
             if time.time() - folder.stat().st_mtime < STALE_SECONDS:
                 continue
-            with locked(workshop / "locks" / checked_key(folder.name.rpartition(".")[0]), wait=False) as free:
+            with locked(staging / "locks" / checked_key(folder.name.rpartition(".")[0]), wait=False) as free:
                 if free:  # nobody builds this key, however long a build may take
                     shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
         except (OSError, StoreError):

@@ -24,7 +24,7 @@ class Heartbeat:
     def start(self) -> None:
         """Starts beating, unless it does already."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="store-marks", daemon=True)
+            self._thread = threading.Thread(target=self._run, name="store-leases", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
@@ -32,5 +32,5 @@ class Heartbeat:
             time.sleep(_EVERY.total_seconds())
             try:
                 self._beat()
-            except StoreError as error:  # the next beat may get through, and a mark outlives four that do not
+            except StoreError as error:  # the next beat may get through, and a lease outlives four that do not
                 _LOG.warning("%s", error)

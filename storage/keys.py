@@ -24,22 +24,14 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}")
 
 @dataclass(frozen=True)
 class Ref:
-    """Where a committed artefact lies; what tasks exchange in place of tensors."""
+    """Which artefact, of which store; what tasks exchange in place of tensors.
+
+    Nothing is opened by it: `storage.artefacts.folder_of` gives the files.
+    """
 
     key: str
     root: str
     """The address of its store."""
-
-    @property
-    def path(self) -> Path:
-        """A folder of this machine with the artefact's files, compared with their digests on first use; for reading.
-
-        Raises:
-            StoreError: If it is not there, or was damaged.
-        """
-        from storage.artefacts import open_store  # here, since stores are built on keys
-
-        return open_store(self.root).folder(self.key)
 
 
 def artefact_key(stage: str, version: int, **inputs: object) -> str:

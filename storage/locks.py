@@ -6,27 +6,51 @@ died, so there are no stale locks. A child forked by the holder keeps the lock t
 
 import fcntl
 import os
-import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from weakref import finalize
 
 
 @contextmanager
 def locked(path: Path, *, wait: bool = True, shared: bool = False) -> Iterator[bool]:
     """Holds a lock file; without `wait`, yields False if somebody else does.
 
-    The file stays: deleting it would let two in at once.
+    The file stays when it is let go: others may be waiting for it. Only `remove_free` deletes it.
     """
-    handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    while True:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            held = take(handle, wait=wait, shared=shared)
+            if held and not _lies_at(handle, path):
+                continue  # deleted while we waited: whoever comes next locks another file of that name, and so must we
+            yield held
+            return
+        finally:
+            os.close(handle)
+
+
+def remove_free(folder: Path, spare: Container[str]) -> None:
+    """Deletes the lock files that nobody holds, except those named in `spare`.
+
+    A file is deleted by who holds it, alone. So nobody else is inside, and whoever waits for it sees, when they get it, that
+    it lies there no more, and takes the next one (`locked`); one that is held is never deleted.
+    """
+    for path in folder.iterdir():
+        if path.name not in spare and path.is_file():
+            with locked(path, wait=False) as free:
+                if free:
+                    path.unlink()
+
+
+def _lies_at(handle: int, path: Path) -> bool:
     try:
-        yield _lock(handle, wait=wait, shared=shared)
-    finally:
-        os.close(handle)
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
-def _lock(handle: int, *, wait: bool, shared: bool = False) -> bool:
+def take(handle: int, *, wait: bool, shared: bool = False) -> bool:
+    """Locks an open file until it is closed; without `wait`, returns False if somebody else holds it."""
     mode = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     try:
         fcntl.flock(handle, mode)
@@ -41,57 +65,4 @@ def flush(path: Path) -> None:
     try:
         os.fsync(handle)
     finally:
-        os.close(handle)
-
-
-class Marks:
-    """Which keys living processes use, in a folder that they share.
-
-    Each process keeps one file there, locked for as long as it lives, to which it adds the keys it uses. Whoever wants
-    to delete closes the gate, reads the files that are still locked, deletes, and opens the gate again; whoever marks
-    passes the gate first. So a mark is seen by every later deletion, and a deletion by every later look.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._gate = folder / ".gate"
-        self._owner = 0
-        self._handle = -1
-
-    def add(self, keys: Iterable[str]) -> None:
-        with locked(self._gate, shared=True):
-            if self._owner != os.getpid():  # the first mark, or the first one after a fork
-                self._handle = os.open(
-                    self._folder / uuid.uuid4().hex, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644
-                )
-                _lock(self._handle, wait=True)
-                self._owner = os.getpid()
-                finalize(self, _close, self._handle, self._owner)
-            os.write(self._handle, "".join(f"{key}\n" for key in keys).encode())
-
-    @contextmanager
-    def closed(self) -> Iterator[set[str]]:
-        """Lets nobody mark for the time of the context; yields the keys in use."""
-        with locked(self._gate):
-            yield self._read()
-
-    def _read(self) -> set[str]:
-        used: set[str] = set()
-        for file in self._folder.iterdir():
-            if file == self._gate:
-                continue
-            handle = os.open(file, os.O_RDWR)
-            try:
-                if _lock(handle, wait=False):  # its process is dead
-                    with suppress(FileNotFoundError):
-                        file.unlink()
-                else:
-                    used.update(file.read_text().split())
-            finally:
-                os.close(handle)
-        return used
-
-
-def _close(handle: int, owner: int) -> None:
-    if os.getpid() == owner:  # a forked child has an open file of its own under that number, or will have one
         os.close(handle)

@@ -16,8 +16,8 @@ from prefect.states import Completed
 
 from bico.errors import StoreError
 from storage.artefacts import ArtefactStore, open_store
+from storage.gc import note_run
 from storage.keys import Ref
-from storage.upkeep import note_run
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from flows.config import Settings, TransferConfig, make_config, read_config
 from flows.plan import make_plan
 from flows.release_watch import WatchConfig
 from flows.results import rows_of
-from storage import upkeep
+from storage import gc
 from storage.arrays import read_arrays, write_arrays
 from storage.artefacts import ArtefactStore
 from storage.checkpoints import load_state
@@ -276,7 +276,7 @@ MISTAKES = [
         h.file("x.pt", _code()), allow_pickle=True)),
     Mistake("Models and checkpoints", "a pickled list, `--allow-pickle`", lambda h: load_state(
         _saved([torch.ones(1)])(h), allow_pickle=True)),
-    Mistake("Addresses", "store `gs://bucket/x`", lambda h: ArtefactStore("gs://bucket/x")),
+    Mistake("Addresses", "store `ftp://host/x`", lambda h: ArtefactStore("ftp://host/x")),
     Mistake("Addresses", "store `s3:///x`", lambda h: ArtefactStore("s3:///x")),
     Mistake("Addresses", "store `s3://key:secret@bucket/x`", lambda h: ArtefactStore("s3://key:secret@bucket/x")),
     Mistake("Addresses", "store `file://server/x`", lambda h: ArtefactStore("file://server/x")),
@@ -294,8 +294,8 @@ MISTAKES = [
     Mistake("The store", "a cut manifest", lambda h: _damaged(h, MANIFEST, "{")),
     Mistake("The store", "an array that is not there", lambda h: read_arrays(_arrays(h), ["b"])),
     Mistake("The store", "an array of half precision", lambda h: write_arrays(h.path / "y", {"a": torch.ones(1).half()})),
-    Mistake("The store", "`bico cache gc` without a choice", lambda h: upkeep.collect(h.store())),
-    Mistake("The store", "`bico cache gc --run x`", lambda h: upkeep.collect(h.store(), run="x")),
+    Mistake("The store", "`bico cache gc` without a choice", lambda h: gc.collect(h.store())),
+    Mistake("The store", "`bico cache gc --run x`", lambda h: gc.collect(h.store(), run="x")),
     Mistake("Comparing and watching", "`bico compare a b`, no such folders", lambda h: rows_of("a", Settings(home=h.home))),
     Mistake("Comparing and watching", "a run's id, and no MLflow database", lambda h: rows_of(
         "0" * 32, Settings(home=h.home))),

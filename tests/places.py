@@ -1,4 +1,4 @@
-"""The two kinds of places for artefacts, with the same handles on both: one set of tests holds them to one contract."""
+"""The kinds of places for artefacts, with the same handles on all: one set of tests holds them to one contract."""
 
 import json
 import logging
@@ -13,13 +13,16 @@ from typing import Any
 
 import obstore
 import pytest
-from obstore.store import S3Store
+from obstore.store import MemoryStore, ObjectStore, S3Store
 
+from storage import bucket
 from storage.artefacts import ArtefactStore
 from storage.manifest import MANIFEST
 
 BUCKET = "experts"
 KEY = "maps-0123456789abcdef"
+FILES = ("deep/data", "empty")
+"""What `Builder` writes."""
 SOURCES = os.pathsep.join(path for path in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")) if path)
 """PYTHONPATH for processes that import what this one does."""
 
@@ -68,16 +71,16 @@ def s3() -> Iterator[None]:
 class Place(ABC):
     """An address for a store, and a way around the store to its bytes."""
 
-    def __init__(self, url: str, workshop: Path | None) -> None:
-        self.url, self.workshop = url, workshop
+    def __init__(self, url: str, staging: Path | None) -> None:
+        self.url, self.staging = url, staging
 
     def open(self, **options: Any) -> ArtefactStore:
-        return ArtefactStore(self.url, workshop=self.workshop, **options)
+        return ArtefactStore(self.url, staging=self.staging, **options)
 
     @property
     def bench(self) -> Path:
         """Where artefacts are built."""
-        return self.workshop or Path(self.url)
+        return self.staging or Path(self.url)
 
     def leftovers(self) -> list[Path]:
         return list((self.bench / "tmp").iterdir())
@@ -122,9 +125,9 @@ class FolderPlace(Place):
 
 
 class BucketPlace(Place):
-    def __init__(self, url: str, workshop: Path) -> None:
-        super().__init__(url, workshop)
-        self.client = S3Store.from_url(url, client_options={"allow_http": True})
+    def __init__(self, url: str, staging: Path, client: ObjectStore) -> None:
+        super().__init__(url, staging)
+        self.client = client
 
     def read(self, key: str, name: str) -> bytes:
         return bytes(obstore.get(self.client, self._object(key, name)).bytes())
@@ -147,11 +150,13 @@ class BucketPlace(Place):
         return f"data/{key}/{self.manifest(key)['attempt']}/{name}"
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(params=["folder", "bucket", "memory"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """A place of its own for one test, of each kind."""
+    """A place of its own for one test, of each kind; the bucket in memory is one of no provider, seen by this process."""
     if request.param == "folder":
         return FolderPlace(str(tmp_path / "store"), None)
+    if request.param == "memory":
+        return new_memory_place(tmp_path, monkeypatch)
     request.getfixturevalue("s3")
     return new_bucket_place(tmp_path, monkeypatch)
 
@@ -164,4 +169,18 @@ def store(place: Place) -> ArtefactStore:
 def new_bucket_place(folder: Path, patch: pytest.MonkeyPatch) -> BucketPlace:
     """A prefix of its own in the bucket that `s3` serves."""
     patch.setenv("BICO_CACHE", str(folder / "cache"))  # for stores that open an address by themselves
-    return BucketPlace(f"s3://{BUCKET}/{uuid.uuid4().hex}", folder / "workshop")
+    url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    return BucketPlace(url, folder / "staging", S3Store.from_url(url, client_options={"allow_http": True}))
+
+
+def new_memory_place(folder: Path, patch: pytest.MonkeyPatch) -> BucketPlace:
+    """A bucket in the memory of this process, under the address of a provider that nobody can reach from here."""
+    url, client = f"gs://memory/{uuid.uuid4().hex}", MemoryStore()
+    patch.setenv("BICO_CACHE", str(folder / "cache"))
+
+    def connect(asked: str) -> MemoryStore:
+        assert asked == url
+        return client
+
+    patch.setattr(bucket, "connect", connect)
+    return BucketPlace(url, folder / "staging", client)

@@ -12,5 +12,7 @@ warm           processes that cost milliseconds to start
 residue        what may not be left when a fault is over
 mutations      stores that are wrong on purpose, which the faults must notice
 journal        what came of each fault, and the tables
+injections     what a session injects, one by one
+jobs           several of them at once, each in a process of its own
 session        the long session: `make faults`
 """

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from storage.boundaries import Boundary
+from storage.fault_points import FaultPoint
 from tests.faults import disks, trials
 from tests.faults.work import Fault
 
-BUILDING = [b for b in Boundary if b not in (Boundary.RETIRED, Boundary.CONDEMNED)]
-PASSINGS = {Boundary.UPLOADED: (1, 4, 8)}
-"""Which passings of a border are tried: in a bucket every file passes UPLOADED."""
+BUILDING = [b for b in FaultPoint if b not in (FaultPoint.REMOVED, FaultPoint.CHOSEN)]
+OCCASIONS = {FaultPoint.UPLOADED: (1, 4, 8)}
+"""Which of the times that a point is reached are tried: in a bucket every file reaches UPLOADED."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +29,25 @@ class Case:
 
 def cases(repeats: int = 1) -> Iterator[Case]:
     """All kinds of faults; those with a random part `repeats` times."""
-    for boundary in BUILDING:
-        places = ("bucket",) if boundary is Boundary.UPLOADED else ("folder", "bucket")
-        for nth in PASSINGS.get(boundary, (1, 2, 4)):
-            fault = Fault(boundary, nth, "kill")
-            yield Case(f"killed at {boundary} {nth}", "SIGKILL at a border", trials.at_a_border(fault), places)
-    for boundary in (Boundary.PREPARED, Boundary.RETIRED, Boundary.COMMITTED):
-        inject = trials.at_a_border_while_replacing(Fault(boundary, 1, "kill"))
-        yield Case(f"killed at {boundary} while replacing", "SIGKILL while replacing damage", inject)
+    for point in BUILDING:
+        places = ("bucket",) if point is FaultPoint.UPLOADED else ("folder", "bucket")
+        for nth in OCCASIONS.get(point, (1, 2, 4)):
+            fault = Fault(point, nth, "kill")
+            yield Case(f"killed at {point} {nth}", "SIGKILL at a fault point", trials.at_a_fault_point(fault), places)
+    for point in (FaultPoint.PREPARED, FaultPoint.REMOVED, FaultPoint.COMMITTED):
+        inject = trials.at_a_fault_point_while_replacing(Fault(point, 1, "kill"))
+        yield Case(f"killed at {point} while replacing", "SIGKILL while replacing damage", inject)
     for action, group in (("full", "full disk"), ("read-only", "read-only store"), ("lost", "connection lost")):
-        for boundary in BUILDING:
-            if boundary in (Boundary.UPLOADED, Boundary.COMMITTED):
+        for point in BUILDING:
+            if point in (FaultPoint.UPLOADED, FaultPoint.COMMITTED):
                 continue
-            yield Case(f"{action} at {boundary}", group, trials.at_a_border(Fault(boundary, 2, action)))
+            yield Case(f"{action} at {point}", group, trials.at_a_fault_point(Fault(point, 2, action)))
         places = ("bucket",)
-        yield Case(f"{action} at uploaded", group, trials.at_a_border(Fault(Boundary.UPLOADED, 5, action)), places)
+        yield Case(
+            f"{action} at uploaded", group, trials.at_a_fault_point(Fault(FaultPoint.UPLOADED, 5, action)), places
+        )
     for nth in (1, 3, 4):
-        inject = trials.at_a_border(Fault(Boundary.PREPARED, nth, "files stop growing"))
+        inject = trials.at_a_fault_point(Fault(FaultPoint.PREPARED, nth, "files stop growing"))
         yield Case(f"files stop growing at prepared {nth}", "full disk", inject)
     for days in (-400, -2, 2, 400):
         yield Case(f"clock {days:+} days", "clock skew", trials.with_skew(days * 86400.0))
@@ -72,14 +74,14 @@ def cases(repeats: int = 1) -> Iterator[Case]:
 
 SHORT = {
     "folder": {
-        "killed at marked 1", "killed at locked 2", "killed at prepared 2", "killed at built 1", "killed at sealed 2",
-        "killed at committed 1", "killed at committed 4", "killed at retired while replacing", "killed at random",
+        "killed at leased 1", "killed at locked 2", "killed at prepared 2", "killed at built 1", "killed at sealed 2",
+        "killed at committed 1", "killed at committed 4", "killed at removed while replacing", "killed at random",
         "full at sealed", "read-only at prepared", "lost at built", "clock -400 days", "clock +400 days",
         "clock +400 days beside a builder", "disk of 24 kB", "file truncated", "file flipped", "file zeroed",
         "file deleted", "manifest truncated", "manifest flipped", "3 writers", "2 of 4 writers killed", "beside gc",
     },
     "bucket": {
-        "killed at uploaded 4", "killed at retired while replacing", "lost at uploaded", "file flipped", "3 machines",
+        "killed at uploaded 4", "killed at removed while replacing", "lost at uploaded", "file flipped", "3 machines",
     },
 }  # fmt: skip
 """What every run of the test suite tries."""

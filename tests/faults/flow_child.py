@@ -20,6 +20,7 @@ import uvicorn
 from distributed import Worker
 from prefect.server.api.server import create_app
 from prefect.settings import (
+    PREFECT_API_DATABASE_CONNECTION_URL,
     PREFECT_API_SSL_CERT_FILE,
     PREFECT_API_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -33,7 +34,7 @@ from flows.config import Settings, TransferConfig
 from flows.plan import make_plan
 from flows.server import one_certificate
 from flows.transfer import transfer
-from storage.boundaries import intercepted
+from storage.fault_points import intercepted
 from tasks.inputs import open_head, open_split
 from tests.faults import mutations
 from tests.faults.work import Fault, Injector, skewed
@@ -136,8 +137,9 @@ def run_worker(setting: Setting, scheduler: str, folder: Path) -> None:
         asyncio.run(work())
 
 
-def run_prefect(setting: Setting, port: int) -> None:
-    with living_by(setting):
+def run_prefect(setting: Setting, port: int, folder: Path) -> None:
+    database = {PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{folder / 'prefect.db'}"}
+    with living_by(setting), temporary_settings(database):
         app = create_app(ephemeral=True, webserver_only=True)  # no page for people, and no schedules
         uvicorn.run(app, port=port, log_level="error", lifespan="on")
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bico.reporting.provenance import machine
+from tests.faults.mutations import MUTATIONS
 from tests.faults.trials import Outcome
 
 PACKAGES = ("torch", "zarr", "obstore", "moto", "prefect", "distributed", "mlflow")
@@ -56,7 +57,7 @@ def report(entries: Iterable[Entry], command: str) -> str:
     seconds = sum(entry.seconds for entry in entries)
     parts = [
         "# Injected faults",
-        f"Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}, in {seconds:.0f} s.\nMachine: {machine(PACKAGES)}.",
+        f"Made by `{command}` on {datetime.now(UTC):%Y-%m-%d}, in {seconds:.0f} s, summed over faults that run several at once.\nMachine: {machine(PACKAGES)}.",
         "After each fault the work was run again and had to complete with the bits of an undisturbed run: every file of\n"
         "every artefact, and for whole runs the rows, the tables and what MLflow shows. *Struck*: the fault did something\n"
         "(a process died, a run failed, a file changed); a kill at a random moment may come too late. *Taken for\n"
@@ -66,7 +67,10 @@ def report(entries: Iterable[Entry], command: str) -> str:
         _table(faults),
     ]
     if bad := [entry for entry in faults if not entry.outcome.good]:
-        parts += ["## Failures", "\n".join(f"- {entry.where}: {entry.outcome}" for entry in bad)]
+        parts += [
+            "## Failures",
+            "\n".join(f"- {entry.where}: {entry.outcome}" for entry in sorted(bad, key=lambda entry: entry.number)),
+        ]
     if mutants:
         parts += ["## Would it have noticed?", _MUTANTS, _mutants(mutants)]
     return "\n\n".join(parts) + "\n"
@@ -105,13 +109,18 @@ def _row(where: str, group: str, found: list[Entry]) -> str:
 
 def _mutants(mutants: list[Entry]) -> str:
     rows = ["| store | fault | noticed | as |", "| --- | --- | --- | --- |"]
-    for entry in mutants:
+    for entry in sorted(mutants, key=_by_mutation):
         outcome = entry.outcome
         rows.append(
             f"| {entry.mutation} | {entry.where}: {outcome.fault} | {'no' if outcome.good else 'yes'} "
             f"| {', '.join(_noticed(outcome))} |"
         )
     return "\n".join(rows)
+
+
+def _by_mutation(entry: Entry) -> tuple[int, str]:
+    """As they are listed, not as they were done: several are at once."""
+    return list(MUTATIONS).index(entry.mutation), entry.number
 
 
 def _noticed(outcome: Outcome) -> Iterator[str]:

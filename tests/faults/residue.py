@@ -6,8 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
-from storage import bucket, upkeep
+from storage import bucket, gc
 from storage.artefacts import ArtefactStore
+from storage.leases import LEASES
 from storage.locks import locked
 from tests.places import BucketPlace, Place
 
@@ -15,48 +16,49 @@ EVER = float("-inf")
 """An age that everything has, also what a clock that was ahead has dated into the future."""
 
 
-def stale(place: Place, workshops: Iterable[Path] = ()) -> list[str]:
+def stale(place: Place, staging: Iterable[Path] = ()) -> list[str]:
     """Returns what is left that should not be; empties the place on the way.
 
     Arguments:
-        workshops: Of other machines that used the place, for a bucket.
+        staging: Of other machines that used the place, for a bucket.
     """
-    found = [f"{key}: {fault}" for key, fault in upkeep.verify(place.open())[1].items()]
-    for workshop in (place.bench, *workshops):
-        found += _held(workshop)
-        found += _litter(place, workshop)
+    found = [f"{key}: {fault}" for key, fault in gc.verify(place.open())[1].items()]
+    for folder in (place.bench, *staging):
+        found += _held(folder)
+        found += _litter(place, folder)
     return found + _after_gc(place)
 
 
-def _held(workshop: Path) -> list[str]:
+def _held(staging: Path) -> list[str]:
     """Locks that somebody still holds."""
     found = []
-    for path in sorted((workshop / "locks").iterdir()):
+    for path in sorted((staging / "locks").iterdir()):
         with locked(path, wait=False) as free:
             if not free:
                 found.append(f"lock of {path.name} is held")
     return found
 
 
-def _litter(place: Place, workshop: Path) -> list[str]:
+def _litter(place: Place, staging: Path) -> list[str]:
     """What lies about after a day: whoever opens the store then sweeps."""
-    for path in (workshop / "tmp").iterdir():
+    for path in (staging / "tmp").iterdir():
         os.utime(path, (0, 0))
-    ArtefactStore(place.url, workshop=workshop)
-    return [f"{path.name} in tmp" for path in (workshop / "tmp").iterdir()]
+    ArtefactStore(place.url, staging=staging)
+    return [f"{path.name} in tmp" for path in (staging / "tmp").iterdir()]
 
 
 def _after_gc(place: Place) -> list[str]:
-    """What is left of a store of which nothing is needed; marks of the dead protect nothing."""
+    """What is left of a store of which nothing is needed; leases of the dead protect nothing."""
     collector = place.open()
     if isinstance(place, BucketPlace):
-        # Nobody waits here for a mark to die, or for a lost upload to age.
+        # Nobody waits here for a lease to end, or for a lost upload to age.
         with patch.object(bucket, "LIFETIME", timedelta(seconds=-1)), patch.object(bucket, "STALE_SECONDS", -1):
-            kept = upkeep.collect(collector, older_than=EVER).in_use
+            kept = gc.collect(collector, older_than=EVER).in_use
             left = place.objects("data/") + place.objects("manifests/")
             left += [f"copies/{path.name}" for path in (place.bench / "copies").iterdir()]
     else:
-        kept = upkeep.collect(collector, older_than=EVER).in_use
+        kept = gc.collect(collector, older_than=EVER).in_use
         left = [f"{folder}/{p.name}" for folder in ("final", "tmp") for p in (Path(place.url) / folder).iterdir()]
-        left += [f"marks/{p.name}" for p in (Path(place.url) / "marks").iterdir() if p.name != ".gate"]
-    return [f"{holding.key} is marked by the dead" for holding in kept] + [f"{name} after gc" for name in left]
+        left += [f"lease {p.name}" for p in (Path(place.url) / LEASES).iterdir() if not p.name.startswith(".")]
+    left += [f"lock of {path.name}" for path in (place.bench / "locks").iterdir()]
+    return [f"{artefact.key} is leased by the dead" for artefact in kept] + [f"{name} after gc" for name in left]

@@ -13,20 +13,20 @@ from tests.faults import disks
 from tests.faults.runs import RunTrial, last_error
 from tests.faults.trials import How, damage_file
 from tests.faults.wire import Wire
-from tests.faults.work import Boundary, Fault
+from tests.faults.work import Fault, FaultPoint
 
 
-def in_the_flow(boundary: Boundary, nth: int, action: str = "kill", skew: float = 0.0) -> Callable[[RunTrial], None]:
+def in_the_flow(point: FaultPoint, nth: int, action: str = "kill", skew: float = 0.0) -> Callable[[RunTrial], None]:
     def inject(trial: RunTrial) -> None:
-        trial.run(fault=Fault(boundary, nth, action), skew=skew)
+        trial.run(fault=Fault(point, nth, action), skew=skew)
         trial.struck = trial.token.exists()
 
     return inject
 
 
-def in_a_worker(boundary: Boundary, nth: int, action: str = "kill") -> Callable[[RunTrial], None]:
+def in_a_worker(point: FaultPoint, nth: int, action: str = "kill") -> Callable[[RunTrial], None]:
     def inject(trial: RunTrial) -> None:
-        trial.workers(2, fault=Fault(boundary, nth, action))
+        trial.workers(2, fault=Fault(point, nth, action))
         answer = trial.run()
         trial.struck = trial.token.exists()
         if action == "kill":
@@ -63,12 +63,12 @@ def on_a_small_disk(share: float) -> Callable[[RunTrial], None]:
     return inject
 
 
-def read_only_from(boundary: Boundary, nth: int, where: str) -> Callable[[RunTrial], None]:
+def read_only_from(point: FaultPoint, nth: int, where: str) -> Callable[[RunTrial], None]:
     """The disk is remounted for reading only while a flow or a worker is at work."""
 
     def inject(trial: RunTrial) -> None:
         trial.place.open()
-        fault = Fault(boundary, nth, "call")
+        fault = Fault(point, nth, "call")
         with ExitStack() as held:
             trial.when_struck(lambda: held.enter_context(disks.read_only(trial.place.bench)))
             if where == "worker":
@@ -82,11 +82,11 @@ def read_only_from(boundary: Boundary, nth: int, where: str) -> Callable[[RunTri
     return inject
 
 
-def prefect_killed(boundary: Boundary, nth: int) -> Callable[[RunTrial], None]:
+def prefect_killed(point: FaultPoint, nth: int) -> Callable[[RunTrial], None]:
     def inject(trial: RunTrial) -> None:
         trial.when_struck(trial.bench.prefect.kill)
         try:
-            trial.run(fault=Fault(boundary, nth, "call"))
+            trial.run(fault=Fault(point, nth, "call"))
         finally:
             trial.struck = trial.token.exists()
             if trial.struck:
@@ -95,7 +95,7 @@ def prefect_killed(boundary: Boundary, nth: int) -> Callable[[RunTrial], None]:
     return inject
 
 
-def prefect_lost(boundary: Boundary, nth: int, seconds: float | None = None) -> Callable[[RunTrial], None]:
+def prefect_lost(point: FaultPoint, nth: int, seconds: float | None = None) -> Callable[[RunTrial], None]:
     """The connection breaks, for good or for some seconds."""
 
     def inject(trial: RunTrial) -> None:
@@ -103,14 +103,14 @@ def prefect_lost(boundary: Boundary, nth: int, seconds: float | None = None) -> 
         trial.held.callback(wire.close)
         trial.api = f"http://127.0.0.1:{wire.port}/api"
         trial.when_struck(lambda: _cut(wire, seconds))
-        trial.run(fault=Fault(boundary, nth, "call"))
+        trial.run(fault=Fault(point, nth, "call"))
         trial.struck = wire.was_cut
         wire.mend()
 
     return inject
 
 
-def bucket_lost(boundary: Boundary, nth: int, seconds: float | None = None) -> Callable[[RunTrial], None]:
+def bucket_lost(point: FaultPoint, nth: int, seconds: float | None = None) -> Callable[[RunTrial], None]:
     def inject(trial: RunTrial) -> None:
         server = os.environ["AWS_ENDPOINT_URL"]
         wire = Wire(int(server.rpartition(":")[2]))
@@ -119,7 +119,7 @@ def bucket_lost(boundary: Boundary, nth: int, seconds: float | None = None) -> C
             patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{wire.port}")
             trial.workers()
             trial.when_struck(lambda: _cut(wire, seconds))
-            answer = trial.run(fault=Fault(boundary, nth, "call"))
+            answer = trial.run(fault=Fault(point, nth, "call"))
         trial.struck = wire.was_cut
         trial.bench.dask.kill_workers()  # theirs was the wire
         if seconds is not None:

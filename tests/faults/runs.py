@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from bico.errors import StoreError
-from storage.bucket import _default_workshop
+from storage.bucket import _default_staging
 from tests.faults import work
 from tests.faults.flow_child import Setting, run_flow, short_transfer
 from tests.faults.residue import stale
@@ -44,14 +44,15 @@ class Bench:
     """The servers and the undisturbed run that all trials share.
 
     Arguments:
-        folder: Where the models are already.
+        folder: For what servers and runs write.
+        models: Where the models are already.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, models: Path) -> None:
         self.folder = folder
-        self.config = short_transfer(folder)
+        self.config = short_transfer(models)
         self._mlflow: MLflow | None = None
-        self.prefect = Prefect(folder / "prefect.log")
+        self.prefect = Prefect(folder)
         self.dask = Dask(folder)
         with self.trial(RunCase("undisturbed", "", lambda trial: None), 0) as trial:
             started = time.perf_counter()
@@ -71,7 +72,7 @@ class Bench:
                 place: Place = FolderPlace(str(home / "store"), None)
             else:
                 place = new_bucket_place(home, patch)
-                place.workshop = _default_workshop(place.url)  # of the flow, which opens the address by itself
+                place.staging = _default_staging(place.url)  # of the flow, which opens the address by itself
             trial = RunTrial(self, case, home, place, random.Random(seed))
             try:
                 yield trial

@@ -36,9 +36,10 @@ def wait_for(url: str, server: WarmProcess) -> None:
 class Prefect:
     """A Prefect server with a database of its own."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.port = free_port()
-        self._setting = Setting(dict(os.environ), log)
+        self._folder = folder
+        self._setting = Setting(dict(os.environ), folder / "prefect.log")
         self.start()
 
     @property
@@ -46,7 +47,7 @@ class Prefect:
         return f"http://127.0.0.1:{self.port}/api"
 
     def start(self) -> None:
-        self._process = work.PROCESSES.Process(target=run_prefect, args=(self._setting, self.port))
+        self._process = work.PROCESSES.Process(target=run_prefect, args=(self._setting, self.port, self._folder))
         self._process.start()
         wait_for(f"{self.api}/health", self._process)
 

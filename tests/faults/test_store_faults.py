@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.boundaries import Boundary
+from storage.fault_points import FaultPoint
 from tests.faults.catalogue import SHORT, Case, cases
+from tests.faults.injections import mutant
 from tests.faults.mutations import EXPOSED_BY, MUTATIONS
-from tests.faults.session import mutant
 from tests.faults.trials import Trial
 from tests.places import FolderPlace, new_bucket_place
 
@@ -19,9 +19,9 @@ def test_the_names_of_the_short_version_exist() -> None:
         assert names == {case.name for case, place in CHOSEN if place == kind}
 
 
-def test_every_border_of_a_commit_is_in_the_long_version() -> None:
+def test_every_fault_point_of_a_commit_is_in_the_long_version() -> None:
     killed = {case.name.split()[2] for case in cases() if case.name.startswith("killed at")}
-    assert killed >= set(Boundary) - {Boundary.CONDEMNED}
+    assert killed >= set(FaultPoint) - {FaultPoint.CHOSEN}
 
 
 @pytest.mark.parametrize(("case", "kind"), CHOSEN, ids=[f"{kind}: {case.name}" for case, kind in CHOSEN])

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bico.errors import StoreError
-from storage import upkeep
+from storage import gc
 from storage.artefacts import ArtefactStore
 from storage.manifest import MANIFEST
 from tests.faults import work
@@ -64,12 +64,12 @@ class Trial:
         self.place, self.folder, self.random = place, folder, random.Random(seed)
         self.struck = False
 
-    def start(self, *, own_workshop: bool = False, **options: object) -> tuple[Process, Path]:
+    def start(self, *, own_staging: bool = False, **options: object) -> tuple[Process, Path]:
         answer = self.folder / f"answer-{uuid.uuid4().hex}"
-        workshop = self.place.workshop
-        if own_workshop and workshop is not None:
-            workshop = self.folder / f"machine-{uuid.uuid4().hex}"
-        return work.start(self.place.url, workshop, answer, **options), answer
+        staging = self.place.staging
+        if own_staging and staging is not None:
+            staging = self.folder / f"machine-{uuid.uuid4().hex}"
+        return work.start(self.place.url, staging, answer, **options), answer
 
     def run(self, **options: object) -> dict:
         """Runs the pipeline and returns its answer; of a process that died, that it did."""
@@ -97,7 +97,7 @@ class Trial:
         if "error" in again:
             wrong.append(again["error"])
         left = ["the second run hung"] if "hung" in again else []
-        del reader  # what it has marked is not the fault's
+        del reader  # what it has leased is not the fault's
         left += stale(self.place, self.folder.glob("machine-*"))
         return Outcome(fault, early, wrong, left, self.struck)
 
@@ -112,14 +112,14 @@ def _differs(reader: ArtefactStore, key: str, expected: dict[str, str]) -> bool:
 # The faults
 
 
-def at_a_border(fault: work.Fault) -> Callable[[Trial], None]:
+def at_a_fault_point(fault: work.Fault) -> Callable[[Trial], None]:
     def inject(trial: Trial) -> None:
         trial.run(fault=fault)
 
     return inject
 
 
-def at_a_border_while_replacing(fault: work.Fault) -> Callable[[Trial], None]:
+def at_a_fault_point_while_replacing(fault: work.Fault) -> Callable[[Trial], None]:
     """The fault hits a run that finds a damaged artefact and makes it again."""
 
     def inject(trial: Trial) -> None:
@@ -179,7 +179,7 @@ def concurrently(writers: int, killed: int = 0, machines: bool = False) -> Calla
     """Several runs of one pipeline at once, some of which die; on machines of their own they share no lock."""
 
     def inject(trial: Trial) -> None:
-        started = [trial.start(pause=0.005, own_workshop=machines) for _ in range(writers)]
+        started = [trial.start(pause=0.005, own_staging=machines) for _ in range(writers)]
         for process, _ in started[:killed]:
             process.join(trial.random.uniform(0.0, 0.3))
             process.kill()
@@ -197,13 +197,13 @@ def with_skew(seconds: float) -> Callable[[Trial], None]:
 
     def inject(trial: Trial) -> None:
         user = trial.place.open()
-        fault = work.Fault(work.Boundary.COMMITTED, 2, "kill")
+        fault = work.Fault(work.FaultPoint.COMMITTED, 2, "kill")
         trial.run(fault=fault, skew=seconds)
         first = work.artefacts()[0]
         there = user.is_complete(first)
-        upkeep.collect(trial.place.open(), older_than=0)
+        gc.collect(trial.place.open(), older_than=0)
         if there and not user.is_complete(first):
-            raise AssertionError("gc deleted what a living process had marked")
+            raise AssertionError("gc deleted what a living process had leased")
 
     return inject
 
@@ -245,7 +245,7 @@ def with_gc(trial: Trial) -> None:
     collector = trial.place.open()
     deadline = time.monotonic() + PATIENCE
     while any(process.is_alive() for process, _ in started) and time.monotonic() < deadline:
-        upkeep.collect(collector, older_than=0)
+        gc.collect(collector, older_than=0)
     for process, answer in started:
         result = trial.wait(process, answer)
         if result.get("digests") != undisturbed():

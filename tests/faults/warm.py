@@ -23,7 +23,7 @@ import pytest
 from tests.faults import disks, work
 
 _LIMIT = 1 << 20
-_DIE_WITH_PARENT = 1
+DIE_WITH_PARENT = 1
 
 ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
@@ -39,7 +39,7 @@ ENVIRONMENT = {
 
 @contextmanager
 def loaded(folder: Path, runs: bool) -> Iterator[None]:
-    """Loads what trials need, and has their processes forked from what is loaded.
+    """Loads what trials need; `copied` then has their processes forked from what is loaded.
 
     Arguments:
         folder: Where the runs' models and Prefect's files go; Prefect asks while it is loaded.
@@ -50,12 +50,21 @@ def loaded(folder: Path, runs: bool) -> Iterator[None]:
             patch.delenv(name)
         for name, value in (ENVIRONMENT | {"PREFECT_HOME": str(folder / "prefect")}).items():
             patch.setenv(name, value)
+        import moto.server  # noqa: F401 - here once, not in each job
+
         import storage.bucket  # noqa: F401 - only now
 
         if runs:
             from tests.faults import flow_child, run_catalogue  # noqa: F401
 
             flow_child.warm_up(folder)
+        yield
+
+
+@contextmanager
+def copied() -> Iterator[None]:
+    """Has the processes of trials forked from a copy of this one, in a mount namespace of their own."""
+    with pytest.MonkeyPatch.context() as patch:
         if disks.possible():
             disks.alone()
         patch.setattr(work, "PROCESSES", WarmProcesses())
@@ -127,7 +136,7 @@ def _serve(requests: socket.socket) -> None:
         if pid == 0:
             requests.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)  # nothing outlives the session
+            ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)  # nothing outlives the session
             _work(work)
         requests.send(str(pid).encode())
     os._exit(0)

@@ -16,7 +16,7 @@ from typing import Any
 
 from bico.errors import StoreError
 from storage.artefacts import ArtefactStore
-from storage.boundaries import Boundary, intercepted
+from storage.fault_points import FaultPoint, intercepted
 from storage.keys import artefact_key
 from tests.faults import disks, mutations
 
@@ -31,9 +31,9 @@ PROCESSES.set_forkserver_preload(["tests.faults.work", "storage.bucket"])
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at the nth passing of a border."""
+    """What happens when a fault point is reached for the nth time."""
 
-    boundary: Boundary
+    point: FaultPoint
     nth: int
     action: str
     """kill, full (no space left), read-only, or lost (no connection); or "files stop growing", which the kernel sees to."""
@@ -86,14 +86,14 @@ def digest(store: ArtefactStore, key: str) -> str:
 
 
 class Injector:
-    """Counts the passings of a border and strikes at one of them."""
+    """Counts how often a fault point is reached, and strikes at one of those times."""
 
     def __init__(self, fault: Fault) -> None:
-        self._fault, self._passed = fault, Counter()
+        self._fault, self._reached = fault, Counter()
 
-    def __call__(self, boundary: Boundary, key: str) -> None:
-        self._passed[boundary] += 1
-        if boundary is self._fault.boundary and self._passed[boundary] == self._fault.nth:
+    def __call__(self, point: FaultPoint, key: str) -> None:
+        self._reached[point] += 1
+        if point is self._fault.point and self._reached[point] == self._fault.nth:
             self.strike(self._fault.action)
 
     def strike(self, action: str) -> None:
@@ -113,7 +113,7 @@ def skewed(seconds: float) -> None:
 
 def start(
     url: str,
-    workshop: Path | None,
+    staging: Path | None,
     answer: Path,
     *,
     fault: Fault | None = None,
@@ -129,7 +129,7 @@ def start(
         skew: Seconds by which the process's clock is ahead.
         disk: The size of the disk on which the process builds, bytes.
     """
-    told = url, workshop, answer, fault, pause, skew, disk, dict(os.environ)
+    told = url, staging, answer, fault, pause, skew, disk, dict(os.environ)
     process = PROCESSES.Process(target=_main, args=told)
     process.start()
     return process
@@ -137,7 +137,7 @@ def start(
 
 def _main(
     url: str,
-    workshop: Path | None,
+    staging: Path | None,
     answer: Path,
     fault: Fault | None,
     pause: float,
@@ -152,14 +152,14 @@ def _main(
         skewed(skew)
     with ExitStack() as held:
         if disk:
-            bench = workshop or Path(url)
+            bench = staging or Path(url)
             bench.mkdir(parents=True, exist_ok=True)
             disks.alone()
             held.enter_context(disks.small(bench, disk))
         if fault:
             held.enter_context(intercepted(Injector(fault)))
         try:
-            result = {"digests": pipeline(ArtefactStore(url, workshop=workshop), pause)}
+            result = {"digests": pipeline(ArtefactStore(url, staging=staging), pause)}
         except (StoreError, OSError) as error:
             result = {"error": f"{type(error).__name__}: {error}"}
     answer.write_text(json.dumps(result))

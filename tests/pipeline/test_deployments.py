@@ -16,7 +16,7 @@ from flows.config import Settings, make_config
 from flows.nightly import reproduce_nightly
 from flows.release_watch import WatchConfig
 from storage.artefacts import ArtefactStore
-from storage.upkeep import holdings, note_run
+from storage.gc import inventory, note_run
 from tests.flow_setup import Bench
 from tests.pipeline.test_recorded import artifacts
 
@@ -67,7 +67,7 @@ def test_garbage_is_collected_and_shown(api: None, tmp_path: Path) -> None:
     assert ended.result() == {"deleted": 1, "in_use": 0, "bytes": 5}  # what a run has noted stays
     shown = artifacts(str(ended.state_details.flow_run_id))
     assert "1 artefacts went" in shown["cache-gc"].data and '"stage": "maps"' in shown["cache-gc-stages"].data
-    assert [holding.key for holding in holdings(ArtefactStore(settings.store))] == ["maps-1"]
+    assert [artefact.key for artefact in inventory(ArtefactStore(settings.store))] == ["maps-1"]
     with pytest.raises(ValueError, match="--older-than soon"):
         cache_gc("soon", settings=settings)
 

@@ -10,11 +10,12 @@ import pytest
 from bico.errors import StoreError
 from storage import folder as folder_module
 from storage import manifest as manifest_module
-from storage.artefacts import ArtefactStore, open_store
-from storage.boundaries import Boundary, intercepted
+from storage.artefacts import ArtefactStore, folder_of, open_store
+from storage.fault_points import FaultPoint, intercepted
+from storage.gc import note_run
 from storage.keys import Ref
 from storage.manifest import MANIFEST
-from tests.places import KEY, Builder, FolderPlace, Place
+from tests.places import FILES, KEY, BucketPlace, Builder, FolderPlace, Place
 
 
 def test_built_once_then_found(place: Place, store: ArtefactStore) -> None:
@@ -34,8 +35,8 @@ def test_built_once_then_found(place: Place, store: ArtefactStore) -> None:
 def test_another_process_finds_the_same_files(place: Place, store: ArtefactStore) -> None:
     """By the reference alone, with a copy of its own where the place is remote."""
     ref, _ = store.get_or_create(KEY, Builder(b"abc"))
-    assert (ref.path / "deep" / "data").read_bytes() == b"abc"
-    assert (ref.path / "empty").read_bytes() == b""
+    assert (folder_of(ref) / "deep" / "data").read_bytes() == b"abc"
+    assert (folder_of(ref) / "empty").read_bytes() == b""
     assert open_store(ref.root).is_complete(KEY)
 
 
@@ -50,6 +51,23 @@ def test_manifest_lists_what_was_written(place: Place, store: ArtefactStore) -> 
         "size": 3,
         "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
     }
+
+
+def test_the_layout_is_the_one_it_always_was(place: Place, store: ArtefactStore) -> None:
+    """A change here makes every stored artefact a miss, and hides the leases of older processes from newer ones."""
+    store.get_or_create(KEY, Builder())
+    note_run(store, "r", [KEY])
+    if isinstance(place, BucketPlace):
+        found = set(place.objects("")) - set(place.objects("marks/"))
+        attempt = place.manifest(KEY)["attempt"]
+        assert found == {f"manifests/{KEY}.json", "notes/run-r"} | {f"data/{KEY}/{attempt}/{n}" for n in FILES}
+        assert len(place.objects("marks/")) == 1
+    else:
+        root = Path(place.url)
+        found = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+        (lease,) = (path.name for path in (root / "marks").iterdir() if path.name != ".gate")
+        committed = {f"final/{KEY}/{name}" for name in (MANIFEST, *FILES)}
+        assert found == committed | {f"locks/{KEY}", "marks/.gate", f"marks/{lease}", "notes/run-r"}
 
 
 Damage = Callable[[Place], object]
@@ -282,11 +300,13 @@ def test_root_that_is_a_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("gs://bucket/store", "give a folder, file:///path or s3://bucket/prefix"),
+        ("ftp://host/store", "give a folder, file:///path, s3://bucket/prefix, gs://bucket/prefix or az://"),
         ("http://user:hunter2@host/store", "http://\\*\\*\\*@host/store: give a folder"),
         ("file://host/store", "names the machine 'host': write file:///path"),
-        ("s3:///prefix", "names no bucket"),
-        ("s3://key:hunter2@bucket/prefix", "keep keys out of the address"),
+        ("s3:///prefix", "names no bucket: write s3://bucket/prefix"),
+        ("az:///prefix", "names no bucket: write az://container/prefix"),
+        ("s3://key:hunter2@bucket/prefix", "s3://\\*\\*\\*: keep keys out of the address; set AWS_ACCESS_KEY_ID"),
+        ("gs://key:hunter2@bucket/prefix", "gs://\\*\\*\\*: .*set GOOGLE_APPLICATION_CREDENTIALS"),
     ],
 )
 def test_address_that_is_none_is_refused_and_makes_no_folder(
@@ -303,12 +323,12 @@ def test_address_that_is_none_is_refused_and_makes_no_folder(
 def test_file_url_is_a_folder(tmp_path: Path) -> None:
     ref, _ = ArtefactStore((tmp_path / "with space").as_uri()).get_or_create(KEY, Builder())
     assert ref.root == str(tmp_path / "with space")
-    assert ref.path.is_dir()
+    assert folder_of(ref).is_dir()
 
 
 def test_bucket_that_is_not_there_is_a_store_error(s3: None, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="s3://no-such-bucket/x refused .*check the address, AWS_ENDPOINT_URL"):
-        ArtefactStore("s3://no-such-bucket/x", workshop=tmp_path)
+        ArtefactStore("s3://no-such-bucket/x", staging=tmp_path)
 
 
 def full(*_: object) -> None:
@@ -316,14 +336,21 @@ def full(*_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "boundary",
-    [Boundary.MARKED, Boundary.LOCKED, Boundary.PREPARED, Boundary.BUILT, Boundary.SEALED, Boundary.UPLOADED],
+    "point",
+    [
+        FaultPoint.LEASED,
+        FaultPoint.LOCKED,
+        FaultPoint.PREPARED,
+        FaultPoint.BUILT,
+        FaultPoint.SEALED,
+        FaultPoint.UPLOADED,
+    ],
 )
-def test_full_disk_is_a_store_error_and_leaves_nothing(place: Place, store: ArtefactStore, boundary: Boundary) -> None:
-    if boundary is Boundary.UPLOADED and place.workshop is None:
-        boundary = Boundary.SEALED  # a folder uploads nothing
+def test_full_disk_is_a_store_error_and_leaves_nothing(place: Place, store: ArtefactStore, point: FaultPoint) -> None:
+    if point is FaultPoint.UPLOADED and place.staging is None:
+        point = FaultPoint.SEALED  # a folder uploads nothing
     with (
-        intercepted(lambda passed, _: passed is boundary and full()),
+        intercepted(lambda reached, _: reached is point and full()),
         pytest.raises(StoreError, match="(cannot be written|refused) .No space left on device"),
     ):
         store.get_or_create(KEY, Builder())
@@ -343,7 +370,7 @@ def test_full_disk_at_the_flush_is_a_store_error(tmp_path: Path, monkeypatch: py
 
 
 def test_lock_that_cannot_be_made_is_a_store_error(store: ArtefactStore) -> None:
-    (store.backend.workshop / "locks" / KEY).mkdir()
+    (store.backend.staging / "locks" / KEY).mkdir()
     with pytest.raises(StoreError, match="cannot be written .Is a directory."):
         store.get_or_create(KEY, Builder())
 
@@ -367,4 +394,4 @@ def test_relative_root_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     ref, _ = ArtefactStore(Path("store")).get_or_create(KEY, Builder())
     monkeypatch.chdir("/")
-    assert ref.path.is_dir()
+    assert folder_of(ref).is_dir()

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bico.errors import CheckpointError, OutputError
-from storage.checkpoints import content_digest, load_metadata, load_state, save_state
+from storage.checkpoints import content_digest, load_state, save_state
 
 
 @pytest.fixture
@@ -46,11 +47,10 @@ def test_strided_tied_and_trained_tensors_round_trip(path: Path) -> None:
         assert not loaded[name].requires_grad
 
 
-def test_metadata_round_trips(path: Path) -> None:
+def test_metadata_is_in_the_header(path: Path) -> None:
     save_state(path, state(), {"task": "digits", "source": "zoo:mini-a"})
-    assert load_metadata(path) == {"task": "digits", "source": "zoo:mini-a"}
-    save_state(path, state())
-    assert load_metadata(path) == {}
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"task": "digits", "source": "zoo:mini-a"}
 
 
 def test_file_appears_at_once_and_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_unwritable_place_is_an_error(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_an_error(path: Path) -> None:
-    for read in (load_state, load_metadata, content_digest):
+    for read in (load_state, content_digest):
         with pytest.raises(CheckpointError, match="Cannot read checkpoint .*model.safetensors .No such file"):
             read(path)
     with pytest.raises(CheckpointError, match="Cannot read checkpoint .*Is a directory"):
@@ -125,7 +125,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_damaged_file_is_an_error(path: Path, name: str) -> None:
     save_state(path, state())
     DAMAGES[name](path)
-    for read in (load_state, load_metadata, content_digest):
+    for read in (load_state, content_digest):
         with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
             read(path)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bico.errors import StoreError
-from storage.artefacts import ArtefactStore
+from storage.artefacts import ArtefactStore, folder_of
 from storage.keys import Ref, artefact_key, checked_key, file_digest
 
 
@@ -137,14 +137,19 @@ def test_a_key_never_leads_out_of_the_store(bad: str) -> None:
     with pytest.raises(StoreError, match="is not an artefact key"):
         checked_key(bad)
     with pytest.raises(StoreError, match="is not an artefact key"):
-        _ = Ref(bad, "/store").path
+        folder_of(Ref(bad, "/store"))
+
+
+def test_a_reference_is_data_and_nothing_else() -> None:
+    """An attribute that opened a store would read gigabytes where nobody expects it."""
+    assert {name for name in dir(Ref("maps-1", "/store")) if not name.startswith("_")} == {"key", "root"}
 
 
 def test_reference_points_into_the_store(tmp_path: Path) -> None:
     ref, _ = ArtefactStore(tmp_path / "store").get_or_create("maps-1", lambda out: (out / "a").write_text("a") and None)
-    assert ref.path == tmp_path / "store/final/maps-1"
+    assert folder_of(ref) == tmp_path / "store/final/maps-1"
     with pytest.raises(StoreError, match="Artefact maps-2 .* cannot be used"):
-        _ = Ref("maps-2", ref.root).path
+        folder_of(Ref("maps-2", ref.root))
 
 
 def test_file_digest(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import sys, time
 from pathlib import Path
 from storage.artefacts import ArtefactStore
 
-url, log, seconds, key, workshop = *sys.argv[1:3], float(sys.argv[3]), *sys.argv[4:]
+url, log, seconds, key, staging = *sys.argv[1:3], float(sys.argv[3]), *sys.argv[4:]
 
 def build(folder):
     (folder / "data").write_bytes(b"x" * 1000)
@@ -31,14 +31,18 @@ def build(folder):
         file.write("built\\n")
     time.sleep(seconds)
 
-store = ArtefactStore(url, workshop=Path(workshop) if workshop else None)
+store = ArtefactStore(url, staging=Path(staging) if staging else None)
 print(store.get_or_create(key, build)[1])
 """
 
 
-def child(place: Place, log: Path, seconds: float, workshop: Path | None = None) -> subprocess.Popen[str]:
+# A bucket in memory is seen by one process only.
+several_processes = pytest.mark.parametrize("place", ["folder", "bucket"], indirect=True)
+
+
+def child(place: Place, log: Path, seconds: float, staging: Path | None = None) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, place.url, str(log), str(seconds), KEY, str(workshop or place.workshop or "")],
+        [sys.executable, "-c", CHILD, place.url, str(log), str(seconds), KEY, str(staging or place.staging or "")],
         env={**os.environ, "PYTHONPATH": SOURCES},
         stdout=subprocess.PIPE,
         text=True,
@@ -52,6 +56,7 @@ def wait_for(log: Path) -> None:
         time.sleep(0.01)
 
 
+@several_processes
 def test_concurrent_processes_build_once(place: Place, store: ArtefactStore, tmp_path: Path) -> None:
     log = tmp_path / "log"
     children = [child(place, log, 0.3) for _ in range(3)]
@@ -64,9 +69,9 @@ def test_concurrent_processes_build_once(place: Place, store: ArtefactStore, tmp
 def test_machines_that_race_for_a_bucket_leave_one_artefact(
     s3: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Workshops that share no lock, as on two machines: both build, one wins, and nothing else stays."""
+    """Staging folders that share no lock, as on two machines: both build, one wins, and nothing else stays."""
     place = new_bucket_place(tmp_path, monkeypatch)
-    stores = [ArtefactStore(place.url, workshop=tmp_path / f"machine-{n}") for n in range(3)]
+    stores = [ArtefactStore(place.url, staging=tmp_path / f"machine-{n}") for n in range(3)]
     meeting = threading.Barrier(3)
 
     def build(folder: Path) -> None:
@@ -86,7 +91,7 @@ def test_machines_that_race_to_replace_a_damaged_artefact(
     place = new_bucket_place(tmp_path, monkeypatch)
     place.open().get_or_create(KEY, Builder())
     place.write(KEY, "deep/data", b"cytes")
-    stores = [ArtefactStore(place.url, workshop=tmp_path / f"machine-{n}") for n in range(3)]
+    stores = [ArtefactStore(place.url, staging=tmp_path / f"machine-{n}") for n in range(3)]
     meeting = threading.Barrier(3)
 
     def build(folder: Path) -> None:
@@ -122,9 +127,10 @@ def test_a_put_whose_answer_is_lost_is_still_ours(
     assert store.get_or_create(KEY, Builder())[1] is False
     assert lost
     assert store.fault(KEY, again=True) is None
-    assert (ArtefactStore(place.url, workshop=tmp_path / "other").folder(KEY) / "deep/data").read_bytes() == b"bytes"
+    assert (ArtefactStore(place.url, staging=tmp_path / "other").folder(KEY) / "deep/data").read_bytes() == b"bytes"
 
 
+@several_processes
 def test_killed_builder_leaves_nothing_finished_and_no_lock(place: Place, store: ArtefactStore, tmp_path: Path) -> None:
     log = tmp_path / "log"
     process = child(place, log, 60)

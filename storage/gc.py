@@ -1,7 +1,7 @@
-"""What a store holds, what is wrong with it, and what may go.
+"""Garbage collection: what a store holds, what is wrong with it, and what may go.
 
 A run leaves a note that lists the artefacts it used; so "what no run needs" can be told. Nothing that a living process
-has marked as in use is ever deleted (`storage.locks.Marks`; in a bucket, `storage.bucket`).
+has leased is ever deleted (`storage.leases`; in a bucket, `storage.bucket`).
 """
 
 import json
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bico.errors import StoreError, nearest
 from storage.artefacts import ArtefactStore
-from storage.boundaries import Boundary, passing
+from storage.fault_points import FaultPoint, reach
 from storage.manifest import FaultError
 
 YOUNG_SECONDS = 24 * 3600
@@ -19,7 +19,7 @@ YOUNG_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
-class Holding:
+class StoredArtefact:
     """One artefact, as a listing shows it."""
 
     key: str
@@ -29,21 +29,22 @@ class Holding:
     created: float
     """Seconds since 1970; 0 if its manifest cannot be read."""
     in_use: bool
+    """Whether a living process has leased it."""
     runs: tuple[str, ...]
     """The runs whose notes name it."""
 
 
 @dataclass(frozen=True)
-class Collected:
+class Collection:
     """What a collection did, or would do."""
 
-    deleted: list[Holding]
-    in_use: list[Holding]
-    """Would have gone, were they not in use."""
+    deleted: list[StoredArtefact]
+    in_use: list[StoredArtefact]
+    """Would have gone, were they not leased."""
 
     @property
     def size(self) -> int:
-        return sum(holding.size for holding in self.deleted)
+        return sum(artefact.size for artefact in self.deleted)
 
 
 def note_run(store: ArtefactStore, run: str, keys: Iterable[str], about: dict[str, object] | None = None) -> None:
@@ -69,13 +70,13 @@ def runs(store: ArtefactStore) -> dict[str, dict]:
     return found
 
 
-def holdings(store: ArtefactStore) -> Iterator[Holding]:
+def inventory(store: ArtefactStore) -> Iterator[StoredArtefact]:
     """Everything in the store, sound or not, by key; reads manifests only."""
     users: dict[str, list[str]] = {}
     for run, note in runs(store).items():
         for key in note["keys"]:
             users.setdefault(key, []).append(run)
-    marked = store.backend.marked()
+    leased = store.backend.leased()
     for key in store.backend.listed():
         stage = key.rpartition("-")[0] or key
         try:
@@ -83,7 +84,7 @@ def holdings(store: ArtefactStore) -> Iterator[Holding]:
             size, created = manifest.size, manifest.created
         except FaultError:
             size, created = 0, 0.0
-        yield Holding(key, stage, size, created, key in marked, tuple(users.get(key, ())))
+        yield StoredArtefact(key, stage, size, created, key in leased, tuple(users.get(key, ())))
 
 
 def verify(store: ArtefactStore, repair: bool = False) -> tuple[int, dict[str, str]]:
@@ -112,7 +113,7 @@ def collect(
     run: str | None = None,
     keep_reachable: bool = False,
     dry_run: bool = False,
-) -> Collected:
+) -> Collection:
     """Deletes the artefacts that all of the given conditions choose, except those in use.
 
     Arguments:
@@ -132,19 +133,20 @@ def collect(
     age = older_than if older_than is not None else (0.0 if run is not None else YOUNG_SECONDS)
     now = time.time()
     chosen = [
-        holding
-        for holding in holdings(store)
-        if now - holding.created >= age
-        and (run is None or holding.runs == (run,))
-        and not (keep_reachable and holding.runs)
+        artefact
+        for artefact in inventory(store)
+        if now - artefact.created >= age
+        and (run is None or artefact.runs == (run,))
+        and not (keep_reachable and artefact.runs)
     ]
     if dry_run:
-        return Collected([h for h in chosen if not h.in_use], [h for h in chosen if h.in_use])
+        return Collection([h for h in chosen if not h.in_use], [h for h in chosen if h.in_use])
     deleted, in_use = [], []
-    for holding in chosen:
-        passing(Boundary.CONDEMNED, holding.key)
-        (deleted if store.backend.remove(holding.key, unless_marked=True) else in_use).append(holding)
+    for artefact in chosen:
+        reach(FaultPoint.CHOSEN, artefact.key)
+        (deleted if store.backend.remove(artefact.key, unless_leased=True) else in_use).append(artefact)
     if run is not None and not in_use:
         store.backend.delete_note(f"run-{run}")
     store.backend.sweep_lost()
-    return Collected(deleted, in_use)
+    store.backend.sweep_locks()
+    return Collection(deleted, in_use)

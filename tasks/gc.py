@@ -4,7 +4,7 @@ from prefect import get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from storage import upkeep
+from storage import gc
 from storage.artefacts import open_store
 from tasks.retries import RETRIES
 
@@ -18,12 +18,12 @@ def collect_garbage(store: str, older_than: float, keep_reachable: bool, dry_run
         keep_reachable: Only what no run's note names.
         dry_run: Only tell.
     """
-    done = upkeep.collect(open_store(store), older_than=older_than, keep_reachable=keep_reachable, dry_run=dry_run)
+    done = gc.collect(open_store(store), older_than=older_than, keep_reachable=keep_reachable, dry_run=dry_run)
     stages: dict[str, list[int]] = {}
-    for holding in done.deleted:
-        count = stages.setdefault(holding.stage, [0, 0])
+    for artefact in done.deleted:
+        count = stages.setdefault(artefact.stage, [0, 0])
         count[0] += 1
-        count[1] += holding.size
+        count[1] += artefact.size
     verb = "would go" if dry_run else "went"
     text = f"{len(done.deleted)} artefacts {verb} ({done.size / 1e6:.1f} MB), {len(done.in_use)} stay: they are in use."
     get_run_logger().info(text)
