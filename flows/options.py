@@ -212,14 +212,14 @@ def _defaults(model: type) -> dict[str, Any]:
 
 
 def _docstrings(model: type) -> dict[str, str]:
-    """The strings below fields, each on one line; a model's own fields win over those it inherits."""
+    """What is said of each field, on one line: its docstring, or the description that stands in for it."""
+    if not dataclasses.is_dataclass(model):
+        fields = model.model_fields  # type: ignore[attr-defined]  # of a pydantic model
+        return {name: " ".join(f.description.split()) for name, f in fields.items() if f.description}
     found: dict[str, str] = {}
-    for cls in reversed(model.__mro__):
-        if not (dataclasses.is_dataclass(cls) or hasattr(cls, "model_fields")) or cls.__module__.startswith("pydantic"):
-            continue
+    for cls in filter(dataclasses.is_dataclass, reversed(model.__mro__)):
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-        lines = tree.body  # type: ignore[attr-defined]
-        for line, below in pairwise(lines):
+        for line, below in pairwise(tree.body):  # type: ignore[attr-defined]
             text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else None
             if isinstance(line, ast.AnnAssign) and isinstance(text, str):
                 found[ast.unparse(line.target)] = " ".join(text.split())
