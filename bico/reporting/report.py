@@ -218,7 +218,10 @@ def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
     summaries = summarise(rows)
     variants: dict[str, int] = {}
     for method, unlabelled in dict.fromkeys((s.method, s.unlabelled) for s in summaries):
-        mine = [s for s in summaries if (s.method, s.unlabelled) == (method, unlabelled)]
+        own = [row for row in rows if (row.method, row.unlabelled) == (method, unlabelled)]
+        mine = sorted(
+            (s for s in summaries if (s.method, s.unlabelled) == (method, unlabelled)), key=lambda s: s.samples
+        )
         base = re.split("[:+]", method)[0]
         label, colour = (
             method_label(method) + f", {unlabelled} unlabelled" * bool(unlabelled),
@@ -226,7 +229,7 @@ def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
         )
         marker = MARKERS[variants.setdefault(base, 0) % len(MARKERS)]
         variants[base] += 1
-        if mine[0].samples == 0:
+        if all(row.seed is None for row in own):  # nothing was drawn: the same at every count
             style = {"zero-shot": ":", "naive": "-."}.get(method, "--")
             ax.axhline(mine[0].average[0], ls=style, color=colour, lw=1.2, label=f"{label} ({mine[0].average[0]:.1f})")
             continue
@@ -243,13 +246,16 @@ def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
             label=label,
         )
         for samples in counts:
-            seeds = dict.fromkeys(row.seed for row in rows if row.method == method)
-            group = [r for r in rows if (r.method, r.samples, r.unlabelled) == (method, samples, unlabelled)]
+            group = [row for row in own if row.samples == samples]
+            seeds = dict.fromkeys(row.seed for row in group)
             dots = [statistics.fmean(r.accuracy for r in group if r.seed == seed) for seed in seeds]
             ax.scatter([samples] * len(dots), dots, color=colour, s=10, alpha=0.4, zorder=3)
-    sampled = sorted({s.samples for s in summaries if s.samples})
+    sampled = sorted({row.samples for row in rows if row.seed is not None})
     if sampled:
-        ax.set_xscale("log")
+        if sampled[0]:
+            ax.set_xscale("log")
+        elif len(sampled) > 1:  # no labels at all has a place on the axis, left of the others
+            ax.set_xscale("symlog", linthresh=sampled[1], linscale=0.5)
         ax.set_xticks(sampled, [str(n) for n in sampled])
         ax.minorticks_off()
     tasks = list(dict.fromkeys(row.task for row in rows))
