@@ -24,7 +24,7 @@ from torch import Tensor
 from bico.models.clip_vit import ClipViT
 from tests.tiny import tiny_clip
 
-pytest_plugins = ["tests.flow_setup", "tests.places"]
+pytest_plugins = ["tests.places"]
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = {
