@@ -6,11 +6,17 @@ BIN := $(VENV)/bin
 comma := ,
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test faults rehearsal lint types setup constraints clean
+PROCESSES ?= 2
+# Tests that share a server or a cluster run in one process, the longest groups first: tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+
+.PHONY: help demo test test-fast coverage faults rehearsal lint types setup constraints clean
 
 help:
 	@echo "make demo         set up, then transfer experts between the embedded models (bico demo)"
-	@echo "make test         set up, then run the test suite"
+	@echo "make test         set up, then run the test suite (in PROCESSES=2 processes)"
+	@echo "make test-fast    set up, then test the library alone: bico, without pipeline, store and zoo-making"
+	@echo "make coverage     set up, then run the test suite and say which lines it never reaches"
 	@echo "make faults       set up, then inject hundreds of faults, two at once, and write benchmarks/results/faults.md"
 	@echo "make rehearsal    set up, then start all servers on loopback, deploy, run, check and photograph (15 minutes)"
 	@echo "make lint         set up, then check style and layers"
@@ -23,7 +29,13 @@ demo: setup
 	@$(BIN)/bico demo
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
+
+test-fast: setup
+	@$(PYTEST) tests/library bico
+
+coverage: setup
+	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
 
 faults: setup
 	@$(BIN)/python -m tests.faults.session --out benchmarks/results/faults.md

@@ -2,7 +2,8 @@
 
 import os
 
-# Before torch, prefect, dask and mlflow are imported: no telemetry, no log noise, no fight over two cores.
+# Before torch, prefect, dask and mlflow are imported: no telemetry, no log noise, no fight over two cores. What a test
+# starts inherits them.
 os.environ |= {
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -10,7 +11,10 @@ os.environ |= {
     "DASK_LOGGING__DISTRIBUTED": "warning",
     "HF_HUB_OFFLINE": "1",
     "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
 }
+
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -20,11 +24,53 @@ from torch import Tensor
 from bico.models.clip.vit import ClipViT
 from tests.tiny import tiny_clip
 
-pytest_plugins = ["tests.flow_setup", "tests.places"]
+pytest_plugins = ["tests.places"]
+
+ROOT = Path(__file__).resolve().parents[1]
+MARKS = {
+    "bico": "library",  # examples in docstrings
+    "tests/library": "library",
+    "tests/zoo_build": "zoo_build",
+    "tests/storage": "storage",
+    "tests/faults": "storage",
+    "tests/pipeline": "pipeline",
+    "tests/project": "project",
+}
+SERVICES = {"api", "scheduler"}
+SECOND_HALF = {
+    "test_flow",
+    "test_flow_methods",
+    "test_offline",
+}
+"""Modules of flows that the second of two processes runs: about half of the time."""
+FIRST = ("flows-1", "flows-2", "bucket")
+"""The longest groups, to begin with."""
 
 hypothesis.settings.register_profile("bico", deadline=None, max_examples=25)  # the first SVD call takes seconds
 hypothesis.settings.load_profile("bico")
 torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it brings, on a busy machine by far
+
+
+def group_of(item: pytest.Item) -> str:
+    """Tests of one group run in one process (`--dist loadgroup`), so that a server or cluster is started once in each."""
+    names, module = set(getattr(item, "fixturenames", ())), item.path.stem
+    if SERVICES & names:
+        return "flows-2" if module in SECOND_HALF else "flows-1"
+    if {"s3", "place"} & names:
+        return "bucket"
+    return module  # whose fixtures it shares
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test by its folder, groups those that share a service, and begins with the longest groups."""
+    groups = {}
+    for item in items:
+        place = item.path.relative_to(ROOT).as_posix()
+        item.add_marker(next(mark for folder, mark in MARKS.items() if place.startswith(f"{folder}/")))
+        groups[item] = group_of(item)
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+    items.sort(key=lambda item: FIRST.index(groups[item]) if groups[item] in FIRST else len(FIRST))
 
 
 @pytest.fixture(autouse=True)

@@ -199,7 +199,7 @@ MISTAKES = [
     Mistake("Configurations", "method `none+head:fit=logistic:penalty=1`", lambda h: get_variant(
         "none+head:fit=logistic:penalty=1")),
     Mistake("Configurations", "method `none+tune:steps=0`", lambda h: get_variant("none+tune:steps=0")),
-    Mistake("Configurations", "`pseudo_labels: medium`", lambda h: h.yaml(TWO + "tasks: [digits]\nteacher: medium\n")),
+    Mistake("Configurations", "`pseudo_labels: medium`", lambda h: h.yaml(TWO + "tasks: [digits]\npseudo_labels: medium\n")),
     Mistake("Configurations", "`samples: many`", lambda h: h.yaml(TWO + "tasks: [digits]\nsamples: many\n")),
     Mistake("Configurations", "`sampling: centroid`", lambda h: h.yaml(TWO + "tasks: [digits]\nsampling: centroid\n")),
     Mistake("Configurations", "`completion: full`", lambda h: h.yaml(TWO + "tasks: [digits]\ncompletion: full\n")),

@@ -4,6 +4,7 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
@@ -64,6 +65,20 @@ def texts(count: int, seed: int = 0, longest: int = 9) -> list[str]:
         return int(torch.randint(high, (1,), generator=generator))
 
     return [" ".join(WORDS[draw(len(WORDS))] for _ in range(1 + draw(longest))) for _ in range(count)]
+
+
+def write_colours(folder: Path) -> Path:
+    """A task folder of texts: the class of a text is the colour that it begins with."""
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=WORDS[:3]))
+    folder.mkdir(exist_ok=True)
+    for split, seed, count in (("train", 1, 60), ("test", 2, 40)):
+        labels = [n % 3 for n in range(count)]
+        rows = {
+            "text": [f"{WORDS[n]} {t}" for n, t in zip(labels, texts(count, seed, 3), strict=True)],
+            "label": labels,
+        }
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
+    return folder
 
 
 def random_task_vector(model: T5Encoder, seed: int = 3, scale: float = 0.1) -> dict[str, Tensor]:

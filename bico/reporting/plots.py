@@ -27,16 +27,18 @@ def plot_accuracy(rows: Sequence[Row], ax: "Axes | None" = None) -> "Axes":
         mine = [s for s in summaries if (s.method, s.budget.unlabelled) == (method, unlabelled)]
         label, colour = label_of(method) + f", {unlabelled} unlabelled" * bool(unlabelled), colour_of(method)
         variant = drawn[method.name] = drawn.get(method.name, -1) + 1
-        across = [s for s in mine if not s.budget.asked]
-        along = [s for s in mine if s.budget.asked]
-        for s in across:
+        own = [row for row in rows if (row.method, row.budget.unlabelled) == (method, unlabelled)]
+        if all(row.seed is None for row in own):  # nothing was drawn: the same at every count
             style = REFERENCES[method.name].line if method.name in REFERENCES else "-."
-            said = label if s.budget.unlabelled or not along else f"{label}, N=0"
-            ax.axhline(s.average[0], ls=style, color=colour, lw=1.2, label=f"{said} ({s.average[0]:.1f})")
-        if along:
-            _curve(ax, along, rows, label, colour, MARKERS[variant % len(MARKERS)], "-" if variant == 0 else "--")
-    if sampled := sorted({s.budget.asked for s in summaries if s.budget.asked}):
-        ax.set_xscale("log")
+            mean = mine[0].average[0]
+            ax.axhline(mean, ls=style, color=colour, lw=1.2, label=f"{label} ({mean:.1f})")
+        else:
+            _curve(ax, mine, own, label, colour, MARKERS[variant % len(MARKERS)], "-" if variant == 0 else "--")
+    if sampled := sorted({row.budget.asked for row in rows if row.seed is not None}):
+        if sampled[0]:
+            ax.set_xscale("log")
+        elif len(sampled) > 1:  # no labels at all has a place on the axis, left of the others
+            ax.set_xscale("symlog", linthresh=sampled[1], linscale=0.5)
         ax.set_xticks(sampled, [str(n) for n in sampled])
         ax.minorticks_off()
     tasks = list(dict.fromkeys(row.task for row in rows))
@@ -54,5 +56,5 @@ def _curve(
     means, spreads = zip(*(s.average for s in summaries), strict=True)
     ax.errorbar(counts, means, spreads, color=colour, marker=marker, ls=line, ms=4, capsize=3, label=label)
     for s in summaries:
-        dots = by_seed(row for row in rows if (row.method, row.budget) == (s.method, s.budget)).values()
+        dots = by_seed(row for row in rows if row.budget == s.budget).values()
         ax.scatter([s.budget.asked] * len(dots), list(dots), color=colour, s=10, alpha=0.4, zorder=3)

@@ -392,6 +392,7 @@ def test_a_field_that_no_option_can_hold_or_explain_is_an_error_of_the_program()
         width: int = 1
 
     class Nested(BaseModel):
+        model_config = ConfigDict(use_attribute_docstrings=True)
         inner: Sketch
         """A model."""
 

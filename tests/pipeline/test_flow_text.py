@@ -16,24 +16,15 @@ from bico.task_vector import subtract
 from flows.plan import make_plan
 from flows.transfer import Result
 from tests.flow_setup import SHORT, Bench
-from tests.tiny_t5 import WORDS, texts, write_t5
+from tests.tiny_t5 import WORDS, write_colours, write_t5
 
 WIDE = {"heads": 3, "d_ff": 30, "gated": True}
 
 
 @pytest.fixture
 def words(bench: Bench) -> Bench:
-    """A bench of texts: the class of a text is the colour that it begins with."""
-    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=WORDS[:3]))
-    for split, seed, count in (("train", 1, 60), ("test", 2, 40)):
-        labels = [n % 3 for n in range(count)]
-        rows = {
-            "text": [f"{WORDS[n]} {t}" for n, t in zip(labels, texts(count, seed, 3), strict=True)],
-            "label": labels,
-        }
-        path = bench.folder / "colours" / f"{split}.parquet"
-        path.parent.mkdir(exist_ok=True)
-        datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    """A bench of texts."""
+    write_colours(bench.folder / "colours")
     write_t5(bench.folder / "t5-a", 1, **WIDE)
     write_t5(bench.folder / "t5-b", 2, d_model=16, gated=True)
     return bench
