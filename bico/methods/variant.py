@@ -9,12 +9,12 @@ from torch import Tensor
 
 from bico.errors import ConfigError, UnknownMethodError, nearest
 from bico.evaluation.linear_head import projection_of
+from bico.in_memory import gather_needs
 from bico.last_steps import LAST_STEPS, LastStep, Samples, StepContext, StepResult
 from bico.methods import Evidence, Method, Needs, Pair, get_method
 from bico.methods.settings import parse_method
 from bico.models.protocol import Model
 from bico.task_vector import StateDict, scale
-from bico.transfer import gather_needs
 
 NONE = "none"
 """Stands for no transport in front of a last step: its control."""
