@@ -93,7 +93,7 @@ class Batch:
 
     source: Inputs
     target: Inputs
-    labels: Shaped[Tensor, "batch *target"]
+    labels: Shaped[Tensor, "batch ..."]
     """Targets of the loss, as it wants them: classes, their probabilities, numbers."""
 
 
