@@ -122,7 +122,7 @@ class Wrapped:
                 f"The loss of {self.name} gives {what}: it must give one number, as reduction='sum'."
             )
         if not self._loss_is_summed:
-            self._check_summed(output, labels, float(total))
+            self._check_summed(output, labels, float(total.detach()))
             self._loss_is_summed = True
         return total
 
