@@ -1,4 +1,4 @@
-"""Fine-tuning of an image tower with a frozen zero-shot head: how experts are made."""
+"""Fine-tuning with a frozen head: how experts are made."""
 
 import math
 from collections.abc import Callable
@@ -7,10 +7,9 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from bico.errors import CalibrationError, ConfigError
-from bico.models.protocol import Model
+from bico.models.protocol import Calibratable
 from bico.task_vector import StateDict
 
 
@@ -61,23 +60,21 @@ def learning_rate(step: int, config: FinetuneConfig) -> float:
 
 
 def finetune(
-    model: Model,
+    model: Calibratable,
     batch: Callable[[Tensor], tuple[Tensor, Tensor]],
     available: int,
-    head: Tensor,
+    head: Tensor | None,
     config: FinetuneConfig,
-    progress: bool = True,
-    on_step: Callable[[int, StateDict], None] = lambda step, state: None,
+    on_step: Callable[[int, StateDict, float], None] = lambda step, state, loss: None,
 ) -> StateDict:
-    """Fine-tunes the image tower and returns its new parameters; the model itself is left as it was.
+    """Fine-tunes what is trainable and returns its new parameters; the model itself is left as it was.
 
     Arguments:
         batch: Gives prepared inputs and labels for sample indices (batch,).
         available: Number of training samples.
-        head: Classification head (classes, features), frozen.
-        progress: Show a progress bar on standard error.
-        on_step: Called after every optimiser step with the number of steps taken and the live parameters, to look at
-            (or to copy), not to change.
+        head: Classification head (classes, features), frozen; None where the loss takes none.
+        on_step: Called after every optimiser step with the number of steps taken, the live parameters, to look at (or
+            to copy), not to change, and the mean loss of the step's batch.
 
     Raises:
         CalibrationError: If the loss is not finite.
@@ -88,22 +85,20 @@ def finetune(
     optimiser = torch.optim.AdamW(leaves, lr=config.lr, weight_decay=config.weight_decay)
     order = _endless_order(available, config.seed)
     try:
-        with tqdm(range(config.steps), desc="fine-tune", disable=not progress, leave=False) as bar:
-            for step in bar:
-                indices = torch.stack([next(order) for _ in range(config.batch_size)])
-                inputs, labels = batch(indices)
-                loss = model.loss(inputs, labels, head) / len(labels)
-                if not loss.isfinite():
-                    raise CalibrationError(
-                        f"Fine-tuning diverged at step {step}: the loss is {loss.item()}; lower lr={config.lr}."
-                    )
-                for group in optimiser.param_groups:
-                    group["lr"] = learning_rate(step, config)
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                on_step(step + 1, parameters)
-                bar.set_postfix(loss=f"{loss.item():.3f}")
+        for step in range(config.steps):
+            indices = torch.stack([next(order) for _ in range(config.batch_size)])
+            inputs, labels = batch(indices)
+            loss = model.loss(inputs, labels, head) / len(labels)
+            if not loss.isfinite():
+                raise CalibrationError(
+                    f"Fine-tuning diverged at step {step}: the loss is {loss.item()}; lower lr={config.lr}."
+                )
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(step, config)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            on_step(step + 1, parameters, loss.item())
         return {name: tensor.clone() for name, tensor in parameters.items()}
     finally:
         for leaf in leaves:

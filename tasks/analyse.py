@@ -141,11 +141,11 @@ def trace_finetuning(
         data, opened = open_split(model, space.device, task, "train"), open_model(model, space.device)
         head = open_head(model, space.device, task)
 
-        def keep(step: int, state: dict) -> None:
+        def keep(step: int, state: dict, _loss: float) -> None:
             if step in steps:
                 write_checkpoint(out, step, state)
 
-        finetune(opened, data.batch, len(data), head, config, progress=False, on_step=keep)
+        finetune(opened, data.batch, len(data), head, config, on_step=keep)
 
     return run_stage(space, "trace-fine-tuning", key, build, {"model": model.ref, "task": task.name})
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
+from tqdm import tqdm
 
 from bico.finetune import FinetuneConfig, finetune
 from bico.models.loading import ModelFiles
@@ -39,10 +40,15 @@ def finetune_model(
         data = open_split(model, space.device, task, "train")
         opened = open_model(model, space.device)
         head = open_head(model, space.device, task)
-        with reported("fine-tune", f"steps of {model.ref} on {task.name}", config.steps) as advance:
-            tuned = finetune(
-                opened, data.batch, len(data), head, config, progress, on_step=lambda step, _: advance(step)
-            )
+        bar = tqdm(total=config.steps, desc="fine-tune", disable=not progress, leave=False)
+        with bar, reported("fine-tune", f"steps of {model.ref} on {task.name}", config.steps) as advance:
+
+            def tell(step: int, _state: StateDict, loss: float) -> None:
+                advance(step)
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update()
+
+            tuned = finetune(opened, data.batch, len(data), head, config, on_step=tell)
         write_expert(out, tuned)
 
     return run_stage(space, "fine-tune", key, build, {"model": model.ref, "task": task.name})

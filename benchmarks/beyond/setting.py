@@ -55,9 +55,7 @@ class Side:
         if not path.is_file():
             kept = self.order[len(self.pool) :]
             recipe = replace(MINI, seed=seed, steps=steps, warmup=steps // 10)
-            tuned = finetune(
-                self.model, lambda i: self.train.batch(kept[i]), len(kept), self.head, recipe, progress=False
-            )
+            tuned = finetune(self.model, lambda i: self.train.batch(kept[i]), len(kept), self.head, recipe)
             folder.mkdir(parents=True, exist_ok=True)
             save_state(path, subtract(tuned, self.model.state()))
         return load_state(path)

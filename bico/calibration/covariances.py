@@ -7,13 +7,14 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bico.calibration.signals import Signal, SignalKey, signal_key, watch
 from bico.errors import CalibrationError, ShapeError
 from bico.linalg.matmul import add_product, product
-from bico.models.protocol import Model
+from bico.models.inputs import Inputs
+from bico.models.protocol import Calibratable
 from bico.models.sites import Site, match_sites
 
 Covariances = dict[SignalKey, Tensor]
@@ -90,17 +91,21 @@ def until_snapshots(
 class Batch:
     """The same calibration samples, as each of the two models wants them."""
 
-    source: Tensor
-    target: Tensor
-    labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
-    """Targets of the loss: classes, or their probabilities."""
+    source: Inputs
+    target: Inputs
+    labels: Shaped[Tensor, "batch ..."]
+    """Targets of the loss, as it wants them: classes, their probabilities, numbers."""
+
+
+Heads = tuple[Tensor | None, Tensor | None]
+"""Classification heads (classes, features) of source and target; None where a model's loss takes none."""
 
 
 def cross_covariances(
-    source: Model,
-    target: Model,
+    source: Calibratable,
+    target: Calibratable,
     batches: Iterable[Batch],
-    heads: tuple[Tensor, Tensor],
+    heads: Heads,
     signals: Iterable[Signal],
     snapshots: Sequence[int],
     sites: Sequence[Site] | None = None,
@@ -120,7 +125,7 @@ def cross_covariances(
         source: The model that was fine-tuned, at its pre-trained weights.
         target: The new base model.
         batches: Samples in the order of the calibration set, cut at the snapshots (`split_at`).
-        heads: Classification heads (classes, features) of source and target, in which the task loss is taken.
+        heads: In which the task loss is taken.
         signals: Which signals to collect.
         snapshots: Sample counts at which the sums so far are yielded.
         sites: The target's sites to serve; all of them by default.
@@ -153,10 +158,10 @@ def cross_covariances(
 
 
 def pair_rows(
-    source: Model,
-    target: Model,
+    source: Calibratable,
+    target: Calibratable,
     batch: Batch,
-    heads: tuple[Tensor, Tensor],
+    heads: Heads,
     signals: Iterable[Signal],
     receive: Callable[[SignalKey, Float[Tensor, "rows source"], Float[Tensor, "rows target"]], None],
     sites: Sequence[Site] | None = None,
@@ -171,17 +176,20 @@ def pair_rows(
         sites: The target's sites to serve; all of them by default.
 
     Raises:
-        CalibrationError: If a selected signal was never seen, or the two models do not see the same tokens.
+        CalibrationError: If a selected signal was never seen, or came up twice, or was changed in place; if the two models
+            do not see the same tokens, or give another number of rows.
     """
     signals = list(signals)
     matched = match_sites(source.sites, target.sites)
     sites = list(target.sites if sites is None else sites)
     source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
-    partner: dict[SignalKey, SignalKey] = {
-        signal_key(site, signal): signal_key(matched[site.name], signal) for site in sites for signal in signals
-    }
-    kept: dict[SignalKey, Tensor] = {}
-    stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, kept.__setitem__)
+    partner = _partners(sites, matched, signals)
+    kept: dict[SignalKey, tuple[Tensor, int]] = {}
+
+    def keep(key: SignalKey, ours: Tensor) -> None:
+        kept[key] = ours, ours._version  # of the storage, which the model may go on to write to
+
+    stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, keep)
     uses = Counter(partner.values())  # a deeper target uses some of the source's signals more than once
 
     masks = source.mask(batch.source), target.mask(batch.target)
@@ -190,9 +198,22 @@ def pair_rows(
     def meet(key: SignalKey, theirs: Tensor) -> None:
         source_key = partner[key]
         uses[source_key] -= 1
-        ours = kept[source_key] if uses[source_key] else kept.pop(source_key)
+        ours, version = kept[source_key] if uses[source_key] else kept.pop(source_key)
+        if ours._version != version:
+            raise CalibrationError(
+                f"{source.name} changes the {source_key[1]} of {source_key[0]} in place after it was measured: compute it "
+                "out of place (no `+=`, no `inplace=True`)."
+            )
         if ours.ndim == 3 and source.grid != target.grid:
             ours = resample_tokens(ours, source.grid, target.grid)
+        if ours.shape[:-1] != theirs.shape[:-1]:
+            raise CalibrationError(
+                f"The {key[1]} of {key[0]} has {_rows(theirs)} in {target.name}, and its counterpart {source_key[0]} has "
+                f"{_rows(ours)} in {source.name}: rows can be matched one by one only if both models have as many for the "
+                "same samples; leave the site out, or give inputs of a size at which they do."
+            )
+        wide = torch.promote_types(torch.promote_types(ours.dtype, theirs.dtype), torch.float32)  # sums need the digits
+        ours, theirs = ours.to(theirs.device, wide), theirs.to(wide)
         rows = real_rows(ours, masks[0]), real_rows(theirs, masks[1])
         receive(key, *(_nonzero(*rows) if key[1].is_gradient else rows))
 
@@ -200,7 +221,12 @@ def pair_rows(
 
 
 def collect_signals(
-    model: Model, inputs: Tensor, labels: Tensor, head: Tensor, sites: Sequence[Site], signals: Sequence[Signal]
+    model: Calibratable,
+    inputs: Inputs,
+    labels: Tensor,
+    head: Tensor | None,
+    sites: Sequence[Site],
+    signals: Sequence[Signal],
 ) -> dict[SignalKey, Tensor]:
     """Runs one batch through a frozen model, forward and (for gradients) backward, and returns its signals.
 
@@ -213,10 +239,10 @@ def collect_signals(
 
 
 def stream_signals(
-    model: Model,
-    inputs: Tensor,
+    model: Calibratable,
+    inputs: Inputs,
     labels: Tensor,
-    head: Tensor,
+    head: Tensor | None,
     sites: Sequence[Site],
     signals: Sequence[Signal],
     receive: Callable[[SignalKey, Tensor], None],
@@ -230,7 +256,40 @@ def stream_signals(
 
 def real_rows(signal: Tensor, mask: Tensor | None) -> Float[Tensor, "rows features"]:
     """Returns the rows of a signal (batch, [tokens,] features) that belong to real tokens."""
-    return signal.flatten(0, -2) if mask is None or signal.ndim == 2 else signal[mask]
+    if mask is None or signal.ndim == 2:
+        return signal.flatten(0, -2)
+    if signal.shape[:-1] != mask.shape:
+        raise CalibrationError(
+            f"A signal with rows {tuple(signal.shape[:-1])} does not fit the mask {tuple(mask.shape)} of its tokens: a mask "
+            "must be (batch, tokens), as the sites see them."
+        )
+    return signal[mask]
+
+
+def _rows(signal: Tensor) -> str:
+    """How many rows, and how they come about.
+
+    Example:
+        >>> _rows(torch.zeros(4, 3, 3, 8))
+        '36 rows (4 x 3 x 3)'
+    """
+    return f"{signal[..., 0].numel()} rows ({' x '.join(map(str, signal.shape[:-1]))})"
+
+
+def _partners(
+    sites: Sequence[Site], matched: Mapping[str, Site], signals: Sequence[Signal]
+) -> dict[SignalKey, SignalKey]:
+    """The source's signal of each of the target's."""
+    partner: dict[SignalKey, SignalKey] = {}
+    for site in sites:
+        for signal in signals:
+            key, ours = signal_key(site, signal), signal_key(matched[site.name], signal)
+            if partner.setdefault(key, ours) != ours:
+                raise CalibrationError(
+                    f"{key[0]} is read by several sites of the target, whose counterparts in the source read "
+                    f"{partner[key][0]} and {ours[0]}: give both models the `example` that shows what reads what, or neither."
+                )
+    return partner
 
 
 def _nonzero(

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from bico.calibration.covariances import until_snapshots
 from bico.errors import CalibrationError
-from bico.models.protocol import Model
+from bico.models.inputs import Inputs, part
+from bico.models.protocol import Calibratable
 from bico.task_vector import StateDict
 
 
@@ -26,9 +27,9 @@ Gradients = dict[ParameterGradient, StateDict]
 
 
 def parameter_gradients(
-    model: Model,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    head: Tensor,
+    model: Calibratable,
+    batches: Iterable[tuple[Inputs, Tensor]],
+    head: Tensor | None,
     kinds: Iterable[ParameterGradient],
     snapshots: Sequence[int],
 ) -> Iterator[tuple[int, Gradients]]:
@@ -41,7 +42,7 @@ def parameter_gradients(
     Arguments:
         batches: Prepared inputs and targets of the loss (labels, or probabilities) in the order of the calibration set,
             cut at the snapshots (`split_at`).
-        head: Classification head (classes, features), in which the task loss is taken; frozen.
+        head: Classification head (classes, features), in which the task loss is taken; frozen; None if it takes none.
         kinds: Which statistics to collect.
         snapshots: Sample counts at which the statistics so far are yielded.
 
@@ -57,8 +58,8 @@ def parameter_gradients(
     for (inputs, labels), seen, due in until_snapshots(batches, lambda batch: len(batch[1]), snapshots):
         step = 1 if ParameterGradient.VOTES in kinds else len(labels)
         for start in range(0, len(labels), step):
-            part = slice(start, start + step)
-            for name, gradient in loss_gradients(model, inputs[part], labels[part], head).items():
+            rows = slice(start, start + step)
+            for name, gradient in loss_gradients(model, part(inputs, rows), labels[rows], head).items():
                 for kind in kinds:
                     # VOTES is of the descent direction, hence minus.
                     sums[kind][name] += -gradient.sign() if kind is ParameterGradient.VOTES else gradient
@@ -66,7 +67,7 @@ def parameter_gradients(
             yield seen, {kind: {name: tensor.clone() for name, tensor in state.items()} for kind, state in sums.items()}
 
 
-def loss_gradients(model: Model, inputs: Tensor, labels: Tensor, head: Tensor) -> StateDict:
+def loss_gradients(model: Calibratable, inputs: Inputs, labels: Tensor, head: Tensor | None) -> StateDict:
     """Returns the gradient of the summed loss of one batch for every trainable parameter; the model is left frozen.
 
     Raises:

@@ -65,13 +65,14 @@ def watch(
 
     Arguments:
         sites: Which sites to watch; for input gradients, all sites that read the same tensor together.
-        modules: The module that computes each site, by site name; its forward maps (..., in) to (..., out).
+        modules: The module that computes each site, by site name; its forward maps (..., in) to (..., out), or has the
+            features on the site's `feature_axis`.
         signals: Which signals; gradients need a backward pass before the context ends.
         receive: Called once per signal key with a detached tensor (batch, [tokens,] features).
 
     Raises:
-        CalibrationError: On leaving, if a selected signal was never seen, as happens to the `out_proj` module of
-            PyTorch's fused attention, which is never called.
+        CalibrationError: If a module is called twice in the pass; and on leaving, if a selected signal was never seen, as
+            happens to the `out_proj` module of PyTorch's fused attention, which is never called.
     """
     sites, signals = list(sites), list(signals)
     gradients = any(signal.is_gradient for signal in signals)
@@ -82,33 +83,51 @@ def watch(
             recorder.setdefault(signal_key(site, signal), site.name)
     unseen = dict.fromkeys(recorder)
 
-    def hand_over(key: SignalKey, tensor: Tensor) -> None:
-        unseen.pop(key, None)
-        receive(key, tensor.detach())
+    called: set[tuple[str, str]] = set()
 
-    def before(site: Site, x: Tensor) -> None:
+    def once(site: Site, when: str) -> None:
+        if (site.name, when) in called:
+            raise CalibrationError(
+                f"The module of site {site.name} is called more than once in one pass: its update would have to serve all "
+                "the calls, which one pair of maps cannot; leave the site out, or give each call a module of its own."
+            )
+        called.add((site.name, when))
+
+    def hand_over(key: SignalKey, tensor: Tensor, axis: int) -> None:
+        unseen.pop(key, None)
+        receive(key, tensor.detach().movedim(axis, -1))
+
+    def before(site: Site, inputs: tuple[Tensor, ...]) -> None:
+        once(site, "before")
+        if not inputs:
+            raise CalibrationError(
+                f"The module of site {site.name} is given its input by keyword, which no hook sees: call it by position."
+            )
+        x, axis = inputs[0], site.feature_axis
         if recorder.get(key := signal_key(site, Signal.INPUT)) == site.name:
-            hand_over(key, x)
+            hand_over(key, x, axis)
         if recorder.get(key := signal_key(site, Signal.INPUT_GRAD)) == site.name:
             if not x.requires_grad:
                 x.requires_grad_()
-            x.register_hook(lambda grad, key=key: hand_over(key, grad))
+            x.register_hook(lambda grad, key=key: hand_over(key, grad, axis))
 
     def after(site: Site, y: Tensor) -> None:
+        once(site, "after")
+        axis = site.feature_axis
         if (key := signal_key(site, Signal.OUTPUT)) in recorder:
-            hand_over(key, y)
+            hand_over(key, y, axis)
         if gradients and not y.requires_grad:
             y.requires_grad_()
         if (key := signal_key(site, Signal.OUTPUT_GRAD)) in recorder:
-            y.register_hook(lambda grad, key=key: hand_over(key, grad))
+            y.register_hook(lambda grad, key=key: hand_over(key, grad, axis))
 
     handles = []
     for site in sites:
         module = modules[site.name]
         if any(recorder.get(signal_key(site, s)) == site.name for s in signals if s.of_input):
-            handles.append(module.register_forward_pre_hook(lambda _m, inputs, site=site: before(site, inputs[0])))
-        if gradients or Signal.OUTPUT in signals:
-            handles.append(module.register_forward_hook(lambda _m, _i, output, site=site: after(site, output)))
+            handles.append(module.register_forward_pre_hook(lambda _m, inputs, site=site: before(site, inputs)))
+        # Of every site: whether its module is called twice matters even where another one records what it reads.
+        handles.append(module.register_forward_hook(lambda _m, _i, output, site=site: after(site, output)))
     try:
         with torch.enable_grad() if gradients else torch.no_grad():
             yield

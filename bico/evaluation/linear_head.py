@@ -10,7 +10,7 @@ from torch import Tensor
 from bico.calibration.signals import Signal, capture, signal_key
 from bico.errors import ShapeError
 from bico.evaluation.accuracy import percent_right
-from bico.models.protocol import Model
+from bico.models.protocol import Calibratable, Model
 from bico.models.sites import Site
 
 
@@ -35,7 +35,7 @@ class LinearHead:
         return pooled @ self.weight.to(pooled) + self.bias.to(pooled)
 
 
-def projection_of(model: Model) -> Site | None:
+def projection_of(model: Calibratable) -> Site | None:
     """Returns the site of the last projection, from pooled inputs to features, if the family has one."""
     return next((site for site in model.sites if site.block is None and site.role == "proj"), None)
 

@@ -87,7 +87,7 @@ class Head:
     def linear_head(self, pooled: Tensor, labels: Tensor, wanted: Tensor, classes: int) -> LinearHead:
         """The classifier, from pooled inputs (samples, pooled) to labels (samples,) or wanted scores (samples, classes)."""
         if Fit(self.fit) is Fit.LOGISTIC:
-            return logistic(pooled, labels, classes)
+            return LinearHead(*logistic(pooled, labels, classes))
         centred = wanted - wanted.mean(1, keepdim=True)  # what is added to all classes alike decides nothing
         found = ridge(pooled, centred, [self.penalty] if self.penalty else PENALTIES, intercept=True)
         return LinearHead(found.weight, found.bias)

@@ -64,7 +64,7 @@ class Tune:
 
         before = {name: tensor.clone() for name, tensor in target.state().items()}
         with target.updated(vector):
-            tuned = finetune(target, batch, len(rows), context.heads[1], config, progress=False)
+            tuned = finetune(target, batch, len(rows), context.heads[1], config)
         return StepResult(subtract(tuned, before))
 
 

@@ -1,6 +1,7 @@
 """Multinomial logistic regression with a squared penalty, chosen by cross-validation."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,11 +9,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bico.errors import CalibrationError
-from bico.evaluation.linear_head import LinearHead
 
 PENALTIES: tuple[float, ...] = (1.0, 0.1, 0.01, 1e-3, 1e-4)
 """Candidates from strong to weak, for inputs of unit variance and the mean loss."""
 FOLDS = 4
+
+
+class Fitted(NamedTuple):
+    """A linear classifier: scores are `x @ weight + bias`."""
+
+    weight: Float[Tensor, "inputs classes"]
+    bias: Float[Tensor, " classes"]
 
 
 def logistic(
@@ -20,7 +27,7 @@ def logistic(
     labels: Int[Tensor, " rows"],
     classes: int,
     penalties: Sequence[float] = PENALTIES,
-) -> LinearHead:
+) -> Fitted:
     r"""Returns the minimiser of the mean cross-entropy plus :math:`\frac{\lambda}{2} \|W\|^2`; the bias is free.
 
     Inputs are centred and scaled by one number for all. λ is the candidate with the least cross-entropy over four folds
@@ -52,7 +59,7 @@ def logistic(
                 losses[index] += float(F.cross_entropy(unit[held] @ weight + bias, labels[held], reduction="sum"))
         penalty = penalties[int(losses.argmin())]
     weight, bias = _path(unit, labels, classes, [p for p in penalties if p >= penalty])[-1]
-    return LinearHead((weight / scale).to(x), (bias - mean @ weight / scale).to(x))
+    return Fitted((weight / scale).to(x), (bias - mean @ weight / scale).to(x))
 
 
 def _path(x: Tensor, labels: Tensor, classes: int, penalties: Sequence[float]) -> list[tuple[Tensor, Tensor]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from bico.errors import MethodError
 from bico.methods.evidence import Evidence, Needs
 from bico.models.permutations import PermutationGroup
-from bico.models.protocol import Model, check_pair
+from bico.models.protocol import Calibratable, check_pair
 from bico.models.sites import Site, match_sites
 from bico.task_vector import StateDict
 
@@ -47,7 +47,7 @@ class Pair:
     target_permutations: Sequence[PermutationGroup] = ()
 
     @classmethod
-    def of(cls, source: Model, target: Model) -> "Pair":
+    def of(cls, source: Calibratable, target: Calibratable) -> "Pair":
         check_pair(source, target)
         tables = (source.permutations, target.permutations)
         return cls(source.sites, target.sites, source.state(), target.state(), *tables)

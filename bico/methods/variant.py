@@ -8,13 +8,13 @@ from torch import Tensor
 
 from bico.errors import ConfigError, UnknownMethodError, nearest
 from bico.evaluation.linear_head import projection_of
+from bico.in_memory import gather_needs
 from bico.last_steps import LAST_STEPS, LastStep, Samples, StepContext, StepResult
 from bico.methods import METHODS, Evidence, Method, Needs, Pair
 from bico.methods.settings import build_part
 from bico.methods.spec import Spec
 from bico.models.protocol import Model
 from bico.task_vector import StateDict, scale
-from bico.transfer import gather_needs
 
 
 @dataclass(frozen=True)

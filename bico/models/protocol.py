@@ -1,4 +1,4 @@
-"""What the method asks of a model, whatever its family."""
+"""What the method asks of a model, whatever its family: little for calibration, more for tasks."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from bico.errors import MethodError
+from bico.models.inputs import Inputs
 from bico.models.permutations import PermutationGroup
 from bico.models.sites import Site
 from bico.task_vector import StateDict
@@ -16,26 +17,18 @@ TEXT, PROBE = "text", "probe"
 
 
 @runtime_checkable  # beartype checks it in the tests
-class Model(Protocol):
-    """A frozen pre-trained model with its own preprocessing and its own head."""
+class Calibratable(Protocol):
+    """What calibration and transport ask: where the linear maps are, and a loss to send through them. Frozen."""
 
     name: str
     """How messages call it."""
     modality: str
-    """What it reads: "picture" or "text"."""
-    losses: Sequence[str]
-    """The losses that a task can be posed in, by name; the first unless asked otherwise."""
-    probed: bool
-    """Whether accuracy is that of a linear probe on `features`; else the head itself classifies."""
-    prefixes: tuple[str, ...]
-    """How the names of the parameters that fine-tuning changes begin: the rest of a checkpoint is not asked for."""
-    sites: Sequence[Site]
-    tokens: int
-    """The most rows that one sample has at a site inside the blocks."""
-    grid: tuple[int, int] | None
-    """Patches (down, across) of one input, to match token counts between models; None where tokens match by themselves."""
+    """What it reads: "picture", "text", or "sample" for whatever somebody's own module reads."""
     vocabulary: str | None
     """Digest of what makes tokens of text: two models can be matched token by token only if theirs is the same."""
+    grid: tuple[int, int] | None
+    """Patches (down, across) of one input, to match token counts between models; None where tokens match by themselves."""
+    sites: Sequence[Site]
     permutations: Sequence[PermutationGroup]
     """Which features can be reordered together; empty if the family has no table."""
 
@@ -51,6 +44,28 @@ class Model(Protocol):
         """Opens the model so that every site is a module that is really called; gives these modules by site name."""
         ...
 
+    def mask(self, inputs: Inputs) -> Tensor | None:
+        """Which tokens of a batch are real (batch, tokens); None if all are. What stands at the others is no data."""
+        ...
+
+    def loss(self, inputs: Inputs, labels: Tensor, head: Tensor | None) -> Tensor:
+        """The task loss, summed over the batch; `head` is what it is taken in, None for a model that needs none."""
+        ...
+
+
+@runtime_checkable
+class Model(Calibratable, Protocol):
+    """A frozen pre-trained model with its own preprocessing and its own head: what tasks and evaluation ask besides."""
+
+    losses: Sequence[str]
+    """The losses that a task can be posed in, by name; the first unless asked otherwise."""
+    probed: bool
+    """Whether accuracy is that of a linear probe on `features`; else the head itself classifies."""
+    prefixes: tuple[str, ...]
+    """How the names of the parameters that fine-tuning changes begin: the rest of a checkpoint is not asked for."""
+    tokens: int
+    """The most rows that one sample has at a site inside the blocks."""
+
     def updated(self, vector: Mapping[str, Tensor], alpha: float = 1.0) -> AbstractContextManager[None]:
         """Adds a task vector for the time of the context; afterwards the weights are bit for bit as before."""
         ...
@@ -61,10 +76,6 @@ class Model(Protocol):
 
     def stack(self, rows: Sequence[Tensor]) -> Tensor:
         """Puts examples that were prepared one by one into one batch."""
-        ...
-
-    def mask(self, inputs: Tensor) -> Tensor | None:
-        """Which tokens of a batch are real (batch, tokens); None if all are. What stands at the others is no data."""
         ...
 
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -79,12 +90,8 @@ class Model(Protocol):
         """Class scores (batch, classes)."""
         ...
 
-    def loss(self, inputs: Tensor, labels: Tensor, head: Tensor) -> Tensor:
-        """The task loss, summed over the batch."""
-        ...
 
-
-def check_pair(source: Model, target: Model) -> None:
+def check_pair(source: Calibratable, target: Calibratable) -> None:
     """Raises MethodError unless tokens of the two models can be matched: they read the same kind of thing, and text by
     one tokenizer.
     """

@@ -21,11 +21,15 @@ class Slot:
     """Stored as (in, out), as CLIP's `proj` is; the site's own orientation is always (out, in)."""
 
     def read(self, state: Mapping[str, Tensor]) -> Tensor:
+        """The tensor as the site sees it: a weight as (out, in), whatever 1x1 window a convolution adds behind."""
         tensor = state[self.parameter][self.start : self.stop]
+        if tensor.ndim > 2 and all(size == 1 for size in tensor.shape[2:]):
+            tensor = tensor.flatten(1)
         return tensor.T if self.transposed else tensor
 
     def write(self, state: StateDict, value: Tensor) -> None:
-        state[self.parameter][self.start : self.stop] = value.T if self.transposed else value
+        place = state[self.parameter][self.start : self.stop]
+        place.copy_((value.T if self.transposed else value).reshape(place.shape))
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,16 @@ class Site:
     """Name of the tensor the site reads; sites that share it (q, k, v) share its covariance and its map."""
     shape: tuple[int, int]
     """(out, in)."""
+    stack: str = ""
+    """Which stack of blocks, in a model that has several: each is matched by its own depth."""
+    feature_axis: int = -1
+    """Where the features lie in what the site reads and gives: -3 for a convolution over (batch, features, height, width)."""
 
     @property
     def group(self) -> str:
         """The block's name: the unit in which alignment maps are solved."""
-        return "head" if self.block is None else f"block-{self.block}"
+        place = "head" if self.block is None else f"block-{self.block}"
+        return f"{self.stack}-{place}" if self.stack else place
 
 
 def match_blocks(source: int, target: int) -> list[int]:
@@ -72,28 +81,41 @@ def match_blocks(source: int, target: int) -> list[int]:
 
 
 def match_sites(source: Iterable[Site], target: Iterable[Site]) -> dict[str, Site]:
-    """Returns the source site of every target site, by role and matched block.
+    """Returns the source site of every target site: of the same stack and role, and of the matched block.
+
+    Blocks are matched by depth among those that have the role.
 
     Raises:
-        MethodError: If the target has a role that the source lacks, such as another family's.
+        MethodError: If the target has a role that the source lacks, such as another family's, or only one of two sites
+            has a bias.
     """
-    source, target = list(source), list(target)
-    by_place = {(site.block, site.role): site for site in source}
-    blocks = match_blocks(_depth(source), _depth(target))
+    target = list(target)
+    ours, theirs = _by_role(source), _by_role(target)
     matched = {}
-    for site in target:
-        place = (None if site.block is None else blocks[site.block], site.role)
-        if place not in by_place:
+    for role, sites in theirs.items():
+        if role not in ours:
             raise MethodError(
-                f"Target site {site.name} (role {site.role}) has no counterpart in the source: source and target must "
-                "be of the same family."
+                f"Target site {sites[0].name} (role {sites[0].role}) has no counterpart in the source: source and target "
+                "must be of the same family."
             )
-        matched[site.name] = by_place[place]
-    return matched
+        blocks = match_blocks(len(ours[role]), len(sites))
+        matched |= {site.name: ours[role][block] for site, block in zip(sites, blocks, strict=True)}
+    for site in target:
+        if (matched[site.name].bias is None) != (site.bias is None):
+            with_bias, without = ("source", "target") if site.bias is None else ("target", "source")
+            raise MethodError(
+                f"Site {site.name} has a bias in the {with_bias} and none in the {without}, so an update of it has no "
+                "counterpart: leave the site out, or give both models biases."
+            )
+    return {site.name: matched[site.name] for site in target}
 
 
-def _depth(sites: list[Site]) -> int:
-    return 1 + max(site.block for site in sites if site.block is not None)
+def _by_role(sites: Iterable[Site]) -> dict[tuple[str, bool, str], list[Site]]:
+    """The sites of each stack and role, by depth; those behind the blocks are apart."""
+    found: dict[tuple[str, bool, str], list[Site]] = {}
+    for site in sites:
+        found.setdefault((site.stack, site.block is None, site.role), []).append(site)
+    return {role: sorted(members, key=lambda site: site.block or 0) for role, members in found.items()}
 
 
 def assemble(

@@ -23,7 +23,7 @@ def test_finetuning_learns_and_leaves_the_model_alone(source: ClipViT) -> None:
     before = {k: v.clone() for k, v in source.model.state_dict().items()}
     everything = [batch(torch.arange(10))]
     start = accuracy(source, everything, classes)
-    expert = finetune(source, batch, 10, classes, SHORT, progress=False)
+    expert = finetune(source, batch, 10, classes, SHORT)
     assert all(torch.equal(v, before[k]) for k, v in source.model.state_dict().items())
     assert not any(p.requires_grad or p.grad is not None for p in source.model.parameters())
     vector = subtract(expert, source.state())
@@ -34,25 +34,26 @@ def test_finetuning_learns_and_leaves_the_model_alone(source: ClipViT) -> None:
 
 def test_finetuning_repeats_by_seed(source: ClipViT) -> None:
     few = FinetuneConfig(steps=3, batch_size=4, lr=1e-3, warmup=1)
-    first, again = (finetune(source, batch, 10, head(source), few, progress=False) for _ in range(2))
-    other = finetune(source, batch, 10, head(source), FinetuneConfig(**vars(few) | {"seed": 1}), progress=False)
+    first, again = (finetune(source, batch, 10, head(source), few) for _ in range(2))
+    other = finetune(source, batch, 10, head(source), FinetuneConfig(**vars(few) | {"seed": 1}))
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["visual.proj"], other["visual.proj"])
 
 
 def test_a_trajectory_may_be_watched_and_changes_nothing(source: ClipViT) -> None:
     few = FinetuneConfig(steps=4, batch_size=4, lr=1e-3, warmup=1)
-    alone = finetune(source, batch, 10, head(source), few, progress=False)
-    seen = {}
+    alone = finetune(source, batch, 10, head(source), few)
+    seen, losses = {}, []
 
-    def watch(step: int, state: StateDict) -> None:
+    def watch(step: int, state: StateDict, loss: float) -> None:
+        losses.append(loss)
         seen[step] = state["visual.proj"].clone()
         with torch.no_grad():
             source.logits(pictures(3), head(source))
 
-    watched = finetune(source, batch, 10, head(source), few, progress=False, on_step=watch)
+    watched = finetune(source, batch, 10, head(source), few, on_step=watch)
     assert all(torch.equal(alone[k], watched[k]) for k in alone)
-    assert list(seen) == [1, 2, 3, 4]
+    assert list(seen) == [1, 2, 3, 4] and all(0 < loss < 20 for loss in losses)
     assert torch.equal(seen[4], watched["visual.proj"])
     path = [source.state()["visual.proj"], *seen.values()]
     assert all((b - a).norm() > 0 for a, b in itertools.pairwise(path))
@@ -72,7 +73,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(source: ClipViT) -> None:
         return images * torch.inf, labels
 
     with pytest.raises(CalibrationError, match="diverged at step 0"):
-        finetune(source, broken, 10, head(source), SHORT, progress=False)
+        finetune(source, broken, 10, head(source), SHORT)
     assert not any(p.requires_grad for p in source.model.parameters())
 
 

@@ -52,6 +52,17 @@ def test_matching_goes_by_role_and_depth() -> None:
     assert matched["proj"].name == "proj"
 
 
+def test_every_stack_is_matched_by_its_own_depth() -> None:
+    def stacks(left: int, right: int) -> list[Site]:
+        places = [("left", n) for n in range(left)] + [("right", n) for n in range(right)]
+        return [Site(f"{s}{n}", n, "fc", Slot(f"{s}{n}"), None, "x", (2, 2), stack=s) for s, n in places]
+
+    matched = match_sites(stacks(2, 3), stacks(3, 2))
+    assert {name: site.name for name, site in matched.items()} == {
+        "left0": "left0", "left1": "left1", "left2": "left1", "right0": "right0", "right1": "right2",
+    }  # fmt: skip
+
+
 def test_another_family_is_refused() -> None:
     alien = Site("blocks.0.wi", 0, "wi", Slot("wi"), None, "x", (2, 2))
     with pytest.raises(MethodError, match="role wi"):

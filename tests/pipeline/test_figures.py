@@ -94,7 +94,7 @@ def test_figure_a_ends_where_fine_tuning_ends(bench: Bench) -> None:
     model, digits = resolve(str(bench.releases["a"])), TaskRef("digits")
     data, head = open_split(model, "cpu", digits, "train"), open_head(model, "cpu", digits)
     config = FinetuneConfig(**recipe)
-    expert = finetune(open_model(model, "cpu"), data.batch, len(data), head, config, progress=False)
+    expert = finetune(open_model(model, "cpu"), data.batch, len(data), head, config)
     (last,) = (bench.folder / "home/store/final").glob("trace-fine-tuning-*/step-8.safetensors")
     assert all(torch.equal(tensor, expert[name]) for name, tensor in load_state(last).items())
     # the first block's input is what lies before every site: embeddings and a LayerNorm, which move too, but little

@@ -4,21 +4,26 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from bico.calibration.covariances import Batch, cross_covariances
+from bico.calibration.covariances import Batch, Heads, cross_covariances
 from bico.calibration.parameter_gradients import parameter_gradients
+from bico.errors import CalibrationError
 from bico.methods import Gathered, Method, Needs, Pair
-from bico.models.protocol import Model
+from bico.methods.bico import BiCo
+from bico.models.protocol import Calibratable, Model
 from bico.models.sites import Site
 from bico.task_vector import StateDict
+
+NO_HEADS: Heads = (None, None)
+BICO = BiCo()
 
 
 def transfer(
     tau: Mapping[str, Tensor],
-    source: Model,
-    target: Model,
+    source: Calibratable,
+    target: Calibratable,
     batches: Sequence[Batch],
-    heads: tuple[Tensor, Tensor],
-    method: Method,
+    heads: Heads = NO_HEADS,
+    method: Method = BICO,
 ) -> StateDict:
     """Carries a task vector of the source over to the target: one forward-backward pass of each, then closed form.
 
@@ -27,7 +32,7 @@ def transfer(
     Arguments:
         tau: The source's task vector.
         batches: The calibration samples.
-        heads: Classification heads (classes, features) of source and target.
+        heads: Classification heads (classes, features) of source and target; the loss of a wrapped module needs none.
         method: From `bico.methods`; its `needs` say which passes are made.
 
     Returns:
@@ -36,7 +41,7 @@ def transfer(
     Raises:
         MethodError: If the method cannot serve this pair.
         CalibrationError: If the calibration samples reach some site or parameter not at all, or with values that are
-            not finite.
+            not finite; or if a model's loss is taken in a head and there is none.
     """
     pair = Pair.of(source, target)
     method.check(pair)
@@ -44,17 +49,17 @@ def transfer(
 
 
 def gather(
-    source: Model, target: Model, batches: Sequence[Batch], heads: tuple[Tensor, Tensor], method: Method
+    source: Calibratable, target: Calibratable, batches: Sequence[Batch], heads: Heads, method: Method
 ) -> Gathered:
     """Returns the evidence that a method needs, from all samples of the batches."""
     return gather_needs(source, target, batches, heads, method.needs)
 
 
 def gather_needs(
-    source: Model,
-    target: Model,
+    source: Calibratable,
+    target: Calibratable,
     batches: Sequence[Batch],
-    heads: tuple[Tensor, Tensor],
+    heads: Heads,
     needs: Needs,
     sites: Sequence[Site] | None = None,
 ) -> Gathered:
@@ -64,6 +69,10 @@ def gather_needs(
         sites: The target's sites whose maps are wanted; all of them by default.
     """
     count = sum(len(batch.labels) for batch in batches) if needs else 0
+    if needs:
+        for model, head in zip((source, target), heads, strict=True):
+            if head is None and isinstance(model, Model):
+                raise CalibrationError(f"{model.name} takes its loss in a classification head: give `heads`.")
     covariances, gradients = {}, {}
     if signals := needs.signals:
         ((_, covariances),) = cross_covariances(source, target, batches, heads, signals, [count], sites)
