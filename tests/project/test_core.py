@@ -9,9 +9,8 @@ CORE = ["torch", "numpy", "scipy", "safetensors", "jaxtyping"]
 MORE = [
     "bico.data.drawing.backgrounds", "bico.data.drawing.canvas", "bico.data.drawing.strokes",  # pillow
     "bico.data.embedded", "bico.data.tasks",  # pillow
-    "bico.models.clip_vit", "bico.models.clip_vit_permutations",  # open_clip
-    "bico.models.t5", "bico.models.t5_loading",  # transformers
-    "bico.models.loading", "bico.models.releases", "bico.models.zoo",  # open_clip, and YAML
+    "bico.models.clip.loading", "bico.models.clip.permutations", "bico.models.clip.published", "bico.models.clip.vit",  # open_clip
+    "bico.models.t5.encoder", "bico.models.t5.loading",  # transformers
 ]  # fmt: skip
 """Modules that need more, each for what its line says."""
 
