@@ -3,12 +3,12 @@
 import statistics
 from collections.abc import Sequence
 
+from bico.reporting.report import COLOURS, method_label
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.beyond.cells import REFERENCES
 from benchmarks.beyond.groups import Cell, along, average, axis_values, comparable
-from bico.reporting.report import COLOURS, method_label
 
 AXES = {
     "labels": "labelled samples N",

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import date
 
+from bico.reporting.report import Row, method_label
 from scipy.stats import spearmanr
 
 from benchmarks.beyond.ask import HERE, QUESTIONS, Question
@@ -38,7 +39,6 @@ from benchmarks.beyond.plot import plot
 from bico.methods.variant import control, get_variant
 from bico.reporting.advice import recommend
 from bico.reporting.provenance import machine
-from bico.reporting.report import Row, method_label
 
 
 def accuracy_table(cells: Sequence[Cell]) -> str:
