@@ -19,11 +19,10 @@ CONFIRMATION = ("lamps", "fashion_mnist", "gtsrb", "cifar10")
 PAIRS, NUMBERS = "target", ("labels", "unlabelled", "strength")
 """Axes: pairs of models, or numbers by their name in a setting."""
 
+OPEN = ["theseus", "bico", "bico+projection", "none+projection"]
+"""What keeps the open vocabulary, without training."""
 LABELLED = [
-    "theseus",
-    "bico",
-    "bico+projection",
-    "none+projection",
+    *OPEN,
     "none+head:targets=labels",
     "none+head:targets=labels:fit=logistic",
     "bico+head:targets=labels",
@@ -35,10 +34,7 @@ LABELLED = [
 ]
 """At N labelled samples."""
 MIXED = [
-    "theseus",
-    "bico",
-    "bico+projection",
-    "none+projection",
+    *OPEN,
     "none+head",
     "none+head:fit=logistic",
     "bico+head",
@@ -48,10 +44,7 @@ MIXED = [
 ]
 """At N labelled samples and U unlabelled ones."""
 CHIEF = [
-    "theseus",
-    "bico",
-    "bico+projection",
-    "none+projection",
+    *OPEN,
     "none+head:targets=labels",
     "bico+head:targets=labels",
     "none+head",
