@@ -1,7 +1,7 @@
 """Fine-tuning with a frozen head: how experts are made."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -108,7 +108,7 @@ def finetune(
             parameters[name].copy_(tensor)
 
 
-def _endless_order(available: int, seed: int):
+def _endless_order(available: int, seed: int) -> Iterator[Tensor]:
     """Sample indices, epoch after epoch, each epoch in its own seeded order."""
     generator = torch.Generator().manual_seed(seed)
     while True:

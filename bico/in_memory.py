@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from bico.calibration.covariances import Batch, Heads, cross_covariances
-from bico.calibration.parameter_gradients import parameter_gradients
+from bico.calibration.covariances import Batch, Covariances, Heads, cross_covariances
+from bico.calibration.parameter_gradients import Gradients, parameter_gradients
 from bico.errors import CalibrationError
 from bico.methods import Gathered, Method, Needs, Pair
 from bico.methods.bico import BiCo
@@ -73,7 +73,8 @@ def gather_needs(
         for model, head in zip((source, target), heads, strict=True):
             if head is None and isinstance(model, Model):
                 raise CalibrationError(f"{model.name} takes its loss in a classification head: give `heads`.")
-    covariances, gradients = {}, {}
+    covariances: Covariances = {}
+    gradients: Gradients = {}
     if signals := needs.signals:
         ((_, covariances),) = cross_covariances(source, target, batches, heads, signals, [count], sites)
     if kinds := needs.gradients:

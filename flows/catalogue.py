@@ -102,9 +102,13 @@ class Catalogue(BaseModel):
     claims: Annotated[list[Claim], Field(min_length=1)]
     norms: list[Norms] = []
 
+    @property
+    def all(self) -> list[Claim | Norms]:
+        return [*self.claims, *self.norms]
+
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        names = [claim.id for claim in [*self.claims, *self.norms]]
+        names = [claim.id for claim in self.all]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"two claims are called {twice.pop()!r}")
         if strange := set(self.recipes) - set(list_recipes()):

@@ -91,7 +91,7 @@ def claims(
         config = next(iter(configs[claim.recipe].values()))
         kept, counted = norms_kept(config, settings, progress)
         stages = {word: stages[word] + counted[word] for word in stages}
-        found = {task: {seed: share - 100} for (task, seed), share in kept.items()}
+        found: dict[str, dict[int | None, float]] = {task: {seed: share - 100} for (task, seed), share in kept.items()}
         outcomes[claim.id] = evaluate(found, Kind.ALIKE, claim.margin)
     about = made_by(command, time.perf_counter() - started, stages)
     about += [f"Rows of earlier runs, read from {', '.join(tables)}."] if tables else []
@@ -146,7 +146,7 @@ def render(catalogue: Catalogue, outcomes: Mapping[str, Outcome], about: Sequenc
         f"{' or '.join(map(str, tasks))} tasks by one-sided paired t-tests at 5 %. Held: the claim is significant; not held: its opposite "
         "is; undecided: neither. In favour: tasks whose own difference is as claimed.",
     ]
-    for claim in [*catalogue.claims, *catalogue.norms]:
+    for claim in catalogue.all:
         if claim.group:
             lines += [
                 "",

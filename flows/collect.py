@@ -53,9 +53,10 @@ class Collected:
     """Alignment maps of all of it, once they are solved."""
 
     @property
-    def calibrations(self) -> tuple[Calibration | None, PseudoLabelled | None]:
+    def calibrations(self) -> tuple[Calibration | None, Calibration | None]:
         """Labelled and unlabelled samples."""
-        return tuple(None if one is None else one.calibration for one in (self.labelled, self.unlabelled))
+        labelled, unlabelled = (None if one is None else one.calibration for one in (self.labelled, self.unlabelled))
+        return labelled, unlabelled
 
     def evidence(self, needs: Needs, budget: Budget) -> EvidenceRefs:
         """What one method needs, of what all methods' needs have left."""
@@ -78,7 +79,7 @@ class Collected:
             and (part.signal, part.completion) in needs.maps
         )
 
-    def known_to(self, cell: Cell) -> tuple[Calibration | None, PseudoLabelled | None]:
+    def known_to(self, cell: Cell) -> tuple[Calibration | None, Calibration | None]:
         """The samples that one cell may look at."""
         labelled, unlabelled = self.calibrations
         return labelled if cell.budget.asked else None, unlabelled if cell.budget.unlabelled else None

@@ -1,7 +1,7 @@
 """Maps are solved on Dask, one task per block."""
 
 import time
-from typing import Any
+from typing import Any, cast
 
 from distributed import CancelledError
 from distributed import TimeoutError as DaskTimeoutError
@@ -53,7 +53,8 @@ def fan_out(space: Workspace, blocks: list[BlockMaps], limit: float | None = Non
     Raises:
         ClusterError: If there are no workers, or a block takes too long: Dask itself would wait for ever.
     """
-    futures = solve_maps.map(unmapped(space), blocks)
+    # Nobody calls this flow but with the runner of `dask_runner`.
+    futures = cast("list[PrefectDaskFuture[Done]]", solve_maps.map(unmapped(space), blocks))
     with reported("solve-maps", "blocks", len(blocks)) as advance:
         # Every result is asked for: a task that kills its worker would otherwise pass unnoticed.
         return [
@@ -61,7 +62,7 @@ def fan_out(space: Workspace, blocks: list[BlockMaps], limit: float | None = Non
         ]
 
 
-def _result(future: PrefectDaskFuture, block: str, limit: float | None) -> Done:
+def _result(future: "PrefectDaskFuture[Done]", block: str, limit: float | None) -> Done:
     started, alone = time.monotonic(), 0.0
     while True:
         try:

@@ -95,6 +95,8 @@ def alignment(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measuremen
     inputs = Needs(maps=frozenset({(Signal.INPUT, completion)}))
     for (name, seed), found in solve_all(plan, settings, collect_all(plan, ledger), ledger).items():
         budget = plan.sized(name, Budget(plan.config.samples[-1]))
+        if found.labelled is None:
+            raise ConfigError("Layer inputs are compared on labelled samples, and there are none: raise --samples.")
         parts, drawn = list(found.maps(inputs, budget)), found.labelled.calibration.indices
         held_out = range(min(len(drawn), plan.tasks[name].open().sizes["test"]))
         for split, indices in (("train", drawn), ("test", held_out)):
@@ -125,8 +127,9 @@ def outputs(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]
         limit = min(PROBES, config.test_limit or PROBES)
         args = plan.space, plan.target, plan.tasks[name], oracles[name], weights, str(cell.method), strength, limit
         done = ledger.run(compare_outputs, *args, label=f"{name}/{cell.method}")
-        about = {"task": name, "seed": cell.seed, "samples": cell.budget.asked}
-        records += [replace(r, **about) for r in read_measurements(done.ref)]
+        records += [
+            replace(r, task=name, seed=cell.seed, samples=cell.budget.asked) for r in read_measurements(done.ref)
+        ]
     return records
 
 

@@ -76,10 +76,11 @@ def report(changes: dict[str, Comparison | None]) -> str:
 def _since_last(tonight: Path, label: str) -> Comparison | None:
     """Compares a table with the one of the latest night before that has one; a figure has none."""
     now = tonight / f"{label}.csv"
-    before = [path for path in sorted(tonight.parent.glob(f"*/{label}.csv")) if path.parent.name < tonight.name]
-    if not now.exists() or not before:
+    earlier = [path for path in sorted(tonight.parent.glob(f"*/{label}.csv")) if path.parent.name < tonight.name]
+    if not now.exists() or not earlier:
         return None
-    return compare(*(read_rows(path.read_text().splitlines(), str(path)) for path in (before[-1], now)))
+    before, after = (read_rows(path.read_text().splitlines(), str(path)) for path in (earlier[-1], now))
+    return compare(before, after)
 
 
 def _night() -> str:

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 from prefect import flow, get_run_logger, runtime
 from prefect.client.orchestration import get_client
@@ -145,7 +146,7 @@ def _is_waiting(flow_run: str) -> bool:
         return False
     with get_client(sync_client=True) as client:
         try:
-            state = client.read_flow_run(flow_run).state
+            state = client.read_flow_run(UUID(flow_run)).state
         except ObjectNotFound:
             return False
     return state is not None and not state.is_final()

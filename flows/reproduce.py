@@ -81,7 +81,9 @@ def reproduce(
     """
     started = time.perf_counter()
     configs = recipe.configs(mini, data, scratch(settings))
-    label, rows, outputs = recipe.label(mini), {}, {}
+    label = recipe.label(mini)
+    rows: dict[str, list[Row]] = {}
+    outputs: dict[str, Path] = {}
     if recipe.figure is not None:
         drawn = find_figure(recipe.figure)(configs, settings, out / label)
         outputs |= drawn.files

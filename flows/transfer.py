@@ -8,6 +8,7 @@ from typing import Any
 from prefect import flow, runtime
 
 from bico.calibration.budget import NOTHING
+from bico.errors import ConfigError
 from bico.methods.spec import Spec
 from bico.models.loading import ModelFiles
 from bico.reporting.block_report import BlockReport
@@ -154,7 +155,8 @@ def measure(
 
 def transfer_one(plan: Plan, cell: Cell, expert: Ref, found: Collected, ledger: Ledger) -> Ref:
     """The target's task vector of one cell: transported, and after the last steps, if there are some."""
-    variant, models, vector = plan.methods[cell.method], (plan.source, plan.target), None
+    variant, models = plan.methods[cell.method], (plan.source, plan.target)
+    vector: Ref | None = None
     if variant.method is not None:
         # The transport before last steps is that of the method alone, and found in the store if that was measured too.
         needs = variant.method.needs
@@ -167,6 +169,8 @@ def transfer_one(plan: Plan, cell: Cell, expert: Ref, found: Collected, ledger: 
         drawn = found.known_to(cell)
         args = models, expert, vector, plan.config.alpha, variant.steps, evidence, drawn
         vector = ledger.run(take_last_steps, plan.space, *args, label=cell.label).ref
+    if vector is None:
+        raise ConfigError(f"Method '{cell.method}' does nothing: it has neither a transport nor a last step.")
     return vector
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from bico.last_steps import LastStep
+from bico.methods import Method
 from bico.reporting.card import Origin
 from bico.reporting.rows import Cell, Row
 from flows.plan import Plan
@@ -54,5 +56,5 @@ def settings_of(plan: Plan, cell: Cell) -> dict[str, Any]:
     variant = plan.methods.get(cell.method)
     if variant is None:
         return {}
-    parts = [variant.method] if variant.method else []
-    return {f"{part.name}.{name}": value for part in [*parts, *variant.steps] for name, value in asdict(part).items()}
+    parts: list[Method | LastStep] = [*([variant.method] if variant.method else []), *variant.steps]
+    return {f"{part.name}.{name}": value for part in parts for name, value in asdict(part).items()}

@@ -9,14 +9,15 @@ themselves are moved by `storage.chunks`.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import torch
 import zarr
 from torch import Tensor
 from zarr.codecs import BytesCodec
-from zarr.core.metadata import ArrayV3Metadata
+from zarr.core.group import GroupMetadata
+from zarr.core.metadata import ArrayV2Metadata, ArrayV3Metadata
 from zarr.dtype import Float32, Float64, Int64
 from zarr.storage import LocalStore
 
@@ -29,7 +30,11 @@ BATCH_BYTES = 16 * 2**20
 """Small arrays are created together up to this size: alone, each costs three times as long."""
 
 _INDEX = "bico:arrays"  # the group's attribute that lists the names; without it, writing did not finish
-_DTYPES = {torch.float32: Float32, torch.float64: Float64, torch.int64: Int64}
+_DTYPES: dict[torch.dtype, type[Float32 | Float64 | Int64]] = {
+    torch.float32: Float32,
+    torch.float64: Float64,
+    torch.int64: Int64,
+}
 
 
 Arrays = Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
@@ -77,7 +82,9 @@ def new_arrays(path: Path, attrs: Mapping[str, Any] | None = None) -> Iterator[C
                 names[name] = None
                 if tensor.dtype not in _DTYPES:
                     raise StoreError(f"Array {name!r} is {tensor.dtype}: store float32, float64 or int64 (`.float()`).")
-            nodes = {_node(name): _metadata(tensor) for name, tensor in batch.items()}
+            nodes: dict[str, GroupMetadata | ArrayV2Metadata | ArrayV3Metadata] = {
+                _node(name): _metadata(tensor) for name, tensor in batch.items()
+            }
             with _writing(path):
                 dict(zarr.create_hierarchy(store=store, nodes=nodes))
                 for name, tensor in batch.items():
@@ -125,7 +132,7 @@ def read_attrs(path: Path) -> dict[str, Any]:
 def _open(path: Path) -> tuple[zarr.Group, list[str]]:
     try:
         group = zarr.open_group(LocalStore(path, read_only=True), mode="r", zarr_format=3)
-        return group, group.attrs[_INDEX]
+        return group, cast("list[str]", group.attrs[_INDEX])  # as `write_arrays` left it
     except Exception as error:  # missing folder, missing or damaged header, no index: all of them, and Zarr's own
         raise StoreError(
             f"There is no finished group of arrays at {path}: delete the artefact, the next run makes it again."

@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import obstore
@@ -69,7 +69,8 @@ class BucketBackend:
         self.staging = (staging or _default_staging(self.url)).expanduser().absolute()
         for name in ("tmp", "locks", "copies"):
             (self.staging / name).mkdir(parents=True, exist_ok=True)
-        self._owner, self._client = 0, None
+        self._owner = 0
+        self._client: ObjectStore | None = None
         self._mine: dict[str, None] = {}
         with self._talking():
             self._list("manifests/", limit=1)  # an address that does not answer is found out here
@@ -77,7 +78,7 @@ class BucketBackend:
     @property
     def _store(self) -> "ObjectStore":
         # A client's threads do not survive a fork: each process has its own.
-        if self._owner != os.getpid():
+        if self._client is None or self._owner != os.getpid():
             self._client = connect(self.url)
             self._owner, self._mine = os.getpid(), {}
             self._lease_name = f"{LEASES}/{uuid.uuid4().hex}"
@@ -302,8 +303,8 @@ class BucketBackend:
         self._put(_CLOCK, b"")
         return obstore.head(self._store, _CLOCK)["last_modified"]
 
-    def _list(self, prefix: str, limit: int | None = None) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+    def _list(self, prefix: str, limit: int | None = None) -> "list[ObjectMeta]":
+        found: list[ObjectMeta] = []
         for batch in obstore.list(self._store, prefix):
             found += batch
             if limit and len(found) >= limit:
@@ -343,7 +344,12 @@ def _same_tag(listed: str | None, given: str | None) -> bool:
 
 def _version(meta: "ObjectMeta") -> "UpdateVersion":
     """What a put must find there, in the provider's words: some go by the tag, some by a number."""
-    return {name: meta[name] for name in ("e_tag", "version") if meta[name] is not None}
+    version: UpdateVersion = {}
+    if meta["e_tag"] is not None:
+        version["e_tag"] = meta["e_tag"]
+    if meta["version"] is not None:
+        version["version"] = meta["version"]
+    return version
 
 
 def _is_silence(error: Exception) -> bool:

@@ -79,7 +79,7 @@ def content_digest(path: str | Path, allow_pickle: bool = False) -> str:
     digest = hashlib.sha256()
     for name, tensor in _tensors(path, allow_pickle).items():
         digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

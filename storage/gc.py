@@ -141,7 +141,8 @@ def collect(
     ]
     if dry_run:
         return Collection([h for h in chosen if not h.in_use], [h for h in chosen if h.in_use])
-    deleted, in_use = [], []
+    deleted: list[StoredArtefact] = []
+    in_use: list[StoredArtefact] = []
     for artefact in chosen:
         reach(FaultPoint.CHOSEN, artefact.key)
         (deleted if store.backend.remove(artefact.key, unless_leased=True) else in_use).append(artefact)

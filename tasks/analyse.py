@@ -78,10 +78,10 @@ def compare_inputs(
             yield Batch(ours.batch(part)[0], *theirs.batch(part))
 
     def build(out: Path) -> None:
-        models = [open_model(files, space.device) for files in (source, target)]
-        heads = tuple(open_head(files, space.device, task) for files in (source, target))
+        ours, theirs = (open_model(files, space.device) for files in (source, target))
+        heads = open_head(source, space.device, task), open_head(target, space.device, task)
         maps, completion = StoredMaps(space, parts, budget), parts[0].completion
-        write_measurements(out, compare_signals(*models, batches(), heads, lambda key: maps(key, completion)))
+        write_measurements(out, compare_signals(ours, theirs, batches(), heads, lambda key: maps(key, completion)))
 
     return run_stage(space, "compare-inputs", key, build, {"task": task.name, "split": split})
 

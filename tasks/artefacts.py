@@ -47,12 +47,12 @@ def expert_file(ref: Ref) -> Path:
     return folder_of(ref) / EXPERT
 
 
-def read_task_vector(expert: Ref, state: StateDict) -> StateDict:
+def read_task_vector(expert: Ref, state: Mapping[str, Tensor]) -> StateDict:
     """Returns a stored expert's task vector, on the device of the state that it was fine-tuned from."""
     return subtract(_on_device_of(state, load_state(expert_file(expert))), state)
 
 
-def write_vector(folder: Path, vector: StateDict, state: StateDict, head: LinearHead | None = None) -> None:
+def write_vector(folder: Path, vector: StateDict, state: Mapping[str, Tensor], head: LinearHead | None = None) -> None:
     """Leaves a task vector of the target, and the classifier that comes with it.
 
     Arguments:
@@ -192,6 +192,6 @@ def read_measurements(ref: Ref) -> list["Measurement"]:
     return [Measurement(**record) for record in json.loads((folder_of(ref) / _MEASUREMENTS).read_text())]
 
 
-def _on_device_of(state: StateDict, tensors: StateDict) -> StateDict:
+def _on_device_of(state: Mapping[str, Tensor], tensors: StateDict) -> StateDict:
     device = next(iter(state.values())).device
     return {name: tensor.to(device) for name, tensor in tensors.items()}

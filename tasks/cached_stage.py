@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import Task as PrefectTask
 from prefect import get_run_logger
@@ -77,6 +77,7 @@ def as_state(done: Done) -> Done | State[Done]:
     return Completed(name="Cached", message=done.ref.key, data=done) if done.cached else done
 
 
-def result_of(task: PrefectTask, *args: Any) -> Done:
+def result_of(task: "PrefectTask[..., Any]", *args: Any) -> Done:
     """Runs a stage in this process. By way of its state: called plainly, a task that ends as `Cached` gives that."""
-    return task(*args, return_state=True).result()
+    # Any result might be a coroutine's, to Prefect's types; no stage is one.
+    return cast(State[Done], task(*args, return_state=True)).result()

@@ -1,6 +1,6 @@
 """Which samples calibrate a pair on a task: drawn with their labels, or without, with the expert's predictions for labels."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
@@ -87,7 +87,7 @@ class Calibration:
 class PseudoLabelled(Calibration):
     """Inputs without labels that an expert has looked at; `budgets` holds one, of unlabelled inputs alone."""
 
-    expert: Ref | None = None
+    expert: Ref = field(kw_only=True)
     """The fine-tuned source."""
     pseudo_labels: PseudoLabels = PseudoLabels.HARD
     taken: tuple[int, ...] = ()

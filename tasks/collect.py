@@ -1,5 +1,6 @@
 """Collect activations and gradients: one forward-backward pass of each model leaves all covariances."""
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +10,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
-from bico.calibration.covariances import Batch, cross_covariances, split_at
+from bico.calibration.covariances import Batch, Covariances, cross_covariances, split_at
 from bico.calibration.memory import plan_memory
 from bico.calibration.signals import Signal
 from storage.keys import artefact_key
@@ -124,15 +125,15 @@ def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Sig
     return space.artefacts.get_or_create_many(list(keys), build, meta)
 
 
-def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]):
+def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]) -> Iterator[tuple[int, Covariances]]:
     models = [calibration.source, calibration.target]
     source, target = (open_model(files, space.device) for files in models)
     ours, theirs = (open_split(files, space.device, calibration.task, "train") for files in models)
-    heads = tuple(open_head(files, space.device, calibration.task, calibration.head_indices) for files in models)
+    head, their_head = (open_head(files, space.device, calibration.task, calibration.head_indices) for files in models)
     indices, count_of = torch.tensor(calibration.indices), {size: n for n, size in calibration.counts.items()}
     targets = calibration.targets(space)
 
-    def batches():
+    def batches() -> Iterator[Batch]:
         for part in split_at(len(indices), calibration.batch_size, count_of):
             inputs, labels = ours.batch(indices[part])
             yield Batch(inputs, theirs.batch(indices[part])[0], labels if targets is None else targets[part])
@@ -141,6 +142,12 @@ def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]):
     parts = len(list(split_at(len(indices), calibration.batch_size, count_of)))
     with reported("collect", f"batches of {calibration.task.name}", parts * len(plan.passes)) as advance:
         for n, sites in enumerate(plan.passes):
-            seen = counted(batches(), lambda done, n=n: advance(n * parts + done))
-            for size, covariances in cross_covariances(source, target, seen, heads, signals, list(count_of), sites):
+
+            def further(done: int, before: int = n * parts) -> None:
+                advance(before + done)
+
+            seen = counted(batches(), further)
+            for size, covariances in cross_covariances(
+                source, target, seen, (head, their_head), signals, list(count_of), sites
+            ):
                 yield count_of[size], covariances

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from bico.calibration.budget import NOTHING, Budget
@@ -66,4 +67,7 @@ class StoredEvidence:
         if not parts:
             raise undeclared(f"parameter gradients ({kind})")
         # Both statistics are sums over samples.
-        return {name: sum(part[name] for part in parts).to(self._device) for name in parts[0]}
+        return {
+            name: sum((part[name] for part in parts), torch.zeros_like(first)).to(self._device)
+            for name, first in parts[0].items()
+        }

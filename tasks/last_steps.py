@@ -8,6 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
 from bico.calibration.covariances import Batch
+from bico.errors import CalibrationError
 from bico.last_steps import LastStep, Samples, StepContext
 from bico.methods.variant import finish
 from bico.models.loading import ModelFiles
@@ -15,7 +16,7 @@ from bico.task_vector import scale
 from storage.keys import Ref, artefact_key
 from tasks.artefacts import read_task_vector, read_vector, write_vector
 from tasks.cached_stage import Done, Workspace, run_stage
-from tasks.calibration import Calibration, PseudoLabelled
+from tasks.calibration import Calibration
 from tasks.evidence import EvidenceRefs, StoredEvidence
 from tasks.inputs import open_head, open_model, open_split
 from tasks.retries import RETRIES
@@ -32,7 +33,7 @@ def take_last_steps(
     alpha: float,
     steps: tuple[LastStep, ...],
     evidence: EvidenceRefs,
-    calibrations: tuple[Calibration | None, PseudoLabelled | None],
+    calibrations: tuple[Calibration | None, Calibration | None],
 ) -> Done | State[Done]:
     """Stores the target's task vector after the steps, at full strength, and the classifier that they may end in.
 
@@ -46,6 +47,8 @@ def take_last_steps(
     source, target = models
     labelled, unlabelled = calibrations
     either = labelled or unlabelled
+    if either is None:
+        raise CalibrationError("Last steps learn from samples, and there are none: raise --samples or --unlabelled.")
     known = [] if labelled is None else labelled.indices[: evidence.budget.size]
     key = artefact_key(
         "last-steps",
@@ -66,12 +69,12 @@ def take_last_steps(
 
     def build(out: Path) -> None:
         ours, theirs = (open_model(files, space.device) for files in models)
-        heads = tuple(open_head(files, space.device, either.task, either.head_indices) for files in models)
+        head, their_head = (open_head(files, space.device, either.task, either.head_indices) for files in models)
         samples = Samples(
-            _batches(space, models, labelled, known) if known else (),
+            () if labelled is None or not known else _batches(space, models, labelled, known),
             [] if unlabelled is None else _batches(space, models, unlabelled, unlabelled.indices),
         )
-        context = StepContext(ours, theirs, heads, read_task_vector(expert, ours.state()), samples)
+        context = StepContext(ours, theirs, (head, their_head), read_task_vector(expert, ours.state()), samples)
         start = {} if vector is None else scale(read_vector(vector, space.device), alpha)
         result = finish(steps, start, context, StoredEvidence(space, evidence))
         write_vector(out, result.vector, theirs.state(), result.linear_head)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import TypeVar, cast
 from uuid import UUID
 
 import httpx
@@ -40,7 +40,8 @@ def reported(stage: str, what: str, total: int) -> Iterator[Callable[[int], None
         # Whether anybody can watch must not decide whether the work gets done.
         with suppress(httpx.HTTPError, PrefectException, OSError):
             if artifact is None:
-                artifact = create_progress_artifact(percent, key=f"progress-{stage}", description=f"{what}, of {total}")
+                made = create_progress_artifact(percent, key=f"progress-{stage}", description=f"{what}, of {total}")
+                artifact = cast(UUID, made)  # a coroutine only where an event loop runs
             else:
                 update_progress_artifact(artifact, percent)
 

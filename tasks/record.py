@@ -5,7 +5,7 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -23,9 +23,14 @@ from tasks.retries import RETRIES
 class TrackingSettings(Protocol):
     """Where runs are recorded."""
 
-    home: Path
-    mlflow_uri: str | None
-    experiment: str
+    @property
+    def home(self) -> Path: ...
+
+    @property
+    def mlflow_uri(self) -> str | None: ...
+
+    @property
+    def experiment(self) -> str: ...
 
 
 def metric_label(method: Spec, unlabelled: int) -> str:
@@ -67,7 +72,7 @@ def record_run(
     base = untouched(rows)
     gained = f"over {base.label}"
     parent = tracker.start_parent(name, params, tags | about, once="prefect.flow_run")
-    status = "FAILED"
+    status: Literal["FINISHED", "FAILED"] = "FAILED"
     try:
         for row in rows:
             cell = {name: value for name, value in row.record().items() if name != "accuracy"}

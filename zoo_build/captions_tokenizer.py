@@ -37,7 +37,7 @@ def train_tokenizer(pictures: int = 20_000, seed: int = 0) -> PreTrainedTokenize
         seed: Seed of those captions.
     """
     captions = draw_pool("ab", pictures, seed, pictures=False).captions
-    corpus = [caption.text for caption in itertools.variant.from_iterable(captions)] + PROMPT_WORDS.split() * 20
+    corpus = [caption.text for caption in itertools.chain.from_iterable(captions)] + PROMPT_WORDS.split() * 20
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=True)]

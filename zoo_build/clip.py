@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -162,11 +162,18 @@ def _optimisers(model: CLIP, recipe: ClipPretraining) -> list[torch.optim.Optimi
     hidden = {name: p for name, p in named.items() if muon and "resblocks" in name and p.ndim == 2}
     others = [p for name, p in named.items() if name not in hidden]
     decayed = [p for p in others if p.ndim >= 2]
-    groups = [{"params": decayed}, {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0}]
-    optimisers = [torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed},
+        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+    ]
     if muon:
-        settings = {"weight_decay": recipe.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
-        optimisers.append(torch.optim.Muon(list(hidden.values()), lr=1.0, **settings))
+        weights = list(hidden.values())
+        optimisers.append(
+            torch.optim.Muon(weights, lr=1.0, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
+        )
     return optimisers
 
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from bico.data.tasks import EMBEDDED, Prepared, get_task
+from bico.errors import CheckpointError
 from bico.evaluation.accuracy import accuracy
 from bico.models import zoo
 from bico.models.clip.vit import ClipViT
@@ -70,6 +71,8 @@ def entry(recipe: ClipPretraining, model: Path, record: dict[str, Any], folders:
         folders: Folders of further tasks to measure zero-shot accuracy on, beside the embedded ones.
     """
     loaded = load(resolve(str(model)))
+    if not isinstance(loaded, ClipViT):
+        raise CheckpointError(f"{model} holds no CLIP: it cannot be measured by this recipe.")
     tasks = [*EMBEDDED, *(folder.name for folder in folders)]
     return {
         "recipe": asdict(recipe),

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
 from bico.data.folders import parquet_files
-from bico.errors import DataError
+from bico.errors import CheckpointError, DataError
 from bico.evaluation.probe import fit_probe
 from bico.models import zoo
 from bico.models.loading import load, resolve
@@ -105,6 +105,8 @@ def entry(recipe: T5Pretraining, model: Path, record: dict[str, Any], folders: S
         folders: The corpus, whose test split gives the held-out loss, and folders of text tasks to probe on.
     """
     trained = load(resolve(str(model)))
+    if not isinstance(trained, T5Encoder):
+        raise CheckpointError(f"{model} holds no T5: it cannot be measured by this recipe.")
     tokenizer = trained.tokenizer
     untrained = T5Encoder(build(recipe, len(tokenizer)), tokenizer)
     corpus = find_corpus(recipe.corpus, folders)

@@ -34,7 +34,7 @@ def input_drift(
     Returns:
         Quantities "direction" and "magnitude" at `step`, for every tensor that a site reads.
     """
-    drifts = RowMeans()
+    drifts: RowMeans[tuple[str, str]] = RowMeans()
     for inputs, labels in batches:
         before = collect_signals(model, inputs, labels, head, model.sites, [Signal.INPUT])
         with model.updated(vector):

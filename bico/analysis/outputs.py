@@ -36,7 +36,7 @@ def output_similarity(
     Returns:
         Quantity "cosine" for every site, in -1..1.
     """
-    cosines = RowMeans()
+    cosines: RowMeans[str] = RowMeans()
     for inputs, labels in batches:
         with model.updated(reference):
             wanted = collect_signals(model, inputs, labels, head, model.sites, [Signal.OUTPUT])

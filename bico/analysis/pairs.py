@@ -41,7 +41,7 @@ def compare_signals(
         CalibrationError: If a signal was never seen, or is constant.
     """
     moments: dict[SignalKey, Moments] = {}
-    cosines = RowMeans()
+    cosines: RowMeans[tuple[str, SignalKey]] = RowMeans()
 
     def add(key: SignalKey, ours: Tensor, theirs: Tensor) -> None:
         seen = Moments.of(ours, theirs)

@@ -1,6 +1,7 @@
 """The figures of the paper, put together from the plots: a panel per pair of models where a panel holds one."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bico.analysis.plots import (
@@ -19,10 +20,15 @@ if TYPE_CHECKING:
 
 Plot = Callable[[Sequence[Measurement], "Axes"], "Axes"]
 
+
+def _drift(quantity: str, records: Sequence[Measurement], ax: "Axes") -> "Axes":
+    return plot_drift(records, quantity, ax)
+
+
 PLOTS: dict[str, tuple[Plot, ...]] = {
     "figure1": (plot_alignment,),
     "figure2": (plot_output_similarity,),
-    "figureA": tuple(lambda r, ax, q=quantity: plot_drift(r, q, ax) for quantity in ("direction", "magnitude")),
+    "figureA": tuple(partial(_drift, quantity) for quantity in ("direction", "magnitude")),
     "figureB": (plot_cka,),
     "spectra": (plot_determined, plot_spectrum),
 }

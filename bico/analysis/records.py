@@ -3,13 +3,15 @@
 import statistics
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from bico.calibration.signals import Signal, signal_key
 from bico.models.sites import Site
+
+K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,18 @@ def layer_of_tensors(sites: Sequence[Site], signals: Iterable[Signal]) -> dict[s
     return {signal_key(site, signal)[0]: site.block for signal in signals for site in sites}
 
 
-class RowMeans:
+class RowMeans(Generic[K]):
     """Running means over rows, by key; sums in float64."""
 
     def __init__(self) -> None:
-        self._sums: dict[Hashable, float] = {}
-        self._counts: dict[Hashable, int] = {}
+        self._sums: dict[K, float] = {}
+        self._counts: dict[K, int] = {}
 
-    def add(self, key: Hashable, values: Float[Tensor, " rows"]) -> None:
+    def add(self, key: K, values: Float[Tensor, " rows"]) -> None:
         self._sums[key] = self._sums.get(key, 0.0) + float(values.double().sum())
         self._counts[key] = self._counts.get(key, 0) + len(values)
 
-    def means(self) -> Mapping[Hashable, float]:
+    def means(self) -> Mapping[K, float]:
         return {key: total / self._counts[key] for key, total in self._sums.items()}
 
 

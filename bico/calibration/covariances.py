@@ -204,7 +204,7 @@ def pair_rows(
                 f"{source.name} changes the {source_key[1]} of {source_key[0]} in place after it was measured: compute it "
                 "out of place (no `+=`, no `inplace=True`)."
             )
-        if ours.ndim == 3 and source.grid != target.grid:
+        if ours.ndim == 3 and source.grid and target.grid and source.grid != target.grid:
             ours = resample_tokens(ours, source.grid, target.grid)
         if ours.shape[:-1] != theirs.shape[:-1]:
             raise CalibrationError(

@@ -48,14 +48,11 @@ class Projection:
 
     def check(self, source: Model, target: Model) -> None:
         for model in (source, target):
-            if projection_of(model) is None:
-                raise MethodError(
-                    f"projection refits a model's last projection, and {model.name} has none: use head (as in bico+head)."
-                )
+            _projection(model)
 
     def take(self, vector: StateDict, context: StepContext, evidence: Evidence) -> StepResult:
         self.check(context.source, context.target)
-        site = projection_of(context.target)
+        site = _projection(context.target)
         q_out = evidence.map(signal_key(site, Signal.OUTPUT_GRAD), self.completion)
         updated = context.target_after(vector)
         wanted = context.source_after().features - context.source_before().features
@@ -67,6 +64,15 @@ class Projection:
         missing = context.target_before().features + wanted.to(updated.features) @ q_out.to(updated.features)
         step = step_of(updated.pooled, missing - updated.features, self.penalty)
         return StepResult(added(vector, site, step.weight.T, context.target.state()))
+
+
+def _projection(model: Model) -> Site:
+    site = projection_of(model)
+    if site is None:
+        raise MethodError(
+            f"projection refits a model's last projection, and {model.name} has none: use head (as in bico+head)."
+        )
+    return site
 
 
 def step_of(

@@ -13,6 +13,7 @@ from bico.calibration.covariances import Batch
 from bico.calibration.pseudo_labels import expert_scores
 from bico.evaluation.linear_head import LinearHead, Readings, read
 from bico.methods.evidence import Evidence, Needs
+from bico.methods.settings import HasFields
 from bico.models.protocol import Model
 from bico.task_vector import StateDict
 
@@ -93,14 +94,17 @@ class StepResult:
 
 
 @runtime_checkable  # beartype checks it in the tests
-class LastStep(Protocol):
+class LastStep(HasFields, Protocol):
     """A last step. A frozen dataclass without state; its fields are its settings."""
 
     name: ClassVar[str]
     keeps_vocabulary: ClassVar[bool]
     """Whether what comes out still knows other classes than the task's; a step that does not is the end."""
-    needs_labels: bool
-    """Whether it learns from labelled samples only."""
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether it learns from labelled samples only."""
+        ...
 
     @property
     def label(self) -> str:

@@ -103,8 +103,8 @@ def procrustes(
     if Completion(completion) is Completion.SVD or min(cross.shape) < FAST_FROM or not SMALLEST_FAST_CUT <= rtol < 1:
         return by_svd(cross, completion, rtol)
     if cross.shape[0] < cross.shape[1]:
-        solved = procrustes(cross.T, completion, rtol, solver)
-        return AlignmentMap(solved.matrix.T.contiguous(), solved.rank, solved.spectrum)
+        turned = procrustes(cross.T, completion, rtol, solver)
+        return AlignmentMap(turned.matrix.T.contiguous(), turned.rank, turned.spectrum)
     # Only the direction matters, so the scale may be one at which squares neither overflow nor vanish.
     scaled = cross.to(torch.float64, copy=True).div_(peak)
     solver = solver or (Solver.ITERATION if cross.is_cuda else Solver.GRAM)
@@ -125,7 +125,7 @@ def _by_gram(matrix: Tensor, rtol: float, dtype: torch.dtype) -> AlignmentMap | 
 
 def _by_iteration(matrix: Tensor, rtol: float, dtype: torch.dtype) -> AlignmentMap | None:
     found = newton_schulz.by_iteration(matrix, rtol)
-    return found and AlignmentMap(found.matrix.to(dtype), found.rank, found.values)
+    return None if found is None else AlignmentMap(found.matrix.to(dtype), found.rank, found.values)
 
 
 def by_svd(cross: Float[Tensor, "source target"], completion: Completion, rtol: float) -> AlignmentMap:

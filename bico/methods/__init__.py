@@ -1,6 +1,5 @@
 """The table of methods: one protocol, one small file per idea."""
 
-from collections.abc import Callable
 from typing import Any
 
 from bico.methods.ablations import GradientOnly, InputOnly, OutputOnly
@@ -15,22 +14,20 @@ from bico.methods.theseus import Theseus
 from bico.methods.transfusion import TransFusion
 from bico.methods.unaligned import Crop, Naive, ZeroPad
 
-METHODS: dict[str, Callable[..., Method]] = {
-    method.name: method
-    for method in (
-        BiCo,
-        Theseus,
-        InputOnly,
-        OutputOnly,
-        GradientOnly,
-        GradFix,
-        TransFusion,
-        FewShot,
-        Naive,
-        ZeroPad,
-        Crop,
-    )
-}
+_METHODS: tuple[type[Method], ...] = (
+    BiCo,
+    Theseus,
+    InputOnly,
+    OutputOnly,
+    GradientOnly,
+    GradFix,
+    TransFusion,
+    FewShot,
+    Naive,
+    ZeroPad,
+    Crop,
+)
+METHODS = {method.name: method for method in _METHODS}
 
 
 def get_method(text: str, **defaults: Any) -> Method:

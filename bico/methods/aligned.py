@@ -57,13 +57,14 @@ class Aligned:
     def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         self.check(pair)
         matched = pair.matched
-        weights, biases = {}, {}
+        weights: dict[str, Tensor] = {}
+        biases: dict[str, Tensor] = {}
         for site in pair.target_sites:
             ours = matched[site.name]
             q_in, q_out = (self._map(site, side, evidence) for side in (self.input_side, self.output_side))
             self._check_maps(ours, site, q_in, q_out)
             weights[site.name] = _carry(q_out, ours.weight.read(tau), q_in)
-            if site.bias is not None:
+            if site.bias is not None and ours.bias is not None:  # a match has both or none
                 biases[site.name] = _carry(q_out, ours.bias.read(tau), None)
         return assemble(weights, biases, pair.target_sites, pair.target_state) | carry_others(tau, pair, self.others)
 

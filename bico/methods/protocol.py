@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bico.errors import MethodError
 from bico.methods.evidence import Evidence, Needs
+from bico.methods.settings import HasFields
 from bico.models.permutations import PermutationGroup
 from bico.models.protocol import Calibratable, check_pair
 from bico.models.sites import Site, match_sites
@@ -59,7 +60,7 @@ class Pair:
 
 
 @runtime_checkable  # beartype checks it in the tests
-class Method(Protocol):
+class Method(HasFields, Protocol):
     """A way to carry a task vector over. A frozen dataclass without state; its fields are its settings."""
 
     name: ClassVar[str]

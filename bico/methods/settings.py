@@ -1,17 +1,25 @@
 """From a spelt part to the frozen dataclass that it names: settings by their fields' types."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import Field, fields
 from enum import StrEnum
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints, runtime_checkable
 
 from bico.errors import ConfigError, UnknownMethodError, nearest
 from bico.methods.spec import Part
 
-M = TypeVar("M")
+
+@runtime_checkable  # beartype checks it in the tests
+class HasFields(Protocol):
+    """A dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
-def build_part(part: Part, methods: Mapping[str, Callable[..., M]], defaults: Mapping[str, Any]) -> M:
+M = TypeVar("M", bound=HasFields)
+
+
+def build_part(part: Part, methods: Mapping[str, type[M]], defaults: Mapping[str, Any]) -> M:
     """Returns a method or last step with the settings that its spec gives; types come from the fields of its dataclass.
 
     Arguments:
@@ -44,7 +52,7 @@ def build_part(part: Part, methods: Mapping[str, Callable[..., M]], defaults: Ma
 
 
 def _value(text: str, key: str, value: str, kind: type) -> Any:
-    choices = {"true": True, "false": False} if kind is bool else None
+    choices: dict[str, Any] | None = {"true": True, "false": False} if kind is bool else None
     if issubclass(kind, StrEnum):
         choices = {str(member): member for member in kind}
     if choices is not None:

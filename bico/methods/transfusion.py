@@ -99,12 +99,9 @@ def match(
         for index in torch.randperm(len(groups), generator=generator).tolist():
             group = groups[index]
             rows = {
-                place.slot: tuple(
-                    side.movedim(place.axis, 0)
-                    for side in (
-                        permute(ours[place.slot], _without(axes[place.slot], group.name), found),
-                        theirs[place.slot],
-                    )
+                place.slot: (
+                    permute(ours[place.slot], _without(axes[place.slot], group.name), found).movedim(place.axis, 0),
+                    theirs[place.slot].movedim(place.axis, 0),
                 )
                 for place in group.places
             }
@@ -130,7 +127,8 @@ Rows = list[tuple[Tensor, Tensor]]
 def _match_features(rows: Rows, present: Int[Tensor, " size"]) -> tuple[Int[Tensor, " size"], bool]:
     """The permutation of largest total inner product, and whether it is larger than before."""
     size = len(present)
-    return _assign(sum(theirs.reshape(size, -1) @ ours.reshape(size, -1).T for ours, theirs in rows), present)
+    products = (theirs.reshape(size, -1) @ ours.reshape(size, -1).T for ours, theirs in rows)
+    return _assign(sum(products, torch.zeros(size, size, dtype=torch.float64)), present)
 
 
 def _match_heads(rows: Rows, present: Int[Tensor, " size"], heads: int) -> tuple[Int[Tensor, " size"], bool]:
@@ -151,9 +149,8 @@ def _match_inside_heads(rows: Rows, present: Int[Tensor, " size"], heads: int) -
     result = present.view(heads, size).clone()
     for head in range(heads):
         first = int(present[head * size]) // size * size  # of the source's head
-        similarity = sum(
-            theirs[head * size : (head + 1) * size] @ ours[first : first + size].T for ours, theirs in rows
-        )
+        products = (theirs[head * size : (head + 1) * size] @ ours[first : first + size].T for ours, theirs in rows)
+        similarity = sum(products, torch.zeros(size, size, dtype=torch.float64))
         order, better = _assign(similarity, result[head] - first)
         result[head], moved = order + first, moved or better
     return result.flatten(), moved

@@ -60,11 +60,12 @@ class _Corner(ABC):
     def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         self.check(pair)
         matched = pair.matched
-        weights, biases = {}, {}
+        weights: dict[str, Tensor] = {}
+        biases: dict[str, Tensor] = {}
         for site in pair.target_sites:
             ours = matched[site.name]
             weights[site.name] = corner(ours.weight.read(tau), site.shape)
-            if site.bias is not None:
+            if site.bias is not None and ours.bias is not None:  # a match has both or none
                 biases[site.name] = corner(ours.bias.read(tau), site.shape[:1])
         return assemble(weights, biases, pair.target_sites, pair.target_state) | carry_others(tau, pair, self.others)
 

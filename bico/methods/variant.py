@@ -138,7 +138,8 @@ def run(
     """
     variant.check(source, target)
     # Without a method in front, the only map that anyone asks for is the projection's.
-    sites = [projection_of(target)] if variant.method is None and variant.needs else None
+    projection = projection_of(target) if variant.method is None and variant.needs else None
+    sites = None if projection is None else [projection]
     evidence = gather_needs(source, target, samples.batches, heads, variant.needs, sites)
     vector: StateDict = {}
     if variant.method is not None:

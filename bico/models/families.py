@@ -33,22 +33,45 @@ ZOO, HUB = "zoo", "hf"
 class Family(Protocol):
     """What a family has to say of itself; any object with these members will do."""
 
-    name: str
-    """Kept in `ModelFiles`, and so by everything that is made of a model."""
-    library: str
-    """What loads a saved model, by the name that model hubs have for it."""
-    distributions: tuple[str, ...]
-    """Packages whose versions belong to a result; those that are not installed are left out."""
-    references: References | None
-    """Of a family that publishes models in a way of its own, such as `open_clip:ARCH/TAG`."""
-    folder_format: str
-    """What a folder of the family holds, in a few words that end `no model in FOLDER; it would hold ...`."""
-    hub_patterns: tuple[str, ...]
-    """Files of a model hub's repository that make such a folder: no pickles, no code."""
-    weights_note: str
-    """A model card's sentence on how the weights of a saved model lie; it goes on after a semicolon."""
-    baseline: str
-    """What a card calls the target's accuracy before the transfer."""
+    @property
+    def name(self) -> str:
+        """Kept in `ModelFiles`, and so by everything that is made of a model."""
+        ...
+
+    @property
+    def library(self) -> str:
+        """What loads a saved model, by the name that model hubs have for it."""
+        ...
+
+    @property
+    def distributions(self) -> tuple[str, ...]:
+        """Packages whose versions belong to a result; those that are not installed are left out."""
+        ...
+
+    @property
+    def references(self) -> References | None:
+        """Of a family that publishes models in a way of its own, such as `open_clip:ARCH/TAG`."""
+        ...
+
+    @property
+    def folder_format(self) -> str:
+        """What a folder of the family holds, in a few words that end `no model in FOLDER; it would hold ...`."""
+        ...
+
+    @property
+    def hub_patterns(self) -> tuple[str, ...]:
+        """Files of a model hub's repository that make such a folder: no pickles, no code."""
+        ...
+
+    @property
+    def weights_note(self) -> str:
+        """A model card's sentence on how the weights of a saved model lie; it goes on after a semicolon."""
+        ...
+
+    @property
+    def baseline(self) -> str:
+        """What a card calls the target's accuracy before the transfer."""
+        ...
 
     def recognises(self, folder: Path) -> bool:
         """Whether a folder holds a model of this family; looks at names of files and JSON only."""
@@ -100,8 +123,7 @@ def register(family: Any) -> None:
         ConfigError: If it lacks a member of `Family`, or its scheme is taken.
     """
     if not isinstance(family, Family):
-        members = [*Family.__annotations__, "recognises", "find_folder", "load", "save"]
-        lacks = [name for name in members if not hasattr(family, name)]
+        lacks = [name for name in vars(Family) if not name.startswith("_") and not hasattr(family, name)]
         raise ConfigError(
             f"{family!r} is no family of models: it lacks {', '.join(lacks)} (bico.models.families.Family)."
         )

@@ -21,12 +21,11 @@ def each(inputs: Any, change: Callable[[Tensor], Tensor]) -> Any:
         case Tensor():
             return change(inputs)
         case Mapping():
-            parts = {name: each(part, change) for name, part in inputs.items()}
-            return parts if type(inputs) is dict else type(inputs)(**parts)
+            named = {name: each(part, change) for name, part in inputs.items()}
+            return named if type(inputs) is dict else type(inputs)(**named)
         case tuple() | list():
             parts = [each(part, change) for part in inputs]
-            named = hasattr(inputs, "_fields")
-            return type(inputs)(*parts) if named else type(inputs)(parts)
+            return type(inputs)(*parts) if hasattr(inputs, "_fields") else type(inputs)(parts)
     raise CalibrationError(
         f"A batch holds a {type(inputs).__name__}: inputs and outputs of a model must be tensors, or tuples, lists or "
         "dictionaries of tensors."

@@ -7,7 +7,6 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from bico.errors import MethodError
-from bico.models.inputs import Inputs
 from bico.models.permutations import PermutationGroup
 from bico.models.sites import Site
 from bico.task_vector import StateDict
@@ -20,17 +19,33 @@ TEXT, PROBE = "text", "probe"
 class Calibratable(Protocol):
     """What calibration and transport ask: where the linear maps are, and a loss to send through them. Frozen."""
 
-    name: str
-    """How messages call it."""
-    modality: str
-    """What it reads: "picture", "text", or "sample" for whatever somebody's own module reads."""
-    vocabulary: str | None
-    """Digest of what makes tokens of text: two models can be matched token by token only if theirs is the same."""
-    grid: tuple[int, int] | None
-    """Patches (down, across) of one input, to match token counts between models; None where tokens match by themselves."""
-    sites: Sequence[Site]
-    permutations: Sequence[PermutationGroup]
-    """Which features can be reordered together; empty if the family has no table."""
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        ...
+
+    @property
+    def modality(self) -> str:
+        """What it reads: "picture", "text", or "sample" for whatever somebody's own module reads."""
+        ...
+
+    @property
+    def vocabulary(self) -> str | None:
+        """Digest of what makes tokens of text: two models can be matched token by token only if theirs is the same."""
+        ...
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Patches (down, across) of one input, to match token counts between models; None where tokens match by themselves."""
+        ...
+
+    @property
+    def sites(self) -> Sequence[Site]: ...
+
+    @property
+    def permutations(self) -> Sequence[PermutationGroup]:
+        """Which features can be reordered together; empty if the family has no table."""
+        ...
 
     def state(self) -> StateDict:
         """The parameters that fine-tuning changes, by name; detached, not copied."""
@@ -44,12 +59,17 @@ class Calibratable(Protocol):
         """Opens the model so that every site is a module that is really called; gives these modules by site name."""
         ...
 
-    def mask(self, inputs: Inputs) -> Tensor | None:
+    def mask(self, inputs: Any) -> Tensor | None:
         """Which tokens of a batch are real (batch, tokens); None if all are. What stands at the others is no data."""
         ...
 
-    def loss(self, inputs: Inputs, labels: Tensor, head: Tensor | None) -> Tensor:
-        """The task loss, summed over the batch; `head` is what it is taken in, None for a model that needs none."""
+    def loss(self, inputs: Any, labels: Tensor, head: Any) -> Tensor:
+        """The task loss, summed over the batch.
+
+        Arguments:
+            inputs: What this model is called with, one of `bico.models.inputs.Inputs`.
+            head: What the loss is taken in, None for a model that needs none.
+        """
         ...
 
 
@@ -57,14 +77,25 @@ class Calibratable(Protocol):
 class Model(Calibratable, Protocol):
     """A frozen pre-trained model with its own preprocessing and its own head: what tasks and evaluation ask besides."""
 
-    losses: Sequence[str]
-    """The losses that a task can be posed in, by name; the first unless asked otherwise."""
-    probed: bool
-    """Whether accuracy is that of a linear probe on `features`; else the head itself classifies."""
-    prefixes: tuple[str, ...]
-    """How the names of the parameters that fine-tuning changes begin: the rest of a checkpoint is not asked for."""
-    tokens: int
-    """The most rows that one sample has at a site inside the blocks."""
+    @property
+    def losses(self) -> Sequence[str]:
+        """The losses that a task can be posed in, by name; the first unless asked otherwise."""
+        ...
+
+    @property
+    def probed(self) -> bool:
+        """Whether accuracy is that of a linear probe on `features`; else the head itself classifies."""
+        ...
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """How the names of the parameters that fine-tuning changes begin: the rest of a checkpoint is not asked for."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """The most rows that one sample has at a site inside the blocks."""
+        ...
 
     def updated(self, vector: Mapping[str, Tensor], alpha: float = 1.0) -> AbstractContextManager[None]:
         """Adds a task vector for the time of the context; afterwards the weights are bit for bit as before."""
@@ -80,6 +111,10 @@ class Model(Calibratable, Protocol):
 
     def head(self, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """The task's classification head, from class names alone: one row per class."""
+        ...
+
+    def loss(self, inputs: Tensor, labels: Tensor, head: Tensor) -> Tensor:
+        """The task loss in the task's head, summed over the batch."""
         ...
 
     def features(self, inputs: Tensor) -> Tensor:

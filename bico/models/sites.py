@@ -91,7 +91,7 @@ def match_sites(source: Iterable[Site], target: Iterable[Site]) -> dict[str, Sit
     """
     target = list(target)
     ours, theirs = _by_role(source), _by_role(target)
-    matched = {}
+    matched: dict[str, Site] = {}
     for role, sites in theirs.items():
         if role not in ours:
             raise MethodError(

@@ -78,7 +78,7 @@ class Wrapped:
         overwrite what is measured.
         """
         self.module.requires_grad_(False)
-        in_place = [module for module in self.module.modules() if getattr(module, "inplace", False) is True]
+        in_place: list[Any] = [module for module in self.module.modules() if getattr(module, "inplace", False) is True]
         try:
             for module in in_place:
                 module.inplace = False
@@ -212,7 +212,7 @@ def _linear_maps(module: nn.Module, name: str) -> dict[str, nn.Module]:
 def _is_linear(module: nn.Module) -> bool:
     if isinstance(module, nn.Linear) or hasattr(module, "_packed_params"):  # the latter: quantised, refused later
         return True
-    if isinstance(module, tuple(_AXES)):
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         return module.groups == 1 and all(size == 1 for size in module.kernel_size)
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")  # of transformers, which is not imported here
 
@@ -293,7 +293,7 @@ def _what_reads_what(module: nn.Module, name: str, chosen: list[str], example: I
     return reads
 
 
-def _site(path: str, module: nn.Module, reads: str) -> Site:
+def _site(path: str, module: Any, reads: str) -> Site:
     prefix = f"{path}." if path else ""
     stack, block, role = "", None, path
     if number := re.search(r"(?<![^.])\d+(?![^.])", path):

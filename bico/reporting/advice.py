@@ -137,7 +137,7 @@ def _vocabulary(best: Candidate, carried: list[Candidate]) -> list[str]:
 
 def _seeds(*both: Candidate) -> list[int | None]:
     drawn = sorted({seed for c in both for seed in c.by_seed if seed is not None})
-    return drawn or [None]
+    return [*drawn] or [None]
 
 
 def _counts(differences: list[float]) -> bool:

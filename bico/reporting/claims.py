@@ -12,7 +12,7 @@ with three tasks it could never reach 5 %. Claims are tested one by one, without
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -66,7 +66,7 @@ def differences(left: Sequence[Row], right: Sequence[Row]) -> dict[str, dict[int
     shared = [task for task in ours if task in theirs]
     if not shared:
         raise ConfigError(f"Nothing to compare: one side has {_listed(ours)}, the other {_listed(theirs)}.")
-    found = {}
+    found: dict[str, dict[int | None, float]] = {}
     for task in shared:
         a, b = ours[task], theirs[task]
         if set(a) == {None} or set(b) == {None}:
@@ -75,7 +75,7 @@ def differences(left: Sequence[Row], right: Sequence[Row]) -> dict[str, dict[int
             seeds = list(a)
         else:
             raise ConfigError(f"Nothing to pair on {task}: seeds {_listed(a)} on one side, {_listed(b)} on the other.")
-        found[task] = {seed: a.get(seed, a.get(None)) - b.get(seed, b.get(None)) for seed in seeds}
+        found[task] = {seed: _accuracy(a, seed) - _accuracy(b, seed) for seed in seeds}
     return found
 
 
@@ -144,5 +144,9 @@ def _by_place(rows: Sequence[Row]) -> dict[str, dict[int | None, float]]:
     return found
 
 
-def _listed(names: Mapping[object, object]) -> str:
+def _accuracy(side: Mapping[int | None, float], seed: int | None) -> float:
+    return side[seed] if seed in side else side[None]
+
+
+def _listed(names: Iterable[object]) -> str:
     return ", ".join(str(name) for name in names) or "nothing"

@@ -41,9 +41,11 @@ def headlines(rows: Sequence[Row], method: Spec = Spec.parse("bico")) -> list[st
     """Returns what a table says of a method at its largest N, in points, averaged over tasks; nothing if it has none."""
     averages = {(s.method, s.budget.asked): s.average for s in summarise(rows) if not s.budget.unlabelled}
     largest = max((asked for spec, asked in averages if spec == method), default=None)
+    if largest is None:
+        return []
     base = untouched(rows)
     zero = averages.get((base.spec, largest if base is TARGET_PROBE else 0))
-    if largest is None or zero is None:
+    if zero is None:
         return []
     name, (mean, sd) = label_of(method), averages[method, largest]
     lines = [f"- N={largest}: {name} − {base.label} = {mean - zero[0]:+.1f} ± {sd:.1f} points"]

@@ -9,14 +9,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.types
 @pytest.mark.timeout(600)
 def test_types_hold() -> None:
     done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.types
 @pytest.mark.timeout(600)
 def test_a_wrong_type_is_found(tmp_path: Path) -> None:
     """That the configuration is strict: a function without any annotations is checked too."""

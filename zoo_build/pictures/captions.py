@@ -116,6 +116,7 @@ def describe(scene: Scene, form: str, rng: np.random.Generator) -> Caption:
     name = {"capital": f"capital {scene.subject}", "small": f"small {scene.subject}"}.get(scene.kind, scene.subject)
     says_more = scene.kind in ("digit", "capital", "small", "shape")
     draw = rng.random()
+    forms: tuple[str, ...]
     if says_more and draw < 0.12:
         forms = COLOUR_FORMS[form]
     elif says_more and draw < 0.24:

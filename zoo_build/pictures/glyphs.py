@@ -40,7 +40,7 @@ def locate(font: str) -> Path:
     """
     package, name = font.split("/")
     spec = importlib.util.find_spec(package)
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise ConfigError(
             f"Font package {package!r} is not installed: rebuilding the zoo needs `pip install bico[zoo]`."
         )
@@ -62,7 +62,7 @@ def _glyph(text: str, font: str, size: int) -> Image.Image:
     """The text in the middle of a canvas, shrunk if it is wider than that."""
     face = _face(font, size)
     left, top, right, bottom = face.getbbox(text)
-    image = Image.new("L", (max(CANVAS, right - left + 4), CANVAS))
+    image = Image.new("L", (int(max(CANVAS, right - left + 4)), CANVAS))
     at = ((image.width - left - right) / 2, (CANVAS - top - bottom) / 2)
     ImageDraw.Draw(image).text(at, text, font=face, fill=255)
     return image if image.width == CANVAS else image.resize((CANVAS, CANVAS), Image.Resampling.BILINEAR)

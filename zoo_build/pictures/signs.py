@@ -86,11 +86,11 @@ def symbol(name: str, pose: Pose) -> np.ndarray:
         return fill([pose(0.6 * _DISC), pose(0.34 * _DISC)])
     if kind == "lights":
         return np.maximum.reduce([fill([pose(0.14 * _DISC + (0, y))]) for y in (-0.25, 0.12, 0.5)])
-    lines = {
+    strokes: dict[str, list[list[tuple[float, float]]]] = {
         "slash": [[(-0.6, 0.6), (0.6, -0.6)]],
         "curve": [[(-0.2, 0.6), (-0.2, 0.2), (0.2, 0.0), (0.2, -0.35)]],
         "crossing": [[(0, 0.65), (0, -0.4)], [(-0.35, 0.25), (0.35, 0.25)]],
-    }[kind]
+    }
     flip = (-1, 1) if detail == "mirrored" else (1, 1)
-    placed = [pose(np.array(line) * flip) for line in lines]
+    placed = [pose(np.array(line) * flip) for line in strokes[kind]]
     return trace(placed, [np.full(len(line), 0.2 * pose.scale) for line in placed])

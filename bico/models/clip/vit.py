@@ -43,7 +43,7 @@ class ClipViT:
         Raises:
             CheckpointError: If the image tower is not a standard ViT, or a parameter is not finite.
         """
-        visual = getattr(model, "visual", None)
+        visual: Any = getattr(model, "visual", None)  # a tower of any kind
         standard = isinstance(visual, VisionTransformer) and all(
             isinstance(block, ResidualAttentionBlock) for block in visual.transformer.resblocks
         )
@@ -62,8 +62,9 @@ class ClipViT:
         self.model = model.eval().requires_grad_(False)
         self.preprocess, self.tokenizer, self.name = preprocess, tokenizer, name
         self.sites = vit_sites(visual)
-        self.grid = tuple(visual.grid_size)
-        self.tokens = 1 + self.grid[0] * self.grid[1]  # the class token and the patches
+        down, across = visual.grid_size
+        self.grid = (down, across)
+        self.tokens = 1 + down * across  # the class token and the patches
         self.permutations = vit_permutations(visual, PREFIX)
 
     @property
@@ -85,7 +86,7 @@ class ClipViT:
     def stack(self, rows: Sequence[Tensor]) -> Tensor:
         return torch.stack(list(rows))
 
-    def mask(self, images: Tensor) -> None:
+    def mask(self, inputs: Tensor) -> None:
         return None
 
     @torch.no_grad()
@@ -99,25 +100,25 @@ class ClipViT:
             rows.append(F.normalize(self.model.encode_text(tokens, normalize=True).mean(0), dim=0))
         return torch.stack(rows)
 
-    def features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+    def features(self, inputs: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
         """Image features before normalisation.
 
         Raises:
             ShapeError: If the pictures do not have the model's size.
         """
         expected = (3, *self.model.visual.image_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        if inputs.ndim != 4 or tuple(inputs.shape[1:]) != expected:
             raise ShapeError(
-                f"{self.name} takes pictures of shape {expected}, got {tuple(images.shape[1:])}: "
+                f"{self.name} takes pictures of shape {expected}, got {tuple(inputs.shape[1:])}: "
                 "preprocess them with this model's own `prepare`."
             )
-        return self.model.encode_image(images.to(self.device))
+        return self.model.encode_image(inputs.to(self.device))
 
-    def logits(self, images: Tensor, head: Tensor) -> Float[Tensor, "batch classes"]:
-        return self.model.logit_scale.exp() * F.normalize(self.features(images), dim=-1) @ head.T
+    def logits(self, inputs: Tensor, head: Tensor) -> Float[Tensor, "batch classes"]:
+        return self.model.logit_scale.exp() * F.normalize(self.features(inputs), dim=-1) @ head.T
 
     def loss(
-        self, images: Tensor, labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"], head: Tensor
+        self, inputs: Tensor, labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"], head: Tensor
     ) -> Float[Tensor, ""]:
         """Cross-entropy against the head, summed over the batch: gradients and covariances then add up over batches
         and do not depend on the batch size.
@@ -125,7 +126,7 @@ class ClipViT:
         Arguments:
             labels: Class indices, or a probability for every class.
         """
-        return F.cross_entropy(self.logits(images, head), labels.to(self.device), reduction="sum")
+        return F.cross_entropy(self.logits(inputs, head), labels.to(self.device), reduction="sum")
 
     @contextmanager
     def instrument(self) -> Iterator[dict[str, nn.Module]]:
@@ -167,7 +168,13 @@ def vit_sites(visual: VisionTransformer) -> tuple[Site, ...]:
         at, name = f"{PREFIX}transformer.resblocks.{index}", f"blocks.{index}"
 
         def site(
-            role: str, weight: Slot, bias: Slot, reads: str, shape: tuple[int, int], name=name, index=index
+            role: str,
+            weight: Slot,
+            bias: Slot,
+            reads: str,
+            shape: tuple[int, int],
+            name: str = name,
+            index: int = index,
         ) -> Site:
             return Site(f"{name}.{role}", index, role, weight, bias, f"{name}.{reads}", shape)
 
