@@ -80,6 +80,22 @@ VERSIONS: dict[str, tuple[ModuleType, str]] = {
 }
 """Where the version of each stage stands."""
 
+COLLECTED = ("collect-activations", "collect-gradients", "collect-input-gradients", "collect-parameter-gradients")
+BEFORE: dict[str, tuple[str, ...]] = {
+    "adopt-expert": ("fine-tune",),
+    **dict.fromkeys(COLLECTED[:3], ("fine-tune",)),  # for inputs without labels
+    "procrustes": COLLECTED[:3],
+    "transfer": ("fine-tune", "procrustes", *COLLECTED),
+    "last-steps": ("transfer",),
+    "evaluate": ("last-steps",),
+    "probe": ("fine-tune",),
+    "compare-inputs": ("procrustes",),
+    "compare-outputs": ("transfer",),
+    "measure-drift": ("trace-fine-tuning",),
+    "describe-maps": ("procrustes",),
+}
+"""What each stage is measured on, and so follows: its keys change with theirs."""
+
 Numbers = dict[str, float]
 
 
@@ -365,19 +381,20 @@ def pin(pinned: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what to pin.
 
     Raises:
-        ValueError: If a stage gives other numbers under its old version.
+        ValueError: If a stage gives other numbers though neither its version nor one before it is another.
     """
-    for stage, old in pinned.items():
-        if (
-            stage in found
-            and found[stage]["version"] == old["version"]
-            and changes({stage: old}, {stage: found[stage]})
-        ):
+    raised = {name for name, new in found.items() if new["version"] != pinned.get(name, {}).get("version")}
+    for stage, new in found.items():
+        if changes({stage: pinned.get(stage, new)}, {stage: new}) and not raised & {stage, *_all_before(stage)}:
             module, name = VERSIONS[stage]
             raise ValueError(
                 f"{stage} gives other numbers: raise {name} in {module.__name__.replace('.', '/')}.py first."
             )
     return dict(found)
+
+
+def _all_before(stage: str) -> set[str]:
+    return {name for before in BEFORE.get(stage, ()) for name in (before, *_all_before(before))}
 
 
 def _rounded(content: Any) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from tests.pipeline import golden
 from tests.pipeline.golden import PINNED, VERSIONS, changes, current, named_stages, pin, version_constants
 
-CURE = "If that is meant, raise the stage's VERSION and pin anew: python -m tests.pipeline.golden"
+CURE = "If that is meant, raise VERSION of the first stage that changed and pin anew: python -m tests.pipeline.golden"
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,14 @@ def test_other_numbers_are_pinned_under_another_version_only() -> None:
     new["evaluate"]["version"] = 2
     assert pin(old, new) == new and pin({}, old) == old
     assert changes(old, new) == ["evaluate (version 1 → 2): bare, accuracy 50.0 → 60.0"] and changes(old, old) == []
+
+
+def test_what_follows_a_raised_version_may_change_with_it() -> None:
+    old = {name: {"version": 1, "numbers": {"norm": 1.0}} for name in ("fine-tune", "transfer", "class-distances")}
+    new = {name: {"version": 1 + (name == "fine-tune"), "numbers": {"norm": 2.0}} for name in ("fine-tune", "transfer")}
+    assert pin(old, new) == new
+    with pytest.raises(ValueError, match="class-distances gives other numbers: raise VERSION in tasks/distances.py"):
+        pin(old, new | {"class-distances": {"version": 1, "numbers": {"norm": 2.0}}})
 
 
 def test_a_stage_that_is_not_named_where_its_key_is_made_is_an_error(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
