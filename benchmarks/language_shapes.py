@@ -22,7 +22,8 @@ from bico.calibration.covariances import Batch, cross_covariances, split_at
 from bico.calibration.memory import covariance_bytes, signal_bytes
 from bico.calibration.signals import Signal
 from bico.linalg.procrustes import procrustes
-from bico.models.sites import Site, match_sites
+from bico.models.matching import match_sites
+from bico.models.sites import Site
 from bico.models.t5.encoder import T5Encoder
 
 RESULT = Path(__file__).parent / "results" / "language-shapes.md"

@@ -37,13 +37,14 @@ from benchmarks.measure import (
     table,
     workers_of_one_thread,
 )
-from bico.calibration.covariances import Batch, collect_signals, cross_covariances, resample_tokens, split_at
+from bico.calibration.covariances import Batch, collect_signals, cross_covariances, split_at
 from bico.calibration.signals import Signal, SignalKey, signal_key
+from bico.calibration.token_grids import resample_tokens
 from bico.linalg.procrustes import AlignmentMap, procrustes
 from bico.methods import Pair
 from bico.methods.bico import BiCo
 from bico.models.clip.vit import ClipViT
-from bico.models.sites import match_sites
+from bico.models.matching import match_sites
 from bico.reporting.cost import transfer_cost
 from bico.task_vector import StateDict
 from storage.arrays import read_arrays, write_arrays

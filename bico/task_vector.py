@@ -3,13 +3,28 @@
 A state is a plain dictionary from parameter names to tensors; so is a task vector.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from bico.errors import CheckpointError
 
 StateDict = dict[str, Tensor]
+
+
+def check_finite(named: Iterable[tuple[str, Tensor]], model: str) -> None:
+    """Raises CheckpointError at the first parameter that is not finite.
+
+    Arguments:
+        model: How the message calls the model.
+    """
+    for parameter, tensor in named:
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{model}: parameter {parameter} holds NaN or infinite values; the checkpoint is broken."
+            )
 
 
 def check_same_architecture(state: Mapping[str, Tensor], reference: Mapping[str, Tensor], what: str) -> None:
@@ -56,6 +71,25 @@ def add(state: Mapping[str, Tensor], vector: Mapping[str, Tensor], alpha: float 
     touched = {name: state[name] for name in vector if name in state}
     check_same_architecture(vector, touched, "The task vector")
     return {name: t + alpha * vector[name].to(t) if name in vector else t for name, t in state.items()}
+
+
+@contextmanager
+def added(parameters: StateDict, vector: Mapping[str, Tensor], alpha: float) -> Iterator[None]:
+    """Adds a task vector to live parameters for the time of the context; afterwards they are bit for bit as before.
+
+    Raises:
+        CheckpointError: If the vector is of another architecture.
+    """
+    check_same_architecture(vector, {k: parameters[k] for k in vector if k in parameters}, "The task vector")
+    before = {name: parameters[name].clone() for name in vector}
+    try:
+        with torch.no_grad():
+            for name, tensor in vector.items():
+                parameters[name].add_(tensor.to(parameters[name]), alpha=alpha)
+        yield
+    finally:
+        for name, tensor in before.items():
+            parameters[name].copy_(tensor)
 
 
 def norm(vector: Mapping[str, Tensor]) -> float:

@@ -19,8 +19,8 @@ from bico.linalg.procrustes import Completion
 from bico.methods.spec import Spec
 from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles, resolve
+from bico.models.matching import match_sites
 from bico.models.protocol import TEXT, Model
-from bico.models.sites import match_sites
 from bico.reporting.baselines import baselines
 from flows.config import Settings, TransferConfig
 from tasks.cached_stage import Workspace

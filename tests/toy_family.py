@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bico.models.files import ModelFiles
-from bico.models.parameters import added, check_finite
 from bico.models.sites import Site, Slot
-from bico.task_vector import StateDict
+from bico.task_vector import StateDict, added, check_finite
 
 CONFIG, WEIGHTS = "toy.json", "toy.safetensors"
 

@@ -21,7 +21,8 @@ from bico.linalg.procrustes import Completion, procrustes
 from bico.methods import Gathered
 from bico.methods.bico import BiCo
 from bico.methods.spec import Spec
-from bico.models.sites import Site, match_blocks
+from bico.models.matching import match_blocks
+from bico.models.sites import Site
 from bico.task_vector import StateDict, scale
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def alike_blocks(likeness: Tensor) -> list[int]:
 
 def taking(blocks: list[int]) -> AbstractContextManager:
     """Within it, the target's blocks take their updates from these blocks of the source."""
-    return patch("bico.models.sites.match_blocks", lambda source, target: blocks)
+    return patch("bico.models.matching.match_blocks", lambda source, target: blocks)
 
 
 def _depth(sites: Sequence[Site]) -> int:

@@ -8,8 +8,9 @@ from torch import nn
 
 from bico.calibration.signals import Signal, SignalKey, signal_key
 from bico.errors import ConfigError
+from bico.models.matching import match_sites
 from bico.models.protocol import Model
-from bico.models.sites import Site, match_sites
+from bico.models.sites import Site
 
 FLOAT32 = 4
 GIGABYTE = 10**9

@@ -10,9 +10,10 @@ from torch import Tensor
 from bico.errors import MethodError
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.settings import HasFields
+from bico.models.matching import match_sites
 from bico.models.permutations import PermutationGroup
 from bico.models.protocol import Calibratable, check_pair
-from bico.models.sites import Site, match_sites
+from bico.models.sites import Site
 from bico.task_vector import StateDict
 
 

@@ -1,4 +1,4 @@
-"""Sites: the linear maps of a model, where their numbers live, and which of two models' sites belong together."""
+"""Sites: the linear maps of a model, and where their numbers live."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bico.errors import MethodError, ShapeError
+from bico.errors import ShapeError
 from bico.task_vector import StateDict
 
 
@@ -57,65 +57,6 @@ class Site:
         """The block's name: the unit in which alignment maps are solved."""
         place = "head" if self.block is None else f"block-{self.block}"
         return f"{self.stack}-{place}" if self.stack else place
-
-
-def match_blocks(source: int, target: int) -> list[int]:
-    """Returns, for each of the target's blocks, the source block it takes its update from.
-
-    Target block j takes source block round(j (L_source - 1) / (L_target - 1)) (BiCo, section 5.3): order is kept,
-    first goes to first and last to last, blocks repeat where the target is deeper and are skipped where it is
-    shallower. Halves are rounded up.
-
-    Example:
-        >>> match_blocks(source=3, target=5)
-        [0, 1, 1, 2, 2]
-        >>> match_blocks(source=5, target=3)
-        [0, 2, 4]
-    """
-    if source < 1 or target < 1:
-        raise ShapeError(f"Blocks to match must be at least one on each side, got {source} and {target}.")
-    if target == 1:
-        return [source - 1]  # the last block carries the task's features to the head
-    # floor(x + 1/2) in integers; Python's round() would send halves to the even neighbour.
-    return [(2 * j * (source - 1) + target - 1) // (2 * (target - 1)) for j in range(target)]
-
-
-def match_sites(source: Iterable[Site], target: Iterable[Site]) -> dict[str, Site]:
-    """Returns the source site of every target site: of the same stack and role, and of the matched block.
-
-    Blocks are matched by depth among those that have the role.
-
-    Raises:
-        MethodError: If the target has a role that the source lacks, such as another family's, or only one of two sites
-            has a bias.
-    """
-    target = list(target)
-    ours, theirs = _by_role(source), _by_role(target)
-    matched: dict[str, Site] = {}
-    for role, sites in theirs.items():
-        if role not in ours:
-            raise MethodError(
-                f"Target site {sites[0].name} (role {sites[0].role}) has no counterpart in the source: source and target "
-                "must be of the same family."
-            )
-        blocks = match_blocks(len(ours[role]), len(sites))
-        matched |= {site.name: ours[role][block] for site, block in zip(sites, blocks, strict=True)}
-    for site in target:
-        if (matched[site.name].bias is None) != (site.bias is None):
-            with_bias, without = ("source", "target") if site.bias is None else ("target", "source")
-            raise MethodError(
-                f"Site {site.name} has a bias in the {with_bias} and none in the {without}, so an update of it has no "
-                "counterpart: leave the site out, or give both models biases."
-            )
-    return {site.name: matched[site.name] for site in target}
-
-
-def _by_role(sites: Iterable[Site]) -> dict[tuple[str, bool, str], list[Site]]:
-    """The sites of each stack and role, by depth; those behind the blocks are apart."""
-    found: dict[tuple[str, bool, str], list[Site]] = {}
-    for site in sites:
-        found.setdefault((site.stack, site.block is None, site.role), []).append(site)
-    return {role: sorted(members, key=lambda site: site.block or 0) for role, members in found.items()}
 
 
 def assemble(

@@ -21,10 +21,9 @@ from torch.nn.parameter import is_lazy
 
 from bico.errors import CalibrationError, CheckpointError, nearest
 from bico.models.inputs import Inputs, each, twice
-from bico.models.parameters import added, check_finite
 from bico.models.permutations import PermutationGroup
 from bico.models.sites import Site, Slot
-from bico.task_vector import StateDict
+from bico.task_vector import StateDict, added, check_finite
 
 Loss = Callable[[Any, Tensor], Tensor]
 """From the module's output and the labels to the loss, summed over the batch."""

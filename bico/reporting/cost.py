@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from bico.calibration.memory import covariance_shapes, tokens
 from bico.calibration.signals import Signal
+from bico.models.matching import match_sites
 from bico.models.protocol import Model
-from bico.models.sites import Site, match_sites
+from bico.models.sites import Site
 
 
 @dataclass(frozen=True)

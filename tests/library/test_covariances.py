@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from bico.calibration.covariances import Batch, cross_covariances, resample_tokens, split_at
+from bico.calibration.covariances import Batch, cross_covariances, split_at
 from bico.calibration.signals import Signal, capture, signal_key
+from bico.calibration.token_grids import resample_tokens
 from bico.errors import CalibrationError, ShapeError
 from bico.models.clip.vit import ClipViT
 from tests.tiny import count_passes, covariances_of, head, pictures, tiny_clip

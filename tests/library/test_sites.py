@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from bico.errors import MethodError, ShapeError
-from bico.models.sites import Site, Slot, assemble, match_blocks, match_sites
+from bico.models.matching import match_blocks, match_sites
+from bico.models.sites import Site, Slot, assemble
 from tests.tiny import tiny_clip
 
 

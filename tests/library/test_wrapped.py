@@ -175,7 +175,7 @@ def test_blocks_are_found_by_the_number_in_the_path_and_matched_stack_by_stack()
         *(("left", n, "left.*", f"left-block-{n}") for n in (0, 2)),
         *(("right.layers", n, f"right.layers.*.{r}", f"right.layers-block-{n}") for n in range(3) for r in ("up", "down")),
     }  # fmt: skip
-    from bico.models.sites import match_sites
+    from bico.models.matching import match_sites
 
     matched = {name: site.name for name, site in match_sites(source.sites, target.sites).items()}
     assert [matched[f"left.{n}"] for n in (0, 2, 4)] == ["left.0", "left.2", "left.2"]

@@ -5,7 +5,6 @@ from dataclasses import replace
 from statistics import fmean
 
 import pytest
-from bico.transfer import transfer
 from torch import Tensor
 
 from bico.calibration.covariances import Batch
@@ -13,6 +12,7 @@ from bico.calibration.sampling import draw_samples
 from bico.data.tasks import Prepared, get_task
 from bico.evaluation.accuracy import accuracy
 from bico.finetune import MINI, finetune
+from bico.in_memory import transfer
 from bico.methods import get_method
 from bico.models.loading import load, resolve
 from bico.task_vector import subtract
@@ -31,7 +31,7 @@ def pair() -> tuple[float, Percent]:
     heads = tuple(model.head(task.class_names, task.prompts) for model in (source, target))
     ours, theirs = (Prepared(task.open("train"), model.prepare) for model in (source, target))
     test = Prepared(task.open("test"), target.prepare)
-    tower = finetune(source, ours.batch, len(ours), heads[0], SHORTER, progress=False)
+    tower = finetune(source, ours.batch, len(ours), heads[0], SHORTER)
     tau = subtract(tower, source.state())
 
     def percent(vector: Mapping[str, Tensor]) -> float:

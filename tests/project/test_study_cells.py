@@ -25,7 +25,7 @@ from bico.last_steps import Samples
 from bico.methods import Gathered
 from bico.methods.bico import BiCo
 from bico.methods.variant import get_variant, run
-from bico.models.sites import match_blocks
+from bico.models.matching import match_blocks
 from tests.rows import spec
 from tests.tiny import CLASSES, head, pictures, random_task_vector, size, tiny_clip
 

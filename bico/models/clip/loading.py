@@ -24,8 +24,8 @@ from bico.models.clip.family import CONFIG, WEIGHTS
 from bico.models.clip.published import model_config, parts, trained_with
 from bico.models.clip.vit import ClipViT
 from bico.models.files import ModelFiles
-from bico.models.parameters import check_finite
 from bico.models.pickles import refuse_pickle
+from bico.task_vector import check_finite
 
 
 def load(files: ModelFiles, device: str | torch.device) -> ClipViT:

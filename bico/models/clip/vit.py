@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from bico.errors import CheckpointError, ShapeError
 from bico.models.clip.permutations import vit_permutations
-from bico.models.parameters import added, check_finite
 from bico.models.sites import Site, Slot
-from bico.task_vector import StateDict
+from bico.task_vector import StateDict, added, check_finite
 
 PREFIX = "visual."
 

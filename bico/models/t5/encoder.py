@@ -17,10 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import T5ForConditionalGeneration
 
 from bico.errors import CheckpointError, ShapeError
-from bico.models.parameters import added, check_finite
 from bico.models.protocol import PROBE, TEXT
 from bico.models.sites import Site, Slot
-from bico.task_vector import StateDict
+from bico.task_vector import StateDict, added, check_finite
 
 PREFIX = "encoder."
 MAX_TOKENS = 256
