@@ -63,7 +63,7 @@ def main() -> None:
     train, test = task.open("train"), task.open("test")
     ours, theirs = Prepared(train, source.prepare), Prepared(train, target.prepare)
     heads = tuple(model.head(task.class_names, task.prompts) for model in (source, target))
-    recipe = dataclasses.replace(MINI, steps=given.steps)
+    recipe = dataclasses.replace(MINI, steps=given.steps, warmup=given.steps // 10)
     tau = subtract(finetune(source, ours.batch, len(train), heads[0], recipe), source.state())
     indices = draw_samples(len(train), counts[-1], seed=0)
     batches = [Batch(ours.batch(indices[s])[0], *theirs.batch(indices[s])) for s in split_at(len(indices), 32, counts)]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tasks.names import array_name
 from torch import Tensor
 
 from benchmarks.measure import random_pair, workers_of_one_thread
@@ -17,13 +16,15 @@ from bico.linalg.procrustes import Completion, procrustes
 from flows.config import Settings
 from flows.fan_out import dask_runner, fan_out
 from flows.server import prefect_api
-from storage.arrays import write_arrays
 from storage.keys import artefact_key
+from tasks.artefacts import array_name, new_covariances
 from tasks.cached_stage import Workspace
-from tasks.procrustes import BlockMaps, SignalMaps
+from tasks.maps import BlockMaps, SignalMaps
 
-ROWS = 1970
-"""Ten pictures of 197 tokens."""
+COUNT = 10
+"""Calibration samples: pictures."""
+ROWS = COUNT * 197
+"""A row per token."""
 SIGNALS = (Signal.INPUT, Signal.OUTPUT_GRAD)
 
 Cost = tuple[float, float]
@@ -55,7 +56,7 @@ def block_covariances() -> dict[SignalKey, Tensor]:
 def arrays(covariances: dict[SignalKey, Tensor], blocks: int) -> Iterator[tuple[str, Tensor]]:
     for block in range(blocks):
         for (tensor, signal), cross in covariances.items():
-            yield array_name(tensor.replace("blocks.0.", f"blocks.{block}."), signal, 10), cross
+            yield array_name(tensor.replace("blocks.0.", f"blocks.{block}."), signal, COUNT), cross
 
 
 def solve(crosses: list[Tensor]) -> float:
@@ -77,16 +78,18 @@ def bare(crosses: list[Tensor], blocks: int, workers: int) -> Cost:
 def stages(covariances: dict[SignalKey, Tensor], blocks: int, settings: Settings) -> tuple[Workspace, list[BlockMaps]]:
     """Stores the covariances; what the flow is to solve."""
     space = Workspace(settings.store)
-    ref, _ = space.artefacts.get_or_create(
-        artefact_key("benchmark", 1, blocks=blocks),
-        lambda folder: write_arrays(folder / "covariances", arrays(covariances, blocks)),
-    )
+
+    def build(folder: Path) -> None:
+        with new_covariances(folder, {}) as write:
+            write(arrays(covariances, blocks))
+
+    ref, _ = space.artefacts.get_or_create(artefact_key("benchmark", 1, blocks=blocks), build)
     wanted = []
     for block in range(blocks):
         parts = []
         for signal in SIGNALS:
             tensors = tuple(t.replace("blocks.0.", f"blocks.{block}.") for t, s in covariances if s is signal)
-            parts.append(SignalMaps(ref, f"block-{block}", signal, tensors, (10,), Completion.PARTIAL))
+            parts.append(SignalMaps(ref, f"block-{block}", signal, tensors, (COUNT,), Completion.PARTIAL))
         wanted.append(BlockMaps(f"block-{block}", tuple(parts)))
     return space, wanted
 

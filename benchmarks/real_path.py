@@ -120,7 +120,7 @@ def main(names: Sequence[str]) -> None:
             pair, folder = PAIRS[name], Path(scratch) / name
             done, seconds = run(pair, folder, Settings.from_environment(home=folder / "home"), sys.stderr.isatty())
             stages = {word: stages[word] + done.stages[word] for word in stages}
-            methods = ", ".join(dict.fromkeys(row.method for rows in done.rows.values() for row in rows))
+            methods = ", ".join(dict.fromkeys(str(row.method) for rows in done.rows.values() for row in rows))
             # The peak of the process so far: pairs run in the order of their size.
             gigabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
             lines.append(

@@ -3,15 +3,19 @@
     python -m benchmarks.reproduced DATA/mnist DATA/fashion_mnist DATA/gtsrb DATA/cifar10 \
         DATA/trec DATA/subj DATA/rte DATA/snli DATA/qqp DATA/mrpc > benchmarks/results/README.md
 
-The folders are those that the tables were made with; what lies in them is not read.
+The folders are those that the tables were made with: each table is checked against the tasks that they give.
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bico.reporting.report import Row, cell, method_label, summarise
-
+from bico.calibration.budget import NOTHING, Budget
+from bico.methods.spec import Spec
+from bico.reporting.names import label_of
+from bico.reporting.references import EXPERT, FINE_TUNED, TARGET_PROBE, ZERO_SHOT
+from bico.reporting.rows import Row, summarise
+from bico.reporting.tables import mean_cell
 from flows.recipes import list_recipes, read_recipe
 from flows.reproduce import models, read_transfers
 
@@ -23,31 +27,32 @@ mean ± sd over calibration seeds, at the largest N (or K) of each table. `as it
 for texts its probe on the same N samples. The last column is how much of the way from there to the fine-tuned target BiCo
 goes. Commands, dates, machine and versions stand in each table's own file.
 """
-OWN_COLUMN = ("zero-shot", "target-probe", "bico", "theseus", "fine-tuned", "expert")
+BICO, THESEUS = map(Spec.parse, ("bico", "theseus"))
+OWN_COLUMN = (ZERO_SHOT.spec, TARGET_PROBE.spec, BICO, THESEUS, FINE_TUNED.spec, EXPERT.spec)
 
 
 def line(name: str, pair: str, rows: Sequence[Row]) -> str:
     """One transfer in one line of Markdown."""
-    found = {(s.method, s.samples): s for s in summarise(rows)}
-    most = max(samples for _, samples in found)
-    start, tuned = found.get(("zero-shot", 0)) or found["target-probe", most], found.get(("fine-tuned", 0))
-    zero = start.average[0]
+    found = {(s.method, s.budget): s for s in summarise(rows)}
+    most = Budget(max(budget.asked for _, budget in found))
+    start = found.get((ZERO_SHOT.spec, NOTHING)) or found[TARGET_PROBE.spec, most]
+    tuned, zero = found.get((FINE_TUNED.spec, NOTHING)), start.average[0]
     others = [
-        f"{method_label(s.method)} {cell(s.average, s.seeds)}"
-        for (method, samples), s in found.items()
-        if method not in OWN_COLUMN and samples in (0, most)
+        f"{label_of(method)} {mean_cell(s.average, s.seeds)}"
+        for (method, budget), s in found.items()
+        if method not in OWN_COLUMN and budget in (NOTHING, most)
     ]
-    bico, theseus = found["bico", most], found.get(("theseus", most))
+    bico, theseus = found[BICO, most], found.get((THESEUS, most))
     share = "" if tuned is None else f"{100 * (bico.average[0] - zero) / (tuned.average[0] - zero):.0f} %"
     cells = [
         f"[{name}]({name}.md)",
         pair,
-        str(most),
-        cell(start.average, start.seeds),
-        cell(bico.average, bico.seeds),
-        "" if theseus is None else cell(theseus.average, theseus.seeds),
+        str(most.asked),
+        mean_cell(start.average, start.seeds),
+        mean_cell(bico.average, bico.seeds),
+        "" if theseus is None else mean_cell(theseus.average, theseus.seeds),
         "; ".join(others),
-        "" if tuned is None else cell(tuned.average, tuned.seeds),
+        "" if tuned is None else mean_cell(tuned.average, tuned.seeds),
         share,
     ]
     return f"| {' | '.join(cells)} |"

@@ -20,10 +20,13 @@ from typing import Any
 
 # Importing the command line sets the environment (telemetry, logging) that every run gets.
 from flows.cli import log_to_stderr  # isort: skip
-from bico.reporting.report import Row, method_label
-
+from bico.calibration.budget import Budget
+from bico.methods.spec import Spec
 from bico.models.t5.encoder import T5Encoder
 from bico.reporting.claims import Kind, differences, evaluate
+from bico.reporting.names import label_of
+from bico.reporting.references import SOURCE_PROBE, TARGET_PROBE
+from bico.reporting.rows import Row
 from flows.config import Settings
 from flows.recipes import Recipe, read_recipe
 from flows.reproduce import check, reproduce
@@ -68,7 +71,7 @@ def table(name: str, tasks: list[str]) -> Recipe:
 
 def verdicts(rows: Mapping[str, Sequence[Row]], counts: Sequence[int]) -> str:
     """Which loss is better, and with which of them BiCo is above what: a section for losses.md."""
-    first, other = T5Encoder.losses
+    (first, other), bico = T5Encoder.losses, Spec.parse("bico")
     lines = [
         "## Verdicts",
         "",
@@ -78,14 +81,16 @@ def verdicts(rows: Mapping[str, Sequence[Row]], counts: Sequence[int]) -> str:
         "| claim | N | mean | sd over tasks | in favour | p | verdict |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    pairs = [(f"BiCo: {first} above {other}", (first, "bico"), (other, "bico"))]
+    pairs = [(f"BiCo: {first} above {other}", (first, bico), (other, bico))]
     pairs += [
-        (f"{loss}: BiCo above {method_label(baseline)}", (loss, "bico"), (loss, baseline))
-        for loss, baseline in itertools.product(rows, ("theseus", "target-probe", "source-probe"))
+        (f"{loss}: BiCo above {label_of(baseline)}", (loss, bico), (loss, baseline))
+        for loss, baseline in itertools.product(rows, (Spec.parse("theseus"), TARGET_PROBE.spec, SOURCE_PROBE.spec))
     ]
     for title, *sides in pairs:
         for n in counts:
-            found = ([row for row in rows[loss] if (row.method, row.samples) == (method, n)] for loss, method in sides)
+            found = (
+                [row for row in rows[loss] if (row.method, row.budget) == (method, Budget(n))] for loss, method in sides
+            )
             o = evaluate(differences(*found), Kind.MORE)
             lines.append(
                 f"| {title} | {n} | {o.mean:+.2f} | {o.sd:.2f} | {o.in_favour}/{o.tasks} | {o.p:.3f} | {o.verdict} |"

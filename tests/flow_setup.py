@@ -1,5 +1,6 @@
 """What the flow tests share: a Prefect API, a Dask worker, two tiny releases, and a short transfer."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,9 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 class Bench:
     """Runs short transfers in one home folder."""
 
+    first: Result
+    """Of the run that has been made already, if one has."""
+
     def __init__(self, releases: dict[str, Path], folder: Path, scheduler: str) -> None:
         self.releases, self.folder = releases, folder
         self.settings = Settings(home=folder / "home", dask_scheduler=scheduler, device="cpu")
@@ -62,6 +66,25 @@ class Bench:
 
     def run(self, **changes: Any) -> Result:
         return transfer(self.config(**changes), self.settings)
+
+
+@pytest.fixture(scope="session")
+def first_run(
+    api: None, releases: dict[str, Path], scheduler: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Result]:
+    """The home of a bench after its run of `config()`, and what that gave."""
+    bench = Bench(releases, tmp_path_factory.mktemp("first"), scheduler)
+    result = bench.run()
+    return bench.settings.home, result
+
+
+@pytest.fixture
+def ran(api: None, releases: dict[str, Path], tmp_path: Path, scheduler: str, first_run: tuple[Path, Result]) -> Bench:
+    """A bench in whose home the run of `config()` has been made: for tests of what comes after."""
+    bench = Bench(releases, tmp_path, scheduler)
+    home, bench.first = first_run
+    shutil.copytree(home, bench.settings.home)
+    return bench
 
 
 @pytest.fixture

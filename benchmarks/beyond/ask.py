@@ -10,132 +10,25 @@ out/beyond, and the weaker models that the question of quality asks for are look
 """
 
 import argparse
-import csv
 import itertools
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.beyond.cells import Cell, Draw, Place, append, lines_of
-from benchmarks.beyond.ideas import DEPTH_IDEAS, IDEAS
-from benchmarks.beyond.setting import Expert, open_side
+from benchmarks.beyond.cell import StudyCell
+from benchmarks.beyond.measured import Line, Regime, append, read_cells
+from benchmarks.beyond.questions import HERE, NUMBERS, QUESTIONS, Arm, Question
+from benchmarks.beyond.setting import Draw, Setting
+from benchmarks.beyond.sides import Expert, Side, open_side
 from bico.finetune import MINI
+from bico.methods.spec import Spec
 from bico.models.zoo import list_models
+from bico.reporting.references import EXPERT, FINE_TUNED, ZERO_SHOT
+from bico.task_vector import StateDict
 
-HERE = Path(__file__).parent
-Recipes = list[tuple[str, str]]
-"""(method, data) pairs."""
-
-LABELS = [
-    "theseus",
-    "bico",
-    "bico+projection",
-    "none+projection",
-    "none+head:targets=labels",
-    "none+head:targets=labels:fit=logistic",
-    "bico+head:targets=labels",
-    "none+head",
-    "bico+head",
-    "few-shot",
-    "none+tune:steps=30",
-    "bico+tune:steps=30",
-]
-"""At N labelled samples."""
-MIXED = [
-    "theseus",
-    "bico",
-    "bico+projection",
-    "none+projection",
-    "none+head",
-    "none+head:fit=logistic",
-    "bico+head",
-    "bico+head:targets=labels",
-    "none+tune:steps=30",
-    "bico+tune:steps=30",
-]
-"""At N labelled samples and U unlabelled ones."""
-CHIEF = [
-    "theseus",
-    "bico",
-    "bico+projection",
-    "none+projection",
-    "none+head:targets=labels",
-    "bico+head:targets=labels",
-    "none+head",
-    "bico+head",
-]
-"""Without what needs training."""
-
-
-def labelled(methods: list[str]) -> Recipes:
-    return [(method, "labels") for method in methods]
-
-
-def mixed(methods: list[str]) -> Recipes:
-    return [(method, "mixed") for method in methods]
-
-
-@dataclass(frozen=True)
-class Question:
-    """The cells of one question: the product of its axes, with its recipes in each."""
-
-    recipes: tuple[tuple[str, str], ...]
-    axis: str = ""
-    """What is varied: a field of `Place`, and but for the pair of this too."""
-    pairs: tuple[tuple[str, str], ...] = (("mini-a", "mini-b"),)
-    """Models by name, of the zoo or of the folder with weaker ones."""
-    strength: tuple[int, ...] = (MINI.steps,)
-    labels: tuple[int, ...] = (100,)
-    unlabelled: tuple[int, ...] = (500,)
-
-
-QUESTIONS = {
-    "regimes": Question((*labelled(LABELS), ("bico", "pseudo_labels"), *mixed(MIXED))),
-    "labels": Question(tuple(labelled([*CHIEF, "none+tune:steps=30", "bico+tune:steps=30"])), "labels",
-                       labels=(5, 10, 20, 50, 300), unlabelled=(0,)),
-    "unlabelled": Question(tuple(mixed(CHIEF)), "unlabelled", unlabelled=(0, 100, 2000)),
-    "strength": Question(tuple(mixed(CHIEF)), "strength", strength=(10, 30, 300)),
-    "shapes": Question(tuple(mixed(CHIEF)), "target",
-                       pairs=(("mini-a", "mini-b-plus"), ("mini-a", "mini-l"), ("mini-b-plus", "mini-a"))),
-    "quality": Question(tuple(mixed(CHIEF)), "target",
-                        pairs=(("mini-a", "mini-b-250"), ("mini-a", "mini-b-1000"), ("mini-a-550", "mini-b-1000"))),
-    "ideas": Question(
-        tuple(
-            mixed(
-                [name + step for name in ("bico", *IDEAS) for step in ("", "+projection", "+head")]
-                + ["none+tune:steps=30+head", "bico+tune:steps=30+head"]
-            )
-        )
-    ),
-    "merged": Question(tuple(mixed(["bico", "bico-merged", "none+head", "bico+head", "bico-merged+head"]))),
-    "depth": Question(
-        tuple(mixed([name + step for name in ("bico", *DEPTH_IDEAS) for step in ("", "+head")] + ["none+head"])),
-        pairs=(("mini-a", "mini-l"), ("mini-l", "mini-a")),
-    ),
-}  # fmt: skip
-
-
-def places(question: Question, tasks: list[str], experts: list[int], seeds: list[int]) -> Iterator[Place]:
-    """Cells of a question; those that share an expert come one after the other."""
-    for (source, target), task, strength, expert in itertools.product(
-        question.pairs, tasks, question.strength, experts
-    ):
-        for seed, labels, unlabelled in itertools.product(seeds, question.labels, question.unlabelled):
-            yield Place(source, target, task, strength, expert, seed, labels, unlabelled)
-
-
-def measured(path: Path) -> set[Place]:
-    """Cells that a file holds."""
-    if not path.is_file():
-        return set()
-    with path.open(newline="") as file:
-        return {place_of(row) for row in csv.DictReader(file)}
-
-
-def place_of(row: Mapping[str, str]) -> Place:
-    """The cell of a line in a file."""
-    return Place(*(row[f.name] if f.type is str else int(row[f.name]) for f in fields(Place)))
+PREDICTED = (Spec.parse("bico"), Spec.parse("theseus"))
+"""Recipes whose gain is predicted, too."""
 
 
 def main() -> None:
@@ -156,18 +49,21 @@ def main() -> None:
     if given.pairs:
         question = replace(question, pairs=tuple(tuple(pair.split(":")) for pair in given.pairs.split(",")))
     if given.values:
-        question = replace(question, **{question.axis: tuple(int(value) for value in given.values.split(","))})
-    numbers = ([int(number) for number in text.split(",")] for text in (given.experts, given.seeds))
-    run(question, out, list(places(question, given.tasks.split(","), *numbers)), given)
+        if question.axis not in NUMBERS:
+            parser.error(f"--values goes with questions about {', '.join(NUMBERS)}")
+        question = replace(question, **{question.axis: tuple(map(int, given.values.split(",")))})
+    experts, seeds = ([int(number) for number in text.split(",")] for text in (given.experts, given.seeds))
+    run(question, out, list(question.settings(given.tasks.split(","), experts, seeds)), given)
 
 
-def run(question: Question, out: Path, wanted: list[Place], given: argparse.Namespace) -> None:
+def run(question: Question, out: Path, wanted: Sequence[Setting], given: argparse.Namespace) -> None:
+    """Measures the cells that a file has not, and adds them to it."""
     folders = tuple(given.data)
     for (source_name, target_name, task, strength, seed), group in itertools.groupby(
-        wanted, lambda p: (p.source, p.target, p.task, p.strength, p.expert)
+        wanted, lambda s: (s.source, s.target, s.task, s.strength, s.expert)
     ):
-        done = measured(out)  # another process may be at work on the same question
-        todo = [place for place in group if place not in done]
+        done = {cell.setting for cell in read_cells(out)}  # another process may be at work on the same question
+        todo = [setting for setting in group if setting not in done]
         if not todo:
             continue
         source, target = (
@@ -177,17 +73,44 @@ def run(question: Question, out: Path, wanted: list[Place], given: argparse.Name
         expert = Expert.of(source, seed, given.experts_in, strength)
         print(f"{source_name} → {target_name}, {task}: expert {seed}, {strength} steps, "
               f"{time.process_time() - started:.0f} s CPU", flush=True)  # fmt: skip
-        for place in todo:
+        for setting in todo:
             started = time.process_time()
             pool = len(source.pool)
-            if place.labels + place.unlabelled > pool:
-                print(f"  {place}: skipped, its pool holds {pool}", flush=True)
+            if setting.labels + setting.unlabelled > pool:
+                print(f"  {setting}: skipped, its pool holds {pool}", flush=True)
                 continue
-            draw = Draw.of(pool, place.labels, place.unlabelled, place.seed)
-            lines = list(lines_of(Cell(expert, target, draw), place, question.recipes))
+            draw = Draw.of(pool, setting.labels, setting.unlabelled, setting.seed)
+            lines = list(lines_of(StudyCell(expert, target, draw), setting, question.arms))
             append(out, lines)
-            print(f"  N={place.labels}, U={place.unlabelled}, draw {place.seed}: {len(lines)} lines, "
+            print(f"  N={setting.labels}, U={setting.unlabelled}, draw {setting.seed}: {len(lines)} lines, "
                   f"{time.process_time() - started:.0f} s CPU", flush=True)  # fmt: skip
+
+
+def lines_of(cell: StudyCell, setting: Setting, arms: Sequence[Arm]) -> Iterator[Line]:
+    """Measures a question's arms in a cell, after its references."""
+    source, target, expert = cell.source, cell.target, cell.expert
+    tuned = target.fine_tuned(0, expert.folder)
+    for reference, accuracy in (
+        (ZERO_SHOT, target.zero_shot(target.test_before.features)),
+        (FINE_TUNED, _accuracy(target, tuned, (0, MINI.steps))),
+        (EXPERT, _accuracy(source, expert.tau, (expert.seed, expert.steps))),
+    ):
+        yield Line(setting, Regime(reference.spec), accuracy)
+    for arm in arms:
+        predicted = cell.predicted(arm.method, arm.data) if arm.method in PREDICTED else None
+        regime = Regime(arm.method, arm.data.budget(setting))
+        yield Line(setting, regime, cell.measure(arm.method, arm.data), predicted)
+
+
+_accuracies: dict[tuple, float] = {}
+
+
+def _accuracy(side: Side, vector: StateDict, which: tuple[int, int]) -> float:
+    """Accuracy of a fine-tuned model, measured once per process."""
+    key = (side.ref, side.task.name, *which)
+    if key not in _accuracies:
+        _accuracies[key] = side.zero_shot(side.on_test(vector).features)
+    return _accuracies[key]
 
 
 def ref(name: str, beside: Path) -> str:

@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.beyond.cells import Draw
-from benchmarks.beyond.setting import Expert, batches, open_side
+from benchmarks.beyond.setting import Draw
+from benchmarks.beyond.sides import Expert, batches, open_side
 from benchmarks.measure import Clock, PeakMemory, machine, table
 from bico.calibration.pseudo_labels import expert_scores, pseudo_labels
 from bico.finetune import MINI
@@ -70,27 +71,25 @@ def main() -> None:
     labels = source.train.split.labels[places[0]]
     models, heads = (source.model, target.model), (source.head, target.head)
 
-    def once(method: str, pseudo_labelled: bool) -> None:
+    def once(method: str, with_unlabelled: bool) -> None:
         labelled = batches(source, target, places[0], labels)
         unlabelled = []
-        if pseudo_labelled:
+        if with_unlabelled:
             scores = expert_scores(source.model, expert.tau, source.inputs(places[1]), source.head)
             unlabelled = batches(source, target, places[1], pseudo_labels(scores))
         run(get_variant(method, lr=MINI.lr), expert.tau, *models, Samples(labelled, unlabelled), heads)
 
     once("bico", False)  # warm
     lines, base = [], 0.0
-    for method, pseudo_labelled in RECIPES:
+    for method, with_unlabelled in RECIPES:
         with counted({"A": source.model, "B": target.model}) as passes:
-            once(method, pseudo_labelled)
+            once(method, with_unlabelled)
         memory = PeakMemory()
-        seconds = clock.median(
-            lambda method=method, pseudo_labelled=pseudo_labelled: once(method, pseudo_labelled), REPEATS
-        )
+        seconds = clock.median(partial(once, method, with_unlabelled), REPEATS)
         base = base or seconds
         counts = [str(passes[name]) for name in ("forward A", "forward B", "backward A", "backward B")]
         lines.append(
-            [method, f"{LABELS} + {UNLABELLED if pseudo_labelled else 0}", *counts, f"{seconds:.1f}", f"{seconds / base:.1f}",
+            [method, f"{LABELS} + {UNLABELLED if with_unlabelled else 0}", *counts, f"{seconds:.1f}", f"{seconds / base:.1f}",
              f"{memory.read() / 1e9:.2f}"]
         )  # fmt: skip
     print(

@@ -1,6 +1,6 @@
 """Ideas beyond the shipped recipes, tried on development tasks first; those that fail are listed, not hidden.
 
-Each takes a cell and the data it may use (`labels` or `mixed`) and returns the target's task vector before any last step.
+Each takes a cell and the data it may use and returns the target's task vector before any last step.
 """
 
 from collections import Counter
@@ -13,17 +13,22 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from benchmarks.beyond.setting import Data
 from bico.analysis.moments import Moments, linear_cka
 from bico.calibration.covariances import collect_signals
 from bico.calibration.signals import Signal, SignalKey, signal_key
 from bico.linalg.procrustes import Completion, procrustes
 from bico.methods import Gathered
 from bico.methods.bico import BiCo
+from bico.methods.spec import Spec
 from bico.models.sites import Site, match_blocks
 from bico.task_vector import StateDict, scale
 
 if TYPE_CHECKING:
-    from benchmarks.beyond.cells import Cell
+    from benchmarks.beyond.cell import StudyCell
+
+
+BICO = Spec.parse("bico")
 
 
 @dataclass
@@ -59,16 +64,16 @@ def blended(gradients: Tensor, outputs: Tensor, share: float = 0.3) -> Tensor:
 
 
 def _reworked(output_map: Callable[[Tensor, Tensor], Tensor]) -> "Idea":
-    def vector(cell: "Cell", data: str) -> StateDict:
+    def vector(cell: "StudyCell", data: Data) -> StateDict:
         evidence = Reworked(len(cell.draw.labelled), cell.sums(data), output_map=output_map)
         return BiCo().transport(cell.expert.tau, cell.pair, evidence)
 
     return vector
 
 
-def halves(cell: "Cell", data: str) -> StateDict:
+def halves(cell: "StudyCell", data: Data) -> StateDict:
     """Two half steps; the second is aligned anew where the first has led both models."""
-    first = scale(cell.vector("bico", data), 0.5)
+    first = scale(cell.vector(BICO, data), 0.5)
     with cell.source.model.updated(scale(cell.expert.tau, 0.5)), cell.target.model.updated(first):
         again = cell.collect(data)
     evidence = Gathered(len(cell.draw.labelled), again)
@@ -76,30 +81,30 @@ def halves(cell: "Cell", data: str) -> StateDict:
     return {name: first[name] + second[name] for name in first}
 
 
-def refit_first(cell: "Cell", data: str) -> StateDict:
+def refit_first(cell: "StudyCell", data: Data) -> StateDict:
     """The projection is refitted before transport, so that the target's gradients are those of a better reader; the other
     sites are carried, and the refit stays.
     """
-    refit = cell.outcome("none+projection", data).vector
+    refit = cell.outcome(Spec.parse("none+projection"), data).vector
     with cell.target.model.updated(refit):
         again = cell.collect(data)
     carried = BiCo().transport(cell.expert.tau, cell.pair, Gathered(len(cell.draw.labelled), again))
     return carried | refit
 
 
-def merged(cell: "Cell", data: str) -> StateDict:
+def merged(cell: "StudyCell", data: Data) -> StateDict:
     """The mean of two experts' task vectors is carried: one solution's accidents are halved."""
     both = [cell.expert.tau, cell.expert.other()]
     mean = {name: sum(tau[name] for tau in both) / 2 for name in both[0]}
     return BiCo().transport(mean, cell.pair, cell.evidence(data))
 
 
-def soft(cell: "Cell", data: str) -> StateDict:
+def soft(cell: "StudyCell", data: Data) -> StateDict:
     """The expert's probabilities, in place of its predictions, as targets of the loss on inputs without labels."""
-    return BiCo().transport(cell.expert.tau, cell.pair, cell.evidence("soft" if data == "mixed" else data))
+    return BiCo().transport(cell.expert.tau, cell.pair, cell.evidence(Data.SOFT if data is Data.MIXED else data))
 
 
-def matched(cell: "Cell", data: str) -> StateDict:
+def matched(cell: "StudyCell", data: Data) -> StateDict:
     """Blocks of a deeper or shallower target take their updates from those that see most alike, and not from those of the
     same relative depth.
     """
@@ -107,12 +112,13 @@ def matched(cell: "Cell", data: str) -> StateDict:
         return BiCo().transport(cell.expert.tau, cell.pair, Gathered(len(cell.draw.labelled), cell.collect(data)))
 
 
-def shared(cell: "Cell", data: str) -> StateDict:
+def shared(cell: "StudyCell", data: Data) -> StateDict:
     """A source block that serves several of the target's gives each a part: together they move as far as it did."""
-    vector, sites = cell.vector("bico", data), cell.target.model.sites
-    uses = Counter(sites_blocks := match_blocks(_depth(cell.source.model.sites), _depth(sites)))
+    vector, sites = cell.vector(BICO, data), cell.target.model.sites
+    taken = match_blocks(_depth(cell.source.model.sites), _depth(sites))
+    uses = Counter(taken)
     parts = {
-        slot.parameter: 1 / uses[sites_blocks[site.block]]
+        slot.parameter: 1 / uses[taken[site.block]]
         for site in sites
         if site.block is not None
         for slot in (site.weight, site.bias)
@@ -121,7 +127,7 @@ def shared(cell: "Cell", data: str) -> StateDict:
     return {name: parts.get(name, 1.0) * value for name, value in vector.items()}
 
 
-def likeness(cell: "Cell") -> Tensor:
+def likeness(cell: "StudyCell") -> Tensor:
     """Linear CKA of what two models' blocks read, averaged over tokens; (source blocks, target blocks)."""
     sides = []
     for model, head, which in (
@@ -169,7 +175,7 @@ def _depth(sites: Sequence[Site]) -> int:
     return 1 + max(site.block for site in sites if site.block is not None)
 
 
-Idea = Callable[["Cell", str], StateDict]
+Idea = Callable[["StudyCell", Data], StateDict]
 IDEAS: dict[str, Idea] = {
     "bico-completed": _reworked(completed),
     "bico-blended": _reworked(blended),

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+from torch import nn
+
 from bico.calibration.signals import Signal, SignalKey, signal_key
 from bico.errors import ConfigError
 from bico.models.protocol import Model
@@ -20,7 +22,7 @@ class MemoryPlan:
     passes: tuple[tuple[Site, ...], ...]
     """The target's sites that each pass serves."""
     models: int
-    """Weights of both image towers."""
+    """All weights of both models: what has no part in calibration, such as a text tower, stays in memory, too."""
     batch: int
     """One batch of the source's signals, and of what the target keeps for its backward pass."""
     covariances: int
@@ -54,7 +56,7 @@ def plan_memory(
     """
     signals = list(signals)
     copies = 1 if snapshots == 1 else 2
-    models = sum(t.numel() * t.element_size() for model in (source, target) for t in model.state().values())
+    models = sum(weight_bytes(model) for model in (source, target))
     batch = batch_size * (signal_bytes(source, signals) + signal_bytes(target, (Signal.INPUT, Signal.OUTPUT)))
     blocks = [tuple(sites) for _, sites in groupby(target.sites, key=lambda site: site.group)]
     sizes = [copies * covariance_bytes(source.sites, target.sites, block, signals) for block in blocks]
@@ -77,6 +79,13 @@ def plan_memory(
         batch,
         max(sum(sizes[index] for index in part) for part in passes),
     )
+
+
+def weight_bytes(model: Model) -> int:
+    """Bytes of all parameters and buffers that a model holds, storage that they share counted once."""
+    modules = [value for value in vars(model).values() if isinstance(value, nn.Module)]
+    tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 def covariance_shapes(

@@ -1,7 +1,7 @@
 """What was best with a budget of labels and unlabelled inputs, and whether the transfer was worth it."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bico.calibration.budget import Budget
@@ -67,7 +67,7 @@ def candidates(rows: Sequence[Row], budget: Budget) -> list[Candidate]:
     ]
 
 
-def recommend(rows: Sequence[Row], budget: Budget) -> str:
+def recommend(rows: Sequence[Row], budget: Budget, carries: Callable[[Spec], bool] = carries_expert) -> str:
     """Returns sentences on one budget: what was best, what was best without transport, and by how much, paired over seeds.
 
     A difference counts where its mean is more than twice its standard error over seeds. The best are found on the very
@@ -76,11 +76,12 @@ def recommend(rows: Sequence[Row], budget: Budget) -> str:
     Arguments:
         rows: Of one pair, all tasks and seeds.
         budget: Labels and inputs without labels at hand.
+        carries: Whether a method carries the expert over, for rows of methods that are not the library's.
     """
     found = candidates(rows, budget)
     zero = next((c for c in found if c.method == untouched(rows).spec), None)
-    carried = [c for c in found if carries_expert(c.method)]
-    bare = [c for c in found if not carries_expert(c.method) and c is not zero]
+    carried = [c for c in found if carries(c.method)]
+    bare = [c for c in found if not carries(c.method) and c is not zero]
     data = " and ".join(
         [f"{budget.asked} labels"] * bool(budget.asked)
         + [f"{budget.unlabelled} unlabelled inputs"] * bool(budget.unlabelled)

@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 from tests.faults.injections import PARTS, injections
 from tests.faults.jobs import perform
 from tests.faults.journal import Entry, Journal, report
@@ -34,6 +36,9 @@ def main() -> int:
     asked = parser.parse_args()
     parts = (asked.only,) if asked.only else PARTS
 
+    torch.set_num_threads(
+        1
+    )  # a pool of threads does not survive the forks: the first product of a child would wait for ever
     with ExitStack() as held:
         folder = Path(held.enter_context(TemporaryDirectory()))
         held.enter_context(loaded(folder, runs="runs" in parts))

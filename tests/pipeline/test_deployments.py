@@ -31,10 +31,6 @@ def flow_of(entry: dict[str, Any]) -> Flow:
     return getattr(import_module(file.removesuffix(".py").replace("/", ".")), name)
 
 
-def test_there_are_four() -> None:
-    assert set(DEPLOYMENTS) == {"transfer", "reproduce-nightly", "release-watch", "cache-gc"}
-
-
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_a_deployment_fits_its_flow(name: str) -> None:
     entry = DEPLOYMENTS[name]

@@ -61,9 +61,8 @@ def test_a_run_computes_everything_once_and_then_nothing(bench: Bench) -> None:
     assert again.rows == first.rows
 
 
-def test_a_larger_n_recomputes_collection_and_what_follows(bench: Bench) -> None:
-    bench.run()
-    more = bench.run(samples=[4, 8, 12])
+def test_a_larger_n_recomputes_collection_and_what_follows(ran: Bench) -> None:
+    more = ran.run(samples=[4, 8, 12])
     assert computed(more) == {
         "collect-activations": 1,
         "collect-gradients": 1,
@@ -74,13 +73,12 @@ def test_a_larger_n_recomputes_collection_and_what_follows(bench: Bench) -> None
     assert more.stages["fine-tune"] == {"computed": 0, "cached": 2}
 
 
-def test_how_samples_are_chosen_is_recorded_and_reaches_only_what_depends_on_it(bench: Bench) -> None:
-    bench.run()
+def test_how_samples_are_chosen_is_recorded_and_reaches_only_what_depends_on_it(ran: Bench) -> None:
     again = {"collect-activations": 1, "collect-gradients": 1, "procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
-    near = bench.run(sampling="centroid-near")
+    near = ran.run(sampling="centroid-near")
     assert computed(near) == again | {"class-distances": 1}
-    assert computed(bench.run(sampling="centroid-far")) == again  # the distances are there
-    per_class = bench.run(sampling="per-class", samples=[1, 2])
+    assert computed(ran.run(sampling="centroid-far")) == again  # the distances are there
+    per_class = ran.run(sampling="per-class", samples=[1, 2])
     assert {row.budget.asked for row in per_class.rows if str(row.method) == "bico"} == {1, 2}
     (drawn,) = json.loads(Path(per_class.outputs["calibration"]).read_text())
     labels = get_task("digits").open("train").labels[drawn["indices"]]
@@ -88,46 +86,42 @@ def test_how_samples_are_chosen_is_recorded_and_reaches_only_what_depends_on_it(
     assert sorted(labels[:10].tolist()) == list(range(10))  # the set for one per class comes first
 
 
-def test_another_method_adds_only_its_maps_and_after(bench: Bench) -> None:
-    bench.run()
-    more = bench.run(methods=["bico", "naive", "theseus"])
+def test_another_method_adds_only_its_maps_and_after(ran: Bench) -> None:
+    more = ran.run(methods=["bico", "naive", "theseus"])
     assert computed(more) == {"procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
     # ... and of its maps only those that BiCo did not need: one more signal per block
     kinds = [
         json.loads(p.read_text())["key"].split("-")[0]
-        for p in (bench.folder / "home/store/final").glob("*/MANIFEST.json")
+        for p in (ran.folder / "home/store/final").glob("*/MANIFEST.json")
     ]
     assert kinds.count("procrustes") == 3 * BLOCKS
 
 
-def test_changes_reach_exactly_what_depends_on_them(bench: Bench) -> None:
-    bench.run()
-    assert computed(bench.run(alpha=0.5)) == {"evaluate": 3}
-    assert computed(bench.run(test_limit=20)) == {"evaluate": 6}
-    assert computed(bench.run(completion="svd")) == {"procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
-    assert computed(bench.run(batch_size=3)) == {}
+def test_changes_reach_exactly_what_depends_on_them(ran: Bench) -> None:
+    assert computed(ran.run(alpha=0.5)) == {"evaluate": 3}
+    assert computed(ran.run(test_limit=20)) == {"evaluate": 6}
+    assert computed(ran.run(completion="svd")) == {"procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
+    assert computed(ran.run(batch_size=3)) == {}
     expected = {"fine-tune": 2, "transfer": 3, "evaluate": 5}
-    assert computed(bench.run(finetune=SHORT | {"seed": 1})) == expected
-    assert computed(bench.run(methods=["naive"], oracle=False)) == {}
+    assert computed(ran.run(finetune=SHORT | {"seed": 1})) == expected
+    assert computed(ran.run(methods=["naive"], oracle=False)) == {}
 
 
-def test_a_missing_or_cut_artefact_is_made_again(bench: Bench) -> None:
-    first = bench.run()
-    store = bench.folder / "home/store/final"
+def test_a_missing_or_cut_artefact_is_made_again(ran: Bench) -> None:
+    store = ran.folder / "home/store/final"
     shutil.rmtree(next(store.glob("collect-gradients-*")))
     chunk = max(
         next(store.glob("procrustes-*")).rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0
     )
     chunk.write_bytes(chunk.read_bytes()[:-8])
-    again = bench.run()
+    again = ran.run()
     assert computed(again) == {"collect-gradients": 1, "procrustes": 1}
-    assert again.rows == first.rows
+    assert again.rows == ran.first.rows
 
 
 def test_activations_and_gradients_come_from_one_pass_of_each_model(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ran: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.run(methods=["naive"])  # so that fine-tuning is out of the way
     collected = {}
 
     def stream(*args: object):
@@ -137,28 +131,28 @@ def test_activations_and_gradients_come_from_one_pass_of_each_model(
 
     original = tasks.collect._stream
     monkeypatch.setattr(tasks.collect, "_stream", stream)
-    result = bench.run(samples=[4, 8, 12], batch_size=4)
+    result = ran.run(samples=[4, 8, 12], batch_size=4)
     assert computed(result)["collect-gradients"] == 1
     assert collected == {"forward": 6, "backward": 6}  # three batches through two models, for both artefacts
 
 
-def test_a_memory_budget_takes_more_passes_to_the_same_result(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = bench.run(methods=["bico"], oracle=False)
-    shutil.rmtree(next((bench.folder / "home/store/final").glob("collect-activations-*")))
-    shutil.rmtree(next((bench.folder / "home/store/final").glob("collect-gradients-*")))
-    models = [load(resolve(str(bench.releases[name])), torch.device("cpu")) for name in "ab"]
+def test_a_memory_budget_takes_more_passes_to_the_same_result(ran: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ran.run(methods=["bico"], oracle=False)
+    shutil.rmtree(next((ran.folder / "home/store/final").glob("collect-activations-*")))
+    shutil.rmtree(next((ran.folder / "home/store/final").glob("collect-gradients-*")))
+    models = [load(resolve(str(ran.releases[name])), torch.device("cpu")) for name in "ab"]
     largest = plan_memory(*models, ACTIVATIONS + GRADIENTS, 4, 2)
-    settings = bench.settings.model_copy(update={"memory": (largest.peak - 1) / GIGABYTE})
+    settings = ran.settings.model_copy(update={"memory": (largest.peak - 1) / GIGABYTE})
     monkeypatch.setattr(tasks.collect, "plan_memory", lambda *args: plans.append(plan_memory(*args)) or plans[-1])
     plans: list[MemoryPlan] = []
-    again = transfer(bench.config(methods=["bico"], oracle=False, batch_size=4), settings)
+    again = transfer(ran.config(methods=["bico"], oracle=False, batch_size=4), settings)
     assert [len(plan.passes) for plan in plans] == [2]
     assert computed(again) == {"collect-activations": 1, "collect-gradients": 1}
     assert again.rows == plain.rows
 
 
-def test_results_are_written_for_people_and_programs(bench: Bench) -> None:
-    result = bench.run(seeds=[0, 1])
+def test_results_are_written_for_people_and_programs(ran: Bench) -> None:
+    result = ran.run(seeds=[0, 1])
     rows = list(csv.DictReader(Path(result.outputs["table"]).read_text().splitlines()))
     assert [(r["method"], r["samples"], r["seed"]) for r in rows] == [
         (str(r.method), str(r.budget.asked), "" if r.seed is None else str(r.seed)) for r in result.rows
@@ -169,8 +163,8 @@ def test_results_are_written_for_people_and_programs(bench: Bench) -> None:
     assert set(result.outputs["models"]) == {"digits-bico-n8-seed0"}
 
 
-def test_the_exported_model_is_open_clips_and_does_what_its_row_says(bench: Bench) -> None:
-    result = bench.run()
+def test_the_exported_model_is_open_clips_and_does_what_its_row_says(ran: Bench) -> None:
+    result = ran.run()
     folder = Path(result.outputs["models"]["digits-bico-n8-seed0"])
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     model.eval()
@@ -186,20 +180,20 @@ def test_the_exported_model_is_open_clips_and_does_what_its_row_says(bench: Benc
     assert 100 * right.double().mean().item() == pytest.approx(row.accuracy)
     # ... and it is the target plus the task vector beside it
     base, vector = (
-        load_file(p) for p in (bench.releases["b"] / "open_clip_model.safetensors", folder / "task-vector.safetensors")
+        load_file(p) for p in (ran.releases["b"] / "open_clip_model.safetensors", folder / "task-vector.safetensors")
     )
     updated = model.state_dict()
     assert all(torch.allclose(updated[k], base[k].float() + vector[k], atol=1e-6) for k in vector)
     assert sum(v.norm() > 0 for v in vector.values()) == len(vector)
 
 
-def test_every_result_is_an_mlflow_run_under_the_flows(bench: Bench) -> None:
-    result = bench.run()
+def test_every_result_is_an_mlflow_run_under_the_flows(ran: Bench) -> None:
+    result = ran.run()
     place = result.outputs["mlflow"]
     client = MlflowClient(place["uri"])
     parent = client.get_run(place["run"])
     assert parent.info.status == "FINISHED"
-    assert parent.data.params["source"] == str(bench.releases["a"])
+    assert parent.data.params["source"] == str(ran.releases["a"])
     assert {a.path for a in client.list_artifacts(place["run"])} >= {"accuracy.png", "results.csv", "results.json"}
     children = client.search_runs([place["experiment"]], f"tags.`mlflow.parentRunId` = '{place['run']}'")
     recorded = {(c.data.params["method"], c.data.params["samples"]): c.data.metrics["accuracy"] for c in children}
@@ -222,15 +216,14 @@ def test_an_expert_from_elsewhere_gives_what_fine_tuning_here_gave(bench: Bench)
     assert theirs.rows == ours.rows
 
 
-def test_an_edited_comment_recomputes_nothing_and_json_is_all_there_is(bench: Bench, tmp_path: Path) -> None:
+def test_an_edited_comment_recomputes_nothing_and_json_is_all_there_is(ran: Bench, tmp_path: Path) -> None:
     """The command line, on a copy of the source in which every file has another comment."""
-    bench.run()
     copy = tmp_path / "copy"
     for package in ("bico", "storage", "tasks", "flows", "configs", "zoo"):
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
     for path in copy.rglob("*.py"):
         path.write_text(path.read_text() + "\n# Another comment.\n")
-    settings = bench.config().model_dump(mode="json")
+    settings = ran.config().model_dump(mode="json")
     (tmp_path / "run.yaml").write_text(json.dumps(settings))  # JSON is YAML
     command = [
         sys.executable,
@@ -244,7 +237,7 @@ def test_an_edited_comment_recomputes_nothing_and_json_is_all_there_is(bench: Be
 
     env = os.environ | {
         "PYTHONPATH": str(copy),
-        "BICO_HOME": str(bench.settings.home),
+        "BICO_HOME": str(ran.settings.home),
         "PREFECT_API_URL": PREFECT_API_URL.value(),
     }
     done = subprocess.run(

@@ -6,8 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import benchmarks
 from benchmarks.accuracy import in_bfloat16
 from bico.calibration import covariances
+
+MODULES = sorted(
+    ".".join(path.relative_to(Path(benchmarks.__file__).parents[1]).with_suffix("").parts)
+    for path in Path(benchmarks.__file__).parent.rglob("*.py")
+    if path.stem != "__init__"
+)
 
 
 def printed(name: str, arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
@@ -21,6 +28,24 @@ def cells(text: str, start: str) -> list[str]:
     """The cells behind the first one, of the line whose first cell this is."""
     line = next(line for line in text.splitlines() if line.startswith(f"| {start} |"))
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_script_imports(name: str) -> None:
+    importlib.import_module(name)
+
+
+def test_blocks_find_the_covariances_that_were_stored_for_them(tmp_path: Path) -> None:
+    from benchmarks.blocks import SIGNALS, stages
+    from flows.config import Settings
+
+    made = {("blocks.0.c_fc", signal): torch.randn(3, 4) for signal in SIGNALS}
+    _, wanted = stages(made, 2, Settings(home=tmp_path))
+    assert [block.group for block in wanted] == ["block-0", "block-1"]
+    for block in wanted:
+        for part, cross in zip(block.parts, made.values(), strict=True):
+            ((name, found),) = part.crosses()
+            assert name in part.names(10) and found.equal(cross)
 
 
 @pytest.mark.parametrize(("clock", "workers"), [("wall", 0), ("cpu", 0), ("wall", 1)])

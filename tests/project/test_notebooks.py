@@ -1,6 +1,7 @@
 """Every notebook runs from top to bottom at toy size; its last cell asserts what it claims."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,15 +10,15 @@ import pytest
 from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture(scope="module")
 def kernel() -> Iterator[KernelManager]:
     """One kernel, of this very Python, for all notebooks: importing torch takes longer than any of them."""
     manager = KernelManager(kernel_name="python3")
-    root = str(Path(__file__).resolve().parents[2])
-    manager.start_kernel(cwd=root, env=os.environ | {"BICO_NOTEBOOK_SIZE": "toy", "PYTHONPATH": root})
+    manager.start_kernel(cwd=str(ROOT), env=os.environ | {"BICO_NOTEBOOK_SIZE": "toy", "PYTHONPATH": str(ROOT)})
     yield manager
     manager.shutdown_kernel(now=True)
 
@@ -56,5 +57,9 @@ def test_a_notebook_is_kept_with_what_it_printed_and_no_warnings_of_one_machine(
     assert {output.name for output in outputs if output.output_type == "stream"} == {"stdout"}
 
 
-def test_there_are_notebooks() -> None:
-    assert len(NOTEBOOKS) >= 4
+def test_the_documents_list_every_notebook_with_the_question_it_asks() -> None:
+    listed = dict(
+        re.findall(r"^\| `([\w-]+)` \| (.+\?) \|$", (ROOT / "docs" / "analyses.md").read_text(), re.MULTILINE)
+    )
+    asked = {path.stem: nbformat.read(path, as_version=4).cells[0].source.splitlines()[0] for path in NOTEBOOKS}
+    assert listed and asked == {name: f"# {question}" for name, question in listed.items()}

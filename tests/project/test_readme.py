@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import bico.finetune
+from bico.evaluation.accuracy import accuracy
 from bico.finetune import FinetuneConfig
 from bico.methods import METHODS
 
@@ -14,13 +16,19 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_ten_lines_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_ten_lines_carry_something_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """With fewer training steps than a reader would take."""
-    monkeypatch.setattr(bico.finetune, "MINI", FinetuneConfig(steps=12, batch_size=32, lr=5e-4, warmup=2))
+    shorter = FinetuneConfig(steps=30, batch_size=32, lr=5e-4, warmup=3, seed=1)
+    monkeypatch.setattr(bico.finetune, "MINI", shorter)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {})
+    names: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), names)
     percent = float(capsys.readouterr().out.split()[0])
-    assert 40 < percent < 100  # chance is 10
+    untouched = accuracy(names["target"], names["test"].batches(250), names["heads"][1])
+    # Measured: 85.2 untouched; 88.2 to 91.6 over three draws of the samples, 91.2 with the one of the lines.
+    assert untouched + 2 < percent < 100
 
 
 def test_every_method_is_in_the_table() -> None:
