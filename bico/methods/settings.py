@@ -3,20 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import Field, fields
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, cast, get_type_hints
 
 from bico.errors import ConfigError, UnknownMethodError, nearest
 from bico.methods.spec import Part
 
 
-@runtime_checkable  # beartype checks it in the tests
 class HasFields(Protocol):
-    """A dataclass."""
+    """A dataclass, to protocols: its fields are the settings."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
 
-M = TypeVar("M", bound=HasFields)
+M = TypeVar("M")
 
 
 def build_part(part: Part, methods: Mapping[str, type[M]], defaults: Mapping[str, Any]) -> M:
@@ -36,7 +35,7 @@ def build_part(part: Part, methods: Mapping[str, type[M]], defaults: Mapping[str
         raise UnknownMethodError(f"Unknown method {name!r}: {nearest(name, methods)}")
     method = methods[name]
     hints = get_type_hints(method)
-    kinds = {field.name: hints[field.name] for field in fields(method)}
+    kinds = {field.name: hints[field.name] for field in fields(cast(type[HasFields], method))}
     given: dict[str, Any] = {}
     for pair in part.given:
         key, equals, value = pair.partition("=")
