@@ -130,3 +130,26 @@ def test_nothing_that_is_read_can_run_code() -> None:
             if unsafe:
                 found.append(f"{path.relative_to(ROOT)}:{call.lineno}: {ast.unparse(call)[:100]}")
     assert not found, "\n".join(found)
+
+
+TABLE = re.findall(r"^\| (.+?) \| (.+?) \|$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+HOUSE = ("bico/", "storage/", "tasks/", "flows/", "zoo_build/", "configs/", "benchmarks/", "tests/", "docs/")
+
+
+def test_what_the_documents_name_is_there() -> None:
+    """Every path in backquotes of every page; the table of where is what has some twenty rows of them."""
+    pages = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+    missing = [
+        f"{page.name}: {name}"
+        for page in pages
+        for name in re.findall(r"`((?:\w+/)+[\w.-]*)`", page.read_text())
+        if name.startswith(HOUSE) and not (ROOT / name).exists()
+    ]
+    assert not missing, missing
+    rows = [where for _, where in TABLE if any(f"`{part}" in where for part in HOUSE)]
+    assert len(rows) >= 20
+
+
+def test_few_names_stand_directly_under_the_library() -> None:
+    names = {path.name for path in (ROOT / "bico").iterdir()} - {"__init__.py", "__pycache__", "py.typed"}
+    assert len(names) <= 13, sorted(names)
