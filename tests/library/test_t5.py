@@ -128,10 +128,10 @@ def test_covariances_know_neither_padding_nor_batch_size(loss: str, gated: bool)
     # Without padding every row is a token, so this is the plain product.
     rows = {}
     for model in (ours, theirs):
-        with model.instrument() as modules, capture(model.sites, modules, [Signal.INPUT]) as seen:
-            for text in texts(12):
+        for text in texts(12):
+            with model.instrument() as modules, capture(model.sites, modules, [Signal.INPUT]) as seen:
                 model.features(model.prepare([text]))
-                rows.setdefault(model.name, []).append(seen["blocks.1.attn_in", Signal.INPUT][0])
+            rows.setdefault(model.name, []).append(seen["blocks.1.attn_in", Signal.INPUT][0])
     product = torch.cat(rows[ours.name]).T @ torch.cat(rows[theirs.name])
     assert_close(found[0]["blocks.1.attn_in", Signal.INPUT], product, rtol=1e-6, atol=1e-7)
 
