@@ -37,14 +37,12 @@ MARKS = {
     "tests/project": "project",
 }
 SERVICES = {"api", "scheduler"}
-SECOND_HALF = {
-    "test_flow",
-    "test_flow_methods",
-    "test_offline",
-}
+SECOND_HALF = {"test_flow", "test_flow_methods", "test_flow_beyond", "test_figures"}
 """Modules of flows that the second of two processes runs: about half of the time."""
-FIRST = ("flows-1", "flows-2", "bucket")
-"""The longest groups, to begin with."""
+DRAWN = {"test_data_tasks", "test_pictures", "test_zoo", "test_quality"}
+"""Modules that look at the generated pictures: drawing them takes seconds, once in a process."""
+FIRST = ("flows-1", "flows-2", "test_offline", "test_server", "drawn", "test_notebooks", "bucket")
+"""The longest groups, to begin with, so that none is left when the others are through."""
 
 hypothesis.settings.register_profile("bico", deadline=None, max_examples=25)  # the first SVD call takes seconds
 hypothesis.settings.load_profile("bico")
@@ -58,6 +56,8 @@ def group_of(item: pytest.Item) -> str:
         return "flows-2" if module in SECOND_HALF else "flows-1"
     if {"s3", "place"} & names:
         return "bucket"
+    if module in DRAWN:
+        return "drawn"
     return module  # whose fixtures it shares
 
 

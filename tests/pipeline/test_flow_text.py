@@ -1,6 +1,7 @@
 """The thread on tiny T5s: the same stages, and probes in place of heads."""
 
 import json
+import shutil
 from pathlib import Path
 
 import datasets
@@ -28,6 +29,24 @@ def words(bench: Bench) -> Bench:
     write_t5(bench.folder / "t5-a", 1, **WIDE)
     write_t5(bench.folder / "t5-b", 2, d_model=16, gated=True)
     return bench
+
+
+@pytest.fixture(scope="session")
+def after_first_run() -> list[Path]:
+    """The home of the first bench of texts that a process has run."""
+    return []
+
+
+@pytest.fixture
+def words_ran(words: Bench, after_first_run: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A bench of texts in whose home `run` has been made: the first makes it, the others get a copy."""
+    if after_first_run:
+        shutil.copytree(after_first_run[0], words.settings.home)
+    else:
+        run(words)
+        after_first_run.append(tmp_path_factory.mktemp("texts") / "home")
+        shutil.copytree(words.settings.home, after_first_run[0])
+    return words
 
 
 def run(bench: Bench, **changes: object) -> Result:
@@ -65,21 +84,20 @@ def test_a_run_is_the_same_stages_with_probes(words: Bench) -> None:
     assert "over target probe" in Path(first.outputs["markdown"]).read_text()
 
 
-def test_the_loss_is_a_setting_that_reaches_what_depends_on_it(words: Bench) -> None:
-    run(words)
-    text = run(words, loss="text")
+def test_the_loss_is_a_setting_that_reaches_what_depends_on_it(words_ran: Bench) -> None:
+    text = run(words_ran, loss="text")
     again = {"fine-tune": 2, "collect-activations": 1, "collect-gradients": 1, "procrustes": 2, "transfer": 2}
     assert computed(text) == again | {"probe": 4}  # not those of models as they are
     params = MlflowClient(text.outputs["mlflow"]["uri"]).get_run(text.outputs["mlflow"]["run"]).data.params
     assert params["loss"] == "text"
 
 
-def test_a_probe_sees_the_calibration_samples_and_no_others(words: Bench) -> None:
-    result = run(words)
+def test_a_probe_sees_the_calibration_samples_and_no_others(words_ran: Bench) -> None:
+    result = run(words_ran)
     (drawn,) = json.loads(Path(result.outputs["calibration"]).read_text())
-    model = load(resolve(str(words.folder / "t5-b")))
-    train, test = (datasets.load_dataset("parquet", data_files=str(words.folder / f"colours/{s}.parquet"),
-                                         cache_dir=str(words.folder / "cache"))["train"]
+    model = load(resolve(str(words_ran.folder / "t5-b")))
+    train, test = (datasets.load_dataset("parquet", data_files=str(words_ran.folder / f"colours/{s}.parquet"),
+                                         cache_dir=str(words_ran.folder / "cache"))["train"]
                    for s in ("train", "test"))  # fmt: skip
     chosen = drawn["indices"][:12]
     put = [f"colours text: {text}" for text in train["text"]]
@@ -91,9 +109,9 @@ def test_a_probe_sees_the_calibration_samples_and_no_others(words: Bench) -> Non
     assert found == pytest.approx(100 * right.double().mean().item())
 
 
-def test_the_model_that_is_written_is_the_target_with_the_vector(words: Bench) -> None:
-    folder = Path(run(words).outputs["models"]["colours-bico-n24-seed0"])
-    written, target = (load(resolve(str(place))) for place in (folder, words.folder / "t5-b"))
+def test_the_model_that_is_written_is_the_target_with_the_vector(words_ran: Bench) -> None:
+    folder = Path(run(words_ran).outputs["models"]["colours-bico-n24-seed0"])
+    written, target = (load(resolve(str(place))) for place in (folder, words_ran.folder / "t5-b"))
     vector = load_file(folder / "task-vector.safetensors")
     moved = subtract(written.state(), target.state())
     assert set(vector) == {site.weight.parameter for site in target.sites}
