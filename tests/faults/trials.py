@@ -179,7 +179,7 @@ def concurrently(writers: int, killed: int = 0, machines: bool = False) -> Calla
     """Several runs of one pipeline at once, some of which die; on machines of their own they share no lock."""
 
     def inject(trial: Trial) -> None:
-        started = [trial.start(pause=0.005, own_staging=machines) for _ in range(writers)]
+        started = [trial.start(pause=0.03, own_staging=machines) for _ in range(writers)]
         for process, _ in started[:killed]:
             process.join(trial.random.uniform(0.0, 0.3))
             process.kill()
