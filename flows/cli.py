@@ -21,6 +21,7 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+import dataclasses
 import json
 import logging
 import sys
@@ -83,6 +84,30 @@ def demo(
     from flows.config import CONFIGS, read_config
 
     run_transfer(read_config(CONFIGS / "demo.yaml", {"out": out}), settings, as_json)
+
+
+@app.command()
+def methods(as_json: JsonOption = False) -> None:
+    """List the methods: which pairs each serves, what it needs, and where it comes from."""
+    from bico.methods import METHODS
+
+    found = [
+        {
+            "name": method.name,
+            "label": method.label,
+            "serves": str(method.serves),
+            "needs": sorted(map(str, method().needs.signals | method().needs.gradients)),
+            "settings": {field.name: field.default for field in dataclasses.fields(method)},
+            "reference": method.reference,
+        }
+        for method in METHODS.values()
+    ]
+    if as_json:
+        print(json.dumps(found))
+        return
+    for one in found:
+        needs = ", ".join(one["needs"]) or "no samples"
+        print(f"{one['name']:14} serves {one['serves']:22} needs {needs:22} {one['reference']}")
 
 
 @command(app, given=Fields("TransferConfig"), settings=SETTINGS)
