@@ -35,7 +35,8 @@ test-fast: setup
 	@$(PYTEST) tests/library bico
 
 coverage: setup
-	@$(PYTEST) --cov --cov-report=term-missing:skip-covered
+	@# Two fifths more time than `make test`. What tests start in processes of their own is not seen.
+	@$(PYTEST) $(addprefix --cov=,bico storage tasks flows zoo_build) --cov-report=term-missing:skip-covered
 
 faults: setup
 	@$(BIN)/python -m tests.faults.session --out benchmarks/results/faults.md
