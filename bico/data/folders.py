@@ -86,20 +86,21 @@ def from_folder(folder: Path) -> Task:
     )
 
 
-def text_task(name: str, table: Table, where: str) -> Task:
+def text_task(name: str, table: Table, where: str, form: text.Form | None = None) -> Task:
     """A task of texts, put and answered as `text` says for its name.
 
     Arguments:
         where: How messages call the table.
+        form: How examples are put; by the task's name unless given.
 
     Raises:
         UnknownTaskError: If it lacks columns.
         DataError: If the classes are not those that the name stands for.
     """
-    form = text.form_of(name, table.strings, table.label_names, where)
-    splits = cache(lambda split: table.split(split, form.put))
+    posed = text.form_of(name, table.strings, table.label_names, where, form)
+    splits = cache(lambda split: table.split(split, posed.put))
     sizes = SizesOf(splits)
-    return Task(name, form.answers, (form.prompt,), table.digest, sizes, splits, modality="text")
+    return Task(name, posed.answers, (posed.prompt,), table.digest, sizes, splits, modality="text")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ class HubTask:
     """Where the repository keeps the files, named after the configuration if there are several."""
     image: str = "image"
     label: str = "label"
+    class_names: tuple[str, ...] = ()
+    """In the order of its labels, as prompts say them; those of the eight-task benchmark (`vision8`) unless given."""
+    prompts: tuple[str, ...] = ()
+    """Templates with one `{}` for the class name; likewise."""
 
     @property
     def files(self) -> list[str]:
@@ -48,7 +52,12 @@ HUB: dict[str, HubTask] = {
     "mnist": HubTask("ylecun/mnist", "77f3279092a1c1579b2250db8eafed0ad422088c", folder="mnist"),
     "sun397": HubTask("tanganke/sun397", "9c4afd6174afa3974f209a0ef099dbbe244dfd27"),
 }
-"""In the order of the paper's tables."""
+"""In the order of the paper's tables. A data set more is an entry more, with its class names and prompts."""
+
+
+def names_of(name: str) -> tuple[str, ...]:
+    """The class names of a data set of `HUB`."""
+    return HUB[name].class_names or CLASS_NAMES[name]
 
 
 @cache
@@ -74,7 +83,7 @@ def from_hub(name: str, copy: Path | None = None) -> Task:
     def open_split(split: str) -> Split:
         return _table(name, copy or download(name)).split(split, lambda row: row[HUB[name].image])
 
-    return Task(name, CLASS_NAMES[name], PROMPTS[name], revision, SizesOf(open_split), open_split)
+    return Task(name, names_of(name), spec.prompts or PROMPTS[name], revision, SizesOf(open_split), open_split)
 
 
 def download(name: str) -> Path:
@@ -103,7 +112,7 @@ def fetch(name: str, repo: str, revision: str, files: list[str]) -> Path:
 
 
 def _table(name: str, folder: Path) -> Table:
-    spec, expected = HUB[name], CLASS_NAMES[name]
+    spec, expected = HUB[name], names_of(name)
     table = read_folder(folder, spec.image, spec.label)
     found = table.label_names
     if len(found) != len(expected):

@@ -53,13 +53,14 @@ class Posed:
         return self.prompt.format(*(row[column] for column in self.columns))
 
 
-def form_of(name: str, strings: Sequence[str], labels: Sequence[str], where: str) -> Posed:
+def form_of(name: str, strings: Sequence[str], labels: Sequence[str], where: str, form: Form | None = None) -> Posed:
     """Returns how a table's rows are put and answered; of a task that is not in `FORMS`, by the table's own names.
 
     Arguments:
         strings: The table's columns of text.
         labels: The names of its classes.
         where: How messages call it.
+        form: In place of that of the name.
 
     Raises:
         UnknownTaskError: If columns are missing.
@@ -70,7 +71,7 @@ def form_of(name: str, strings: Sequence[str], labels: Sequence[str], where: str
         >>> form.put({"a": "sky", "b": "sea"}), form.answers
         ('colours a: sky b: sea', ('light_blue', 'red'))
     """
-    form = FORMS.get(name)
+    form = form or FORMS.get(name)
     if form is None:
         prompt = " ".join([name, *(f"{column}: {{{n}}}" for n, column in enumerate(strings))])
         return Posed(prompt, tuple(strings), tuple(labels))

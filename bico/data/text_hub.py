@@ -11,7 +11,7 @@ from pathlib import Path
 from bico.data.base import Split, Task
 from bico.data.folders import SizesOf, Table, read_folder, text_task
 from bico.data.hub import PREFIX, fetch
-from bico.data.text import FORMS
+from bico.data.text import FORMS, Form
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,8 @@ class TextHubTask:
     """The split to measure on."""
     repo: str = "nyu-mll/glue"
     revision: str = "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c"
+    form: Form | None = None
+    """How its examples are put; that of its name in `text.FORMS` unless given."""
 
     @property
     def files(self) -> list[str]:
@@ -58,7 +60,7 @@ def from_text_hub(name: str, copy: Path | None = None) -> Task:
     @cache
     def opened() -> Task:
         table = _read(spec, copy or fetch(name, spec.repo, spec.revision, spec.files) / spec.folder)
-        return text_task(name, table, PREFIX + name)
+        return text_task(name, table, PREFIX + name, spec.form)
 
     if copy is not None:  # known by its content: nothing tells which revision it was
         return opened()
@@ -66,7 +68,7 @@ def from_text_hub(name: str, copy: Path | None = None) -> Task:
     def open_split(split: str) -> Split:
         return opened().open(split)
 
-    form, revision = FORMS[name], f"{spec.repo}/{spec.folder}@{spec.revision}"
+    form, revision = spec.form or FORMS[name], f"{spec.repo}/{spec.folder}@{spec.revision}"
     return Task(
         name, form.answers or form.labels, (form.prompt,), revision, SizesOf(open_split), open_split, modality="text"
     )
