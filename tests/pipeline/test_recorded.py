@@ -53,18 +53,18 @@ def test_a_run_shows_what_came_out_in_both_uis(bench: Bench) -> None:
 
 def _shown_in_prefect(result: Result) -> None:
     shown = artifacts(result.outputs["prefect"]["flow_run"])
-    assert {shown[key].type for key in ("results", "cells", "layers", "accuracy")} == {"markdown", "table", "image"}
+    assert {shown[key].type for key in ("results", "cells", "blocks", "accuracy")} == {"markdown", "table", "image"}
     page = shown["results"].data
     assert "| BiCo | 8 |" in page and "## Blocks" in page and "| evaluate | 5 | 0 |" in page
     cells = json.loads(shown["cells"].data)
     assert [(c["task"], c["accuracy"]) for c in cells] == [(r.task, f"{r.accuracy:.2f}") for r in result.rows]
     assert shown["accuracy"].data.startswith("data:image/png;base64,iVBOR")
-    layers = json.loads(shown["layers"].data)
-    assert [layer["block"] for layer in layers] == ["block-0", "block-1", "head"]
+    blocks = json.loads(shown["blocks"].data)
+    assert [block["block"] for block in blocks] == ["block-0", "block-1", "head"]
     # Most of the last block's gradients come from the eight class tokens alone, and there are 16 to 64 directions.
-    first, last = (int(layer["output gradients determined"].removesuffix(" %")) for layer in layers[:2])
-    assert last < first and "determined (output gradients)" in layers[1]["verdict"]
-    assert all(layer["weights changed by"] != "0.00 %" for layer in layers)
+    first, last = (int(block["output gradients determined"].removesuffix(" %")) for block in blocks[:2])
+    assert last < first and "determined (output gradients)" in blocks[1]["verdict"]
+    assert all(block["weights changed by"] != "0.00 %" for block in blocks)
 
 
 def _recorded_in_mlflow(client: MlflowClient, run: str, result: Result) -> None:
