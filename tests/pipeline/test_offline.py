@@ -12,7 +12,7 @@ import pytest
 from tests.flow_setup import SHORT
 from tests.places import SOURCES
 
-HOOK = Path(__file__).parent / "offline"
+HOOK = Path(__file__).parents[1] / "offline"
 LOOPBACK = {"127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "None", ""}
 BICO = [sys.executable, "-c", "from flows.cli import main; main()"]
 # Alone in a network of its own, in which only the loopback device works.
