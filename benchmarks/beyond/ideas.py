@@ -169,7 +169,12 @@ def alike_blocks(likeness: Tensor) -> list[int]:
 
 def taking(blocks: list[int]) -> AbstractContextManager:
     """Within it, the target's blocks take their updates from these blocks of the source."""
-    return patch("bico.models.matching.match_blocks", lambda source, target: blocks)
+    plain = match_blocks  # for what stands behind the blocks
+
+    def taken(source: int, target: int) -> list[int]:
+        return blocks if target == len(blocks) else plain(source, target)
+
+    return patch("bico.models.matching.match_blocks", taken)
 
 
 def _depth(sites: Sequence[Site]) -> int:
