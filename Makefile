@@ -7,8 +7,8 @@ comma := ,
 INSTALLED := $(VENV)/.installed
 
 PROCESSES ?= 2
-# Tests that share a server or a cluster run in one process, the longest groups first: tests/conftest.py.
-PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+# Files whose tests share a server or a cluster run in one process, the longest groups first: tests/distribution.py.
+PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
 .PHONY: help demo test test-fast coverage faults rehearsal lint types setup constraints clean
 
