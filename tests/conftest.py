@@ -22,12 +22,8 @@ import pytest
 import torch
 from torch import Tensor
 
-<<<<<<< HEAD
-from bico.models.clip.vit import ClipViT
-=======
 from bico.models.clip.vit import ClipViT
 from tests.distribution import check_shared, rank
->>>>>>> h-suite
 from tests.tiny import tiny_clip
 
 pytest_plugins = ["pytester", "tests.places"]
