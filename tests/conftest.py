@@ -10,6 +10,9 @@ os.environ |= {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DASK_LOGGING__DISTRIBUTED": "warning",
     "HF_HUB_OFFLINE": "1",
+    # Once in some hundred flows a request to Prefect's server is never answered; the client asks again after this time, a
+    # minute unless told.
+    "PREFECT_API_REQUEST_TIMEOUT": "20",
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",
 }
