@@ -14,11 +14,11 @@ from bico.models.loading import ModelFiles
 from bico.reporting.block_report import BlockReport
 from bico.reporting.references import EXPERT, FINE_TUNED, FULL_DATA, SOURCE_PROBE, TARGET_PROBE, ZERO_SHOT
 from bico.reporting.rows import Cell, Row
+from flows.cells import everywhere, is_shown, sweep
 from flows.collect import Collected, Draw, collect_all, solve_all
 from flows.config import Settings, TransferConfig
 from flows.ledger import Ledger, totals
 from flows.plan import Plan, make_plan
-from flows.sweep import everywhere, is_shown, sweep
 from flows.written import exports, origin, recorded, settings_of
 from storage.keys import Ref
 from tasks.artefacts import read_accuracy

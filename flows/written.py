@@ -8,8 +8,8 @@ from bico.last_steps import LastStep
 from bico.methods import Method
 from bico.reporting.card import Origin
 from bico.reporting.rows import Cell, Row
+from flows.cells import is_shown
 from flows.plan import Plan
-from flows.sweep import is_shown
 from storage.keys import Ref
 from tasks.publish import Export
 
