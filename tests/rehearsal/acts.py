@@ -118,7 +118,7 @@ def transfers(stage: Stage, targets: dict[str, str]) -> dict[str, str]:
         done = finish(stage, run, f"transfer to {name}")
         assert done.state.is_completed(), done.state
         shown = artifacts(run)
-        assert {"results", "cells", "layers", "accuracy"} <= set(shown), sorted(shown)
+        assert {"results", "cells", "blocks", "accuracy"} <= set(shown), sorted(shown)
         took = f"{time.monotonic() - started:.0f} s"
         stage.say(f"transfer to {name}: {done.state.name} ({took}), artifacts {', '.join(sorted(map(str, shown)))}")
     return runs

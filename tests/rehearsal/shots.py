@@ -33,7 +33,7 @@ class Gallery:
         self._take("prefect-run.png", f"{ui}/runs/flow-run/{run}", 1000)
         self._take("prefect-artifacts.png", f"{ui}/artifacts", 900)
         self._take("prefect-results.png", f"{ui}/artifacts/artifact/{_artifact(run, 'results')}", 1100)
-        self._take("prefect-layers.png", f"{ui}/artifacts/artifact/{_artifact(run, 'layers')}", 640)
+        self._take("prefect-blocks.png", f"{ui}/artifacts/artifact/{_artifact(run, 'blocks')}", 640)
         ids = [found.info.run_id for found in results.values()]
         experiment = next(iter(results.values())).info.experiment_id
         about = f"runs={json.dumps(ids)}&experiments={json.dumps([experiment])}"
