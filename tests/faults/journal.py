@@ -82,8 +82,8 @@ _PLACES = {
     "bucket": "Buckets are on a loopback S3 server (moto).",
 }
 _MUTANTS = (
-    "Stores that are wrong on purpose, each with one safeguard taken out (`tests/faults/mutations.py`), under the\n"
-    "faults named here, each tried up to eight times."
+    "Stores that are wrong on purpose, each with one safeguard taken out (`tests/faults/mutations.py`), under the faults\n"
+    "named here."
 )
 
 

@@ -179,7 +179,9 @@ def concurrently(writers: int, killed: int = 0, machines: bool = False) -> Calla
     """Several runs of one pipeline at once, some of which die; on machines of their own they share no lock."""
 
     def inject(trial: Trial) -> None:
-        started = [trial.start(pause=0.03, own_staging=machines) for _ in range(writers)]
+        # Whoever replaces what another has just committed takes its time; with locks nobody does.
+        slow = work.Fault(work.FaultPoint.REMOVED, 0, "dawdle")
+        started = [trial.start(pause=0.02, own_staging=machines, fault=slow) for _ in range(writers)]
         for process, _ in started[:killed]:
             process.join(trial.random.uniform(0.0, 0.3))
             process.kill()

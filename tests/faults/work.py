@@ -36,9 +36,12 @@ class Fault:
     point: FaultPoint
     nth: int
     action: str
-    """kill, full (no space left), read-only, or lost (no connection); or "files stop growing", which the kernel sees to."""
+    """kill, full (no space left), read-only, or lost (no connection); "files stop growing", which the kernel sees to; or
+    dawdle: wait there each time, so that others see what is between two steps."""
 
 
+DAWDLE = 0.3
+"""Seconds."""
 FILE_BYTES = 1000
 """What a file may grow to when files cannot grow any more: a manifest is written, and a chunk is cut short."""
 
@@ -93,7 +96,9 @@ class Injector:
 
     def __call__(self, point: FaultPoint, key: str) -> None:
         self._reached[point] += 1
-        if point is self._fault.point and self._reached[point] == self._fault.nth:
+        if point is self._fault.point and self._fault.action == "dawdle":
+            time.sleep(DAWDLE)
+        elif point is self._fault.point and self._reached[point] == self._fault.nth:
             self.strike(self._fault.action)
 
     def strike(self, action: str) -> None:
