@@ -20,7 +20,6 @@ from pydantic import (
     model_validator,
 )
 
-from bico.calibration.budget import Budget, budgets
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling
 from bico.errors import ConfigError, masked, nearest
@@ -112,10 +111,6 @@ class TransferConfig(BaseModel):
     def labelled(self) -> list[int]:
         """The sample counts at which there are labels."""
         return [count for count in self.samples if count]
-
-    def budgets(self, classes: int) -> tuple[Budget, ...]:
-        """The budgets of labelled samples for a task of so many classes."""
-        return budgets(self.sampling, self.labelled, classes)
 
     @field_validator("methods", "tasks", "seeds")
     @classmethod

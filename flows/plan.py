@@ -102,7 +102,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     match_sites(ours.sites, theirs.sites)
     for model in (ours, theirs):
         tasks = {name: pose(task, model, config.loss) for name, task in tasks.items()}
-    finetuning = _finetuning(config, ours), _finetuning(config, theirs)
+    finetuning = config.finetune or usual_finetuning(ours), config.finetune or usual_finetuning(theirs)
     # What a method leaves open follows the run: few-shot takes its step at the rate the target is fine-tuned with.
     asked = [*config.methods, *(baselines(config.methods) if config.baselines else [])]
     methods = {spec: get_variant(spec, completion=config.completion, lr=finetuning[1].lr) for spec in asked}
@@ -131,8 +131,9 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     return plan
 
 
-def _finetuning(config: TransferConfig, model: Model) -> FinetuneConfig:
-    return config.finetune or default_config(sum(p.numel() for p in model.trainable()))
+def usual_finetuning(model: Model) -> FinetuneConfig:
+    """The protocol for a model of this size."""
+    return default_config(sum(p.numel() for p in model.trainable()))
 
 
 def check_labels(config: TransferConfig, methods: Mapping[Spec, Variant]) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 from prefect import flow
 
 from bico.errors import ConfigError, OutputError
-from bico.finetune import FinetuneConfig, default_config
+from bico.finetune import FinetuneConfig
 from bico.models.loading import ModelFiles, resolve
 from flows.config import Settings
-from flows.plan import check_writable, pose
+from flows.plan import check_writable, pose, usual_finetuning
 from storage.keys import Ref
 from tasks.artefacts import expert_file, read_accuracy
 from tasks.cached_stage import Done, Workspace, result_of
@@ -57,7 +57,7 @@ def plan_finetune(
         BicoError: The first thing that cannot work.
     """
     subject = _open(model, [task], data, settings, loss)
-    usual = default_config(sum(p.numel() for p in open_model(subject.model, subject.space.device).trainable()))
+    usual = usual_finetuning(open_model(subject.model, subject.space.device))
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder: give a file name ending in .safetensors.")
     check_writable(out.expanduser().absolute().parent)

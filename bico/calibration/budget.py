@@ -1,9 +1,6 @@
 """How many calibration samples: asked for, there, and without labels. One type, from the command line to the tables."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-
-from bico.calibration.sampling import Sampling, set_sizes
 
 
 @dataclass(frozen=True, order=True)
@@ -36,13 +33,3 @@ class Budget:
 
 NOTHING = Budget()
 """No calibration samples at all."""
-
-
-def budgets(sampling: Sampling, asked: Iterable[int], classes: int) -> tuple[Budget, ...]:
-    """Returns the budgets of labelled samples that are asked for, with their sizes.
-
-    Example:
-        >>> [budget.size for budget in budgets(Sampling.PER_CLASS, [1, 5], classes=10)]
-        [10, 50]
-    """
-    return tuple(Budget(count, size=size) for count, size in set_sizes(sampling, asked, classes).items())
