@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 comma := ,
 INSTALLED := $(VENV)/.installed
 
-PROCESSES ?= 2
+# One more than cores: those that run flows wait for their servers half of the time.
+PROCESSES ?= 3
 # Files whose tests share a server or a cluster run in one process, the longest groups first: tests/distribution.py.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
@@ -14,7 +15,7 @@ PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadscope -
 
 help:
 	@echo "make demo         set up, then transfer experts between the embedded models (bico demo)"
-	@echo "make test         set up, then run the test suite (in PROCESSES=2 processes)"
+	@echo "make test         set up, then run the test suite (in PROCESSES=3 processes)"
 	@echo "make test-fast    set up, then test the library alone: bico, without pipeline, store and zoo-making"
 	@echo "make coverage     set up, then run the test suite and say which lines it never reaches"
 	@echo "make faults       set up, then inject hundreds of faults, two at once, and write benchmarks/results/faults.md"

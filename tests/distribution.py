@@ -12,8 +12,15 @@ import pytest
 
 SERVICES = {"api", "scheduler"}
 """Fixtures that start Prefect's server or a Dask cluster."""
-SECOND_HALF = {"test_flow", "test_flow_methods", "test_flow_beyond", "test_figures"}
-"""Modules of flows for the second of two processes: about half of the time."""
+SHARES = {
+    "test_flow": 1,
+    "test_cli": 1,
+    "test_recorded": 1,
+    "test_flow_beyond": 2,
+    "test_flow_text": 2,
+    "test_families": 2,
+}
+"""Modules of flows in the first and the second of three processes, with about as much to do; all others are in the third."""
 ALONE = {
     "test_claims",
     "test_compare",
@@ -28,7 +35,7 @@ ELSEWHERE = {"test_pretrain_text"}
 """Modules of other folders that want a service."""
 DRAWN = {"test_data_tasks", "test_pictures", "test_zoo", "test_quality"}
 """Modules that look at the generated pictures: drawing them takes seconds, once in a process."""
-FIRST = ("flows-1", "flows-2", "test_offline", "drawn", "test_server", "test_notebooks", "storage")
+FIRST = ("flows-1", "flows-2", "flows-3", "test_offline", "drawn", "test_server", "test_notebooks", "storage")
 """The longest groups, to begin with, so that none is left when the others are through."""
 
 
@@ -40,13 +47,11 @@ def group(place: str) -> str:
 
     Example:
         >>> group("tests/pipeline/test_recipes.py"), group("tests/library/test_ridge.py")
-        ('flows-1', 'tests/library/test_ridge.py')
+        ('flows-3', 'tests/library/test_ridge.py')
     """
     path = PurePosixPath(place)
-    if path.stem in SECOND_HALF:
-        return "flows-2"
     if path.stem in ELSEWHERE or (path.parent.name == "pipeline" and path.stem not in ALONE):
-        return "flows-1"
+        return f"flows-{SHARES.get(path.stem, 3)}"
     if path.parent.name in ("storage", "faults"):
         return "storage"  # a bucket
     if path.stem in DRAWN:
