@@ -2,8 +2,9 @@
 
 zoo:NAME                  a mini model shipped with the project
 hf:OWNER/NAME[@REVISION]  a model of the Hugging Face hub, downloaded
+hf-hub:OWNER/NAME         the same, as open_clip spells it
 SCHEME:...                what a family calls its own, such as open_clip:ARCH/TAG
-path/to/folder            a folder in a family's format
+path/to/folder            a folder in a family's format; local-dir:path/to/folder, as open_clip spells it
 """
 
 from dataclasses import replace
@@ -15,6 +16,8 @@ from bico.errors import CheckpointError, ConfigError, UnknownModelError, nearest
 from bico.models import zoo
 from bico.models.families import (
     HUB,
+    HUB_TOO,
+    LOCAL_TOO,
     ZOO,
     families,
     find_folder,
@@ -24,8 +27,8 @@ from bico.models.families import (
     spellings,
 )
 from bico.models.files import ModelFiles
-from bico.models.pickles import refuse_pickle
 from bico.models.protocol import Model
+from bico.models.weight_files import refuse_pickle
 
 __all__ = ["ModelFiles", "load", "resolve"]
 
@@ -60,9 +63,14 @@ def _find(ref: str, allow_pickle: bool) -> ModelFiles:
     scheme, _, rest = ref.partition(":")
     if scheme == ZOO:
         return find_folder(ref, zoo.resolve(rest))
-    if scheme == HUB:
+    if scheme in (HUB, *HUB_TOO):
         return find_folder(ref, _download(ref, rest))
+    if scheme == LOCAL_TOO:
+        return find_folder(ref, Path(rest).expanduser(), allow_pickle)
     if own := references_of(scheme):
+        # Before the family's library is imported, which takes seconds.
+        if (named := Path(rest.partition("/")[2]).expanduser()).is_file():
+            refuse_pickle(named, allow_pickle)
         return own.find(ref)
     path = Path(ref).expanduser()
     if not path.exists() and not any(mark in ref for mark in "/\\"):
