@@ -120,6 +120,7 @@ def transfer(
     """Carry experts of SOURCE over to TARGET and measure what arrived."""
     from flows.config import make_config, read_config
 
+    look_early(given.get("expert"), settings)
     data = given.get("data", [])
     if given.get("tasks") == ["all"]:
         from bico.data.tasks import all_tasks
@@ -258,19 +259,43 @@ def evaluate(
     expert: Annotated[
         Path | None, typer.Option(help="Fine-tuned checkpoint of the model to evaluate in its place.")
     ] = None,
+    farthest: Annotated[
+        float | None,
+        typer.Option(
+            "--expert-farthest", help="Refuse an expert that differs by more than so many norms of the model's weights."
+        ),
+    ] = None,
     test_limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many test samples.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model's accuracy on tasks."""
+    look_early(expert, settings)
     from flows.single import evaluate_one, plan_evaluate
 
     names = [name.strip() for name in task.split(",") if name.strip()]
+    far = {} if farthest is None else {"farthest": farthest}
     result = _run(
         settings,
-        lambda settled: evaluate_one(model, names, data or [], expert, test_limit, settled),
-        check=lambda settled: plan_evaluate(model, names, data or [], expert, settled),
+        lambda settled: evaluate_one(model, names, data or [], expert, test_limit, settled, **far),
+        check=lambda settled: plan_evaluate(model, names, data or [], expert, settled, **far),
     )
     _show(result, as_json)
+
+
+def look_early(expert: Path | None, settings: dict[str, Any]) -> None:
+    """Raises CheckpointError if names and first bytes of an expert's files tell that it cannot be read: before anything
+    that takes seconds to import.
+    """
+    from bico.models.families import find_weights
+
+    allowed = settings.get("allow_pickle") or os.environ.get("BICO_ALLOW_PICKLE", "").lower() in (
+        "1",
+        "true",
+        "yes",
+        "on",
+    )
+    if expert is not None:
+        find_weights(expert, allowed)
 
 
 def run_transfer(config: Any, settings: dict[str, Any], as_json: bool) -> None:
@@ -334,6 +359,11 @@ def log_to_stderr() -> None:
         lambda record: record.levelno == logging.INFO and not record.getMessage().startswith("Finished in state")
     )
     logging.getLogger("prefect.flow_runs").addHandler(handler)
+    # What loading a model has to tell; its library's own handlers would say it again.
+    of_models = logging.StreamHandler(sys.stderr)
+    of_models.setFormatter(logging.Formatter("note: %(message)s"))
+    models = logging.getLogger("bico")
+    models.handlers, models.propagate = [of_models], False
 
 
 def _spelled(command: str, mini: bool, data: list[Path] | None) -> str:

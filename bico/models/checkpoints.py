@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bico.errors import CheckpointError
+from bico.models.families import find_weights
 from bico.models.pickles import read_pickle
-from bico.models.weight_files import WeightFiles, is_pickle, refuse_adapter_names, refuse_pickle, weight_files
+from bico.models.weight_files import WeightFiles, is_pickle, refuse_adapter_names, refuse_pickle
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def read_checkpoint(place: str | Path, allow_pickle: bool = False) -> Checkpoint
         CheckpointError: If there are none, files are damaged or absent, are of an adapter, or are pickles and those are
             not allowed.
     """
-    found = weight_files(place, allow_pickle)
+    found = find_weights(place, allow_pickle)
     return Checkpoint(str(place), read_files(found, allow_pickle), found.notes)
 
 

@@ -1,7 +1,7 @@
 """The families of models: one entry says how a family is recognised, found, loaded, saved and described.
 
 A family may also have a method `namings(parameters)`: how other libraries call its models' parameters, so that checkpoints
-of theirs can be read (`bico.models.naming`).
+of theirs can be read (`bico.models.naming`); and `weight_stems`, what its files of weights are called but for their ending.
 
 What its sites, losses and heads are is said by the model that it loads (`bico.models.protocol.Model`). Nothing else in
 the project names a family: whoever needs one asks this table, by the family's name or with a folder.
@@ -23,7 +23,7 @@ from bico.errors import CheckpointError, ConfigError, nearest, one_line
 from bico.models.clip.family import CLIP
 from bico.models.files import ModelFiles, References
 from bico.models.t5.family import T5
-from bico.models.weight_files import refuse_adapter
+from bico.models.weight_files import USUAL, WeightFiles, refuse_adapter, weight_files
 
 if TYPE_CHECKING:
     from bico.models.naming import Naming
@@ -197,6 +197,12 @@ def find_folder(ref: str, folder: Path, allow_pickle: bool = False) -> ModelFile
         formats = ", or ".join(family.folder_format for family in families())
         raise CheckpointError(f"{ref}: no model in {folder}; it would hold {formats}.")
     return family.find_folder(ref, folder, allow_pickle)
+
+
+def find_weights(place: str | Path, allow_pickle: bool = False) -> WeightFiles:
+    """Finds the files of weights at a place, of whatever family; raises like `weight_files`."""
+    own = [stem for family in families() for stem in getattr(family, "weight_stems", ())]
+    return weight_files(place, allow_pickle, tuple(dict.fromkeys([*own, *USUAL])))
 
 
 def foreign_namings(family: str, parameters: Iterable[str]) -> "tuple[Naming, ...]":

@@ -20,8 +20,8 @@ _NOT_WEIGHTS = re.compile(
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-\d{5}\.\w+")
 _EPOCH = re.compile(r"epoch_(\d+)\.pt")
 SAFE, PICKLED = (".safetensors",), (".bin", ".pt", ".pth", ".ckpt")
-_USUAL = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
-"""Stems in the order in which open_clip and transformers look for them."""
+USUAL = ("model", "pytorch_model")
+"""What files of weights are called, but for their ending; in the order in which libraries look for them."""
 # A zip archive since torch 1.6, a bare pickle before.
 _STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
@@ -63,13 +63,14 @@ def refuse_pickle(path: str | Path, allowed: bool) -> None:
         )
 
 
-def weight_files(place: str | Path, allow_pickle: bool = False) -> WeightFiles:
+def weight_files(place: str | Path, allow_pickle: bool = False, stems: tuple[str, ...] = USUAL) -> WeightFiles:
     """Finds the files of weights at a place.
 
     Arguments:
         place: A file, or a folder: of open_clip or transformers, in one file or in shards with their index; of an
             open_clip training run, of which the last epoch is taken.
         allow_pickle: Also take files that `torch.save` wrote.
+        stems: Of several files in a folder the first that is called so is taken.
 
     Raises:
         CheckpointError: If nothing is there, or what is there is not one set of weights: shards that are absent, an index
@@ -81,9 +82,9 @@ def weight_files(place: str | Path, allow_pickle: bool = False) -> WeightFiles:
         refuse_pickle(place, allow_pickle)
         return WeightFiles((place,))
     refuse_adapter(place)
-    found = _of_folder(place, SAFE)
+    found = _of_folder(place, SAFE, stems)
     if found is None:
-        found = _of_folder(place, PICKLED) or _of_run(place)
+        found = _of_folder(place, PICKLED, stems) or _of_run(place, stems)
     if found is None:
         raise CheckpointError(
             f"{_nothing(place)}: give a file of weights (.safetensors, or with --allow-pickle what `torch.save` wrote), or a "
@@ -120,7 +121,7 @@ def _adapter(place: str | Path) -> str:
     )
 
 
-def _of_folder(folder: Path, suffixes: tuple[str, ...]) -> WeightFiles | None:
+def _of_folder(folder: Path, suffixes: tuple[str, ...], stems: tuple[str, ...]) -> WeightFiles | None:
     """The weights of one format; None if there are none."""
     there = sorted(p for p in folder.iterdir() if p.suffix in suffixes and not _NOT_WEIGHTS.fullmatch(p.name))
     there = [path for path in there if not _EPOCH.fullmatch(path.name)]
@@ -144,7 +145,7 @@ def _of_folder(folder: Path, suffixes: tuple[str, ...]) -> WeightFiles | None:
         return None
     if len(whole) == 1:
         return WeightFiles((whole[0],))
-    usual = sorted((p for p in whole if p.stem in _USUAL), key=lambda p: _USUAL.index(p.stem))
+    usual = sorted((p for p in whole if p.stem in stems), key=lambda p: stems.index(p.stem))
     if not usual:
         raise CheckpointError(f"{folder} holds several files of weights ({_names(whole)}): name the one that you mean.")
     others = [path for path in whole if path != usual[0]]
@@ -173,12 +174,12 @@ def _indexed(folder: Path, index: Path, shards: list[Path], whole: list[Path]) -
     return WeightFiles(tuple(folder / name for name in files), named)
 
 
-def _of_run(folder: Path) -> WeightFiles | None:
+def _of_run(folder: Path, stems: tuple[str, ...]) -> WeightFiles | None:
     """The last epoch of an open_clip training run, which keeps them in `checkpoints`."""
     place = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     epochs = sorted((p for p in place.iterdir() if _EPOCH.fullmatch(p.name)), key=lambda p: int(p.stem.split("_")[1]))
     if not epochs and place != folder:
-        return _of_folder(place, PICKLED)
+        return _of_folder(place, PICKLED, stems)
     if not epochs:
         return None
     notes = (f"{folder}: takes {epochs[-1].name}, the last of {len(epochs)} epochs.",) if len(epochs) > 1 else ()

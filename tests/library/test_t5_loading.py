@@ -101,8 +101,8 @@ def test_missing_files_are_named(release: Path) -> None:
     (release / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="no tokenizer in .*: it holds tokenizer.json or spiece.model"):
         resolve(str(release))
-    (release / WEIGHTS).rename(release / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="no .safetensors weights in .*save_pretrained"):
+    (release / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match="holds no weights: give a file"):
         resolve(str(release))
     reconfigure(release, model_type="bert")
     with pytest.raises(CheckpointError, match="no model in .*config.json of a T5"):
@@ -118,13 +118,13 @@ def test_weights_that_do_not_fit_are_refused_and_not_made_up(release: Path) -> N
     with pytest.raises(CheckpointError, match=r"q\.weight is \(5, 12\) in the weights and \(8, 12\) in the config"):
         load(resolve(str(release)))
     rewrite(release, **{at: None})
-    with pytest.raises(CheckpointError, match=r"the weights lack encoder\.block\.0\..*q\.weight \(of 1\)"):
+    with pytest.raises(CheckpointError, match=r"has no parameter 'encoder\.block\.0\..*q\.weight', 1 of 20 are absent"):
         load(resolve(str(release)))
     rewrite(release, **{at: torch.zeros(8, 12), "strange": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=r"the weights hold strange \(of 1\)"):
         load(resolve(str(release)))
     (release / WEIGHTS).write_bytes((release / WEIGHTS).read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="cannot read .*Fetch it again"):
+    with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
         load(resolve(str(release)))
 
 

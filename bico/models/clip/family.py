@@ -9,7 +9,7 @@ from bico.errors import CheckpointError, one_line
 from bico.models.clip import transformers_format as hf
 from bico.models.files import ModelFiles, References
 from bico.models.libraries import require
-from bico.models.weight_files import weight_files
+from bico.models.weight_files import USUAL, weight_files
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -46,6 +46,7 @@ class ClipFamily:
         *hf.PROCESSORS,
     )
     weights_note = f"`{WEIGHTS}` are the whole weights, in open_clip's `local-dir` format"
+    weight_stems = ("open_clip_model", "open_clip_pytorch_model", *USUAL)
     baseline = "zero-shot"
 
     def recognises(self, folder: Path) -> bool:
@@ -59,7 +60,7 @@ class ClipFamily:
             json.loads(config.read_text())["model_cfg"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{ref}: {config} is not an open_clip configuration: {one_line(error)}.") from error
-        weights = weight_files(folder, allow_pickle).paths
+        weights = weight_files(folder, allow_pickle, self.weight_stems).paths
         others = sorted(p for p in folder.glob("*.json") if p != config) + sorted(folder.glob("*.txt"))
         return ModelFiles(ref, self.name, weights[0], (config, *weights, *others), folder.resolve())
 
@@ -69,7 +70,7 @@ class ClipFamily:
                 f"{ref}: a CLIP image tower of transformers without its text tower, so that there is no head to name classes "
                 "with: give the whole CLIPModel as a model; the tower alone serves as --expert of it."
             )
-        weights = weight_files(folder, allow_pickle).paths
+        weights = weight_files(folder, allow_pickle, self.weight_stems).paths
         if not any((folder / name).is_file() for name in hf.TOKENIZERS):
             raise CheckpointError(
                 f"{ref}: no tokenizer in {folder}: it holds {' or '.join(hf.TOKENIZERS)}; save the model's processor there too."

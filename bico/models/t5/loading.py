@@ -80,7 +80,7 @@ def _renamed(files: ModelFiles, encoder: Any, config: Any) -> dict[str, Tensor]:
     checkpoint = read_checkpoint(files.folder or files.weights, files.allow_pickle)
     wanted = [n for n in _shapes(encoder, config) if n.startswith(PREFIX) and n not in COPIES]
     own = own_namings(wanted, wanted)
-    reading = read_as(checkpoint, own, wanted, f"{files.ref}: the weights")
+    reading = read_as(checkpoint, own, wanted, files.ref)
     for note in (*checkpoint.notes, *reading.notes):
         _log.warning("%s", note)
     # Of an encoder that was saved alone, the embedding lies beside the blocks.
