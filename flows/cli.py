@@ -26,7 +26,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,7 +120,7 @@ def transfer(
     """Carry experts of SOURCE over to TARGET and measure what arrived."""
     from flows.config import make_config, read_config
 
-    look_early(given.get("expert"), settings)
+    look_early((given.get("source"), given.get("target")), given.get("expert"), settings)
     data = given.get("data", [])
     if given.get("tasks") == ["all"]:
         from bico.data.tasks import all_tasks
@@ -259,43 +259,35 @@ def evaluate(
     expert: Annotated[
         Path | None, typer.Option(help="Fine-tuned checkpoint of the model to evaluate in its place.")
     ] = None,
-    farthest: Annotated[
-        float | None,
-        typer.Option(
-            "--expert-farthest", help="Refuse an expert that differs by more than so many norms of the model's weights."
-        ),
-    ] = None,
     test_limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many test samples.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model's accuracy on tasks."""
-    look_early(expert, settings)
+    look_early([model], expert, settings)
     from flows.single import evaluate_one, plan_evaluate
 
     names = [name.strip() for name in task.split(",") if name.strip()]
-    far = {} if farthest is None else {"farthest": farthest}
     result = _run(
         settings,
-        lambda settled: evaluate_one(model, names, data or [], expert, test_limit, settled, **far),
-        check=lambda settled: plan_evaluate(model, names, data or [], expert, settled, **far),
+        lambda settled: evaluate_one(model, names, data or [], expert, test_limit, settled),
+        check=lambda settled: plan_evaluate(model, names, data or [], expert, settled),
     )
     _show(result, as_json)
 
 
-def look_early(expert: Path | None, settings: dict[str, Any]) -> None:
-    """Raises CheckpointError if names and first bytes of an expert's files tell that it cannot be read: before anything
-    that takes seconds to import.
+def look_early(models: Iterable[str | None], expert: Path | None, settings: dict[str, Any]) -> None:
+    """Raises CheckpointError if names and first bytes of files tell that a model or an expert cannot be read: before
+    anything that takes seconds to import.
     """
-    from bico.models.families import find_weights
+    from bico.models.families import find_weights, look_at
 
-    allowed = settings.get("allow_pickle") or os.environ.get("BICO_ALLOW_PICKLE", "").lower() in (
-        "1",
-        "true",
-        "yes",
-        "on",
-    )
+    said = settings.get("allow_pickle") or os.environ.get("BICO_ALLOW_PICKLE", "")
+    allowed = str(said).lower() in ("1", "true", "yes", "on")
     if expert is not None:
         find_weights(expert, allowed)
+    for ref in models:
+        if ref is not None:
+            look_at(ref, allowed)
 
 
 def run_transfer(config: Any, settings: dict[str, Any], as_json: bool) -> None:

@@ -10,7 +10,6 @@ from prefect import flow, get_run_logger
 
 from bico.errors import ConfigError, OutputError
 from bico.finetune import FinetuneConfig
-from bico.models.experts import FARTHEST
 from bico.models.families import find_weights
 from bico.models.loading import ModelFiles, resolve
 from flows.config import Settings
@@ -74,12 +73,8 @@ def plan_evaluate(
     data: Sequence[Path],
     expert: Path | None,
     settings: Settings,
-    farthest: float = FARTHEST,
 ) -> Subject:
     """Resolves what `bico evaluate` is asked for.
-
-    Arguments:
-        farthest: How far the expert may be from the model, in norms of its weights.
 
     Raises:
         BicoError: The first thing that cannot work.
@@ -91,7 +86,7 @@ def plan_evaluate(
     subject = _open(model, tasks, data, settings)
     if expert is None:
         return subject
-    return replace(subject, notes=read_expert(subject.space, subject.model, str(expert), farthest).notes)
+    return replace(subject, notes=read_expert(subject.space, subject.model, str(expert)).notes)
 
 
 @flow(name="finetune", flow_run_name="{model}-on-{task}", validate_parameters=False)
@@ -124,10 +119,9 @@ def evaluate_one(
     expert: Path | None,
     limit: int | None,
     settings: Settings,
-    farthest: float = FARTHEST,
 ) -> dict[str, Any]:
     """Measures a model, or an expert of it, on tasks: by its own head, or of text by a probe on all training samples."""
-    subject = plan_evaluate(model, tasks, data, expert, settings, farthest)
+    subject = plan_evaluate(model, tasks, data, expert, settings)
     for note in subject.notes:
         get_run_logger().info(note)
     weights = None if expert is None else result_of(adopt_expert, subject.space, subject.model, str(expert)).ref

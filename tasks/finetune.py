@@ -76,7 +76,8 @@ def read_expert(space: Workspace, model: ModelFiles, checkpoint: str, farthest: 
     """Reads a checkpoint as an expert of a model.
 
     Arguments:
-        farthest: Refuse a change of more than so many norms of the model; None to take any.
+        farthest: Refuse what was not fine-tuned from the model, such as a change of more than so many of its norms; None to
+            say so only.
 
     Raises:
         CheckpointError: If files are missing or damaged, or it cannot be an expert of this model (`bico.models.experts`).

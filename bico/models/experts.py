@@ -57,14 +57,18 @@ def expert_of(
         for name, tensor in whole.items()
         if name not in state and reading.has(name) and _differs(reading.parameter(name), tensor)
     }
-    if not vector:
-        raise CheckpointError(_same(model, state, beside, what))
     size, length = norm(state), norm(vector)
-    if farthest is not None and length > farthest * size:
-        raise CheckpointError(_far(model, length / size, norm(expert) / size, farthest, what))
+    doubt = ""
+    if not vector:
+        doubt = _same(model, state, beside, what)
+    elif length > (farthest or FARTHEST) * size:
+        doubt = _far(model, length / size, norm(expert) / size, farthest or FARTHEST, what)
+    if doubt and farthest is not None:
+        raise CheckpointError(doubt)
     notes = [*checkpoint.notes, *reading.notes]
     if kept := [name for name in state if name not in stored]:
         notes.append(f"{checkpoint.place} holds no {', '.join(kept)}: the source's own stays.")
+    notes += [doubt] * bool(doubt)
     notes.append(f"The expert's change has {length / size:.2g} times the norm of its source.")
     notes += _not_carried(model, vector, beside) + _strangers(reading, whole, model)
     return Expert(expert, tuple(notes))

@@ -23,7 +23,7 @@ from bico.errors import CheckpointError, ConfigError, nearest, one_line
 from bico.models.clip.family import CLIP
 from bico.models.files import ModelFiles, References
 from bico.models.t5.family import T5
-from bico.models.weight_files import USUAL, WeightFiles, refuse_adapter, weight_files
+from bico.models.weight_files import USUAL, WeightFiles, refuse_adapter, refuse_pickle, weight_files
 
 if TYPE_CHECKING:
     from bico.models.naming import Naming
@@ -197,6 +197,22 @@ def find_folder(ref: str, folder: Path, allow_pickle: bool = False) -> ModelFile
         formats = ", or ".join(family.folder_format for family in families())
         raise CheckpointError(f"{ref}: no model in {folder}; it would hold {formats}.")
     return family.find_folder(ref, folder, allow_pickle)
+
+
+def look_at(ref: str, allow_pickle: bool = False) -> ModelFiles | None:
+    """Finds the files of a reference that is a folder here, and refuses a pickle that it names; all from names and first
+    bytes, before a family's library is imported. None of references of other kinds.
+
+    Raises:
+        CheckpointError: As `find_folder` does, or if a pickle is not allowed.
+    """
+    scheme, _, rest = ref.partition(":")
+    if references_of(scheme) is not None:
+        if (named := Path(rest.partition("/")[2]).expanduser()).is_file():
+            refuse_pickle(named, allow_pickle)
+        return None
+    folder = Path(rest if scheme == LOCAL_TOO else ref).expanduser()
+    return find_folder(ref, folder, allow_pickle) if folder.is_dir() or scheme == LOCAL_TOO else None
 
 
 def find_weights(place: str | Path, allow_pickle: bool = False) -> WeightFiles:

@@ -17,12 +17,12 @@ from bico.models import zoo
 from bico.models.families import (
     HUB,
     HUB_TOO,
-    LOCAL_TOO,
     ZOO,
     families,
     find_folder,
     get_family,
     hub_patterns,
+    look_at,
     references_of,
     spellings,
 )
@@ -60,17 +60,14 @@ def load(files: ModelFiles, device: str | torch.device = "cpu") -> Model:
 
 
 def _find(ref: str, allow_pickle: bool) -> ModelFiles:
+    if (found := look_at(ref, allow_pickle)) is not None:
+        return found
     scheme, _, rest = ref.partition(":")
     if scheme == ZOO:
         return find_folder(ref, zoo.resolve(rest))
     if scheme in (HUB, *HUB_TOO):
         return find_folder(ref, _download(ref, rest))
-    if scheme == LOCAL_TOO:
-        return find_folder(ref, Path(rest).expanduser(), allow_pickle)
     if own := references_of(scheme):
-        # Before the family's library is imported, which takes seconds.
-        if (named := Path(rest.partition("/")[2]).expanduser()).is_file():
-            refuse_pickle(named, allow_pickle)
         return own.find(ref)
     path = Path(ref).expanduser()
     if not path.exists() and not any(mark in ref for mark in "/\\"):

@@ -92,7 +92,8 @@ def _renamed(files: ModelFiles, model: nn.Module, checkpoint: Checkpoint) -> dic
         reading = read_as(checkpoint, known, tower, files.ref)
     except NotFoundError:
         return dict(checkpoint.tensors)  # one of open_clip's own conversions may know it; else it is refused next
-    for note in (*checkpoint.notes, *reading.notes):
+    as_expected = is_of_transformers(files) and reading.naming is not own and not reading.prefix
+    for note in (*checkpoint.notes, *(() if as_expected else reading.notes)):
         _log.warning("%s", note)
     if reading.naming is own:
         start = reading.prefix

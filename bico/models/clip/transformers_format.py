@@ -10,8 +10,8 @@ CONFIG = "config.json"
 KIND, TOWER_KINDS = "clip", ("clip_vision_model",)
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 TOKENIZERS = ("tokenizer.json", "vocab.json")
-_INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-"""Of pictures, by PIL's numbers."""
+_INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}
+"""Those that open_clip does, by PIL's numbers."""
 _VISION = {
     "hidden_size": 768,
     "intermediate_size": 3072,

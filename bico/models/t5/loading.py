@@ -1,5 +1,6 @@
 """T5 models from folders in transformers' format, and back."""
 
+import json
 import logging
 import re
 import shutil
@@ -59,7 +60,7 @@ def load(files: ModelFiles, device: str | torch.device) -> T5Encoder:
     whole, encoder = CLASSES[config.model_type]
     weights = _renamed(files, encoder, config)
     _settle_embedding(files, weights)
-    kind = whole if _has_decoder(files, weights, config) else encoder
+    kind = whole if _has_decoder(files, weights) else encoder
     expected = _shapes(kind, config)
     _check_fits(files, kind, weights, expected)
     used = {name: weights[name] for name in expected if name in weights}
@@ -113,17 +114,17 @@ def _settle_embedding(files: ModelFiles, weights: dict[str, Tensor]) -> None:
             )
 
 
-def _has_decoder(files: ModelFiles, weights: Mapping[str, Tensor], config: Any) -> bool:
+def _has_decoder(files: ModelFiles, weights: Mapping[str, Tensor]) -> bool:
     """Whether the weights are those of a whole model: its encoder alone serves too, but not for the loss of words."""
     if not any(name.startswith("decoder.block.") for name in weights):
         return False
-    head, shared = weights.get(HEAD), weights[SHARED]
-    if config.tie_word_embeddings:
-        odd = head is not None and not _equal(head, shared) and "is not the embedding that its configuration ties it to"
+    head, shape = weights.get(HEAD), tuple(weights[SHARED].shape)
+    if head is None:
+        # transformers ties the head to the embedding whatever the file says, and so would make one up.
+        own = json.loads((files.folder / CONFIG).read_text()).get("tie_word_embeddings") is False
+        odd = "is absent, and not tied to the embedding by the configuration" if own else ""
     else:
-        odd = (
-            "is absent" if head is None else head.shape != shared.shape and f"is {tuple(head.shape)}, no head of words"
-        )
+        odd = "" if head.shape == shape else f"is {tuple(head.shape)} and not {shape}, so no head that writes words"
     if odd:
         _log.warning("%s: %s %s: the encoder alone is served, without the loss of words.", files.ref, HEAD, odd)
     return not odd
