@@ -14,6 +14,7 @@ Another package adds its own by an entry point of the group `bico.families` that
 The table is read before any model is: neither this module nor a family's entry imports torch or the family's library.
 """
 
+import json
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -195,8 +196,16 @@ def find_folder(ref: str, folder: Path, allow_pickle: bool = False) -> ModelFile
     family = recognised(folder)
     if family is None:
         formats = ", or ".join(family.folder_format for family in families())
-        raise CheckpointError(f"{ref}: no model in {folder}; it would hold {formats}.")
+        raise CheckpointError(f"{ref}: no model in {folder}{_kind_of(folder)}; it would hold {formats}.")
     return family.find_folder(ref, folder, allow_pickle)
+
+
+def _kind_of(folder: Path) -> str:
+    """What a folder's configuration says that it is, for a message."""
+    try:
+        return f" that is served: its config.json is of type {json.loads((folder / 'config.json').read_text())['model_type']!r}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def look_at(ref: str, allow_pickle: bool = False) -> ModelFiles | None:

@@ -16,9 +16,8 @@ from torch import Tensor
 from bico.errors import CheckpointError
 from bico.models.checkpoints import Checkpoint
 
-
-class NotFoundError(CheckpointError):
-    """A checkpoint has none of the namings that were tried."""
+_SOME = 0.1
+"""A checkpoint that has less of a naming's names than this is of something else."""
 
 
 def _alone(tensors: Sequence[Tensor]) -> Tensor:
@@ -109,7 +108,20 @@ def own_namings(parameters: Iterable[str], wanted: Iterable[str]) -> tuple[Namin
 
 
 def read_as(checkpoint: Checkpoint, namings: Sequence[Naming], wanted: Iterable[str], what: str) -> Reading:
-    """Finds the naming and the prefix that a checkpoint has.
+    """Finds the naming and the prefix that a checkpoint has; arguments are those of `find_reading`.
+
+    Raises:
+        CheckpointError: If it has none: names what is missing of the one that comes nearest. Or as `find_reading` does.
+    """
+    wanted = list(wanted)
+    found = find_reading(checkpoint, namings, wanted, what)
+    if found is None:
+        raise CheckpointError(_missing(checkpoint, namings, wanted, what))
+    return found
+
+
+def find_reading(checkpoint: Checkpoint, namings: Sequence[Naming], wanted: Iterable[str], what: str) -> Reading | None:
+    """Finds the naming and the prefix that a checkpoint has; None if it has none of them.
 
     Arguments:
         namings: Those to try.
@@ -117,22 +129,18 @@ def read_as(checkpoint: Checkpoint, namings: Sequence[Naming], wanted: Iterable[
         what: How messages call the checkpoint.
 
     Raises:
-        NotFoundError: If it has none: names what is missing of the one that comes nearest.
         CheckpointError: If it has several that do not give the same numbers.
     """
     wanted = list(wanted)
-    nearest: tuple[float, Reading, set[str]] | None = None
     found: dict[frozenset[str], Reading] = {}  # two namings that ask for the same tensors are one way to read them
     for naming in namings:
         required = naming.required(wanted)
         for prefix, count in _prefixes(required, checkpoint.tensors).items():
-            reading = Reading(checkpoint, naming, prefix)
             if count == len(required):
-                found.setdefault(frozenset(prefix + name for name in required), reading)
-            elif nearest is None or count / len(required) > nearest[0]:
-                nearest = count / len(required), reading, required
+                names = frozenset(prefix + name for name in required)
+                found.setdefault(names, Reading(checkpoint, naming, prefix))
     if not found:
-        raise NotFoundError(_missing(checkpoint, nearest, wanted, what))
+        return None
     first, *others = found.values()
     for other in others:
         if not _same(first, other, wanted):
@@ -171,18 +179,23 @@ def _way(reading: Reading) -> str:
     return f"{way} ({reading.naming.whose})" if reading.naming.whose else way
 
 
-def _missing(
-    checkpoint: Checkpoint, nearest: tuple[float, Reading, set[str]] | None, wanted: Sequence[str], what: str
-) -> str:
-    if nearest is None or nearest[0] < 0.1:
+def _missing(checkpoint: Checkpoint, namings: Sequence[Naming], wanted: Sequence[str], what: str) -> str:
+    """What a checkpoint lacks of the naming and prefix that it has most of."""
+    tried = [
+        (count / len(required), prefix, naming, required)
+        for naming in namings
+        for required in [naming.required(wanted)]
+        for prefix, count in _prefixes(required, checkpoint.tensors).items()
+    ]
+    share, prefix, naming, required = max(tried, key=lambda one: one[0], default=(0.0, "", namings[0], set(wanted)))
+    if share < _SOME:
         shown = ", ".join(list(checkpoint.tensors)[:3])
         return (
             f"{what} has no parameter {wanted[0]!r}, under no prefix: its {len(checkpoint.tensors)} tensors are {shown}, …; "
             "is it a checkpoint of another architecture?"
         )
-    _, reading, required = nearest
-    lacks = sorted(reading.prefix + name for name in required if reading.prefix + name not in checkpoint.tensors)
-    whose = f" (read as {reading.naming.whose})" if reading.naming.whose else ""
+    lacks = sorted(prefix + name for name in required if prefix + name not in checkpoint.tensors)
+    whose = f" (read as {naming.whose})" if naming.whose else ""
     return (
         f"{what} has no parameter {lacks[0]!r}{whose}, {len(lacks)} of {len(required)} are absent: is it a checkpoint of "
         "another architecture, or cut?"

@@ -27,7 +27,7 @@ from bico.models.clip.published import model_config, parts, trained_with
 from bico.models.clip.transformers_names import namings
 from bico.models.clip.vit import PREFIX, ClipViT
 from bico.models.files import ModelFiles
-from bico.models.naming import Naming, NotFoundError, Piece, read_as
+from bico.models.naming import Naming, Piece, find_reading
 from bico.task_vector import check_finite
 
 _log = logging.getLogger(__name__)
@@ -55,14 +55,14 @@ def load(files: ModelFiles, device: str | torch.device) -> ClipViT:
 def _without_weights(files: ModelFiles) -> tuple[nn.Module, Callable[[], Any]]:
     """The architecture with its preprocessing, and what makes its tokenizer."""
     try:
-        if is_of_transformers(files):
-            config = hf.model_config(files.folder, files.ref)
+        if (theirs := transformers_folder(files)) is not None:
+            config = hf.model_config(theirs, files.ref)
             model = open_clip.model.CLIP(**config)
             size = config["vision_cfg"]["image_size"]
-            told = {"size": size, **hf.preprocessing(files.folder, size, files.ref)}
+            told = {"size": size, **hf.preprocessing(theirs, size, files.ref)}
             open_clip.model.set_model_preprocess_cfg(model, asdict(PreprocessCfg(**told)))
             context = config["text_cfg"]["context_length"]
-            return model, lambda: HFTokenizer(str(files.folder), context_length=context)
+            return model, lambda: HFTokenizer(str(theirs), context_length=context)
         if files.folder is None:
             architecture, tag = parts(files.ref)
             name, told = architecture, trained_with(architecture, tag)
@@ -78,8 +78,9 @@ def _without_weights(files: ModelFiles) -> tuple[nn.Module, Callable[[], Any]]:
         ) from error
 
 
-def is_of_transformers(files: ModelFiles) -> bool:
-    return files.folder is not None and not (files.folder / CONFIG).is_file()
+def transformers_folder(files: ModelFiles) -> Path | None:
+    """The folder of a model in transformers' format; None of others."""
+    return None if files.folder is None or (files.folder / CONFIG).is_file() else files.folder
 
 
 def _renamed(files: ModelFiles, model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -88,11 +89,10 @@ def _renamed(files: ModelFiles, model: nn.Module, checkpoint: Checkpoint) -> dic
     tower = [name for name in expected if name.startswith(PREFIX)]
     own, *foreign = Naming("", {name: Piece((name,)) for name in expected}), *namings(expected)
     known = [naming for naming in (own, *foreign) if naming.pieces.keys() >= set(tower)]
-    try:
-        reading = read_as(checkpoint, known, tower, files.ref)
-    except NotFoundError:
+    reading = find_reading(checkpoint, known, tower, files.ref)
+    if reading is None:
         return dict(checkpoint.tensors)  # one of open_clip's own conversions may know it; else it is refused next
-    as_expected = is_of_transformers(files) and reading.naming is not own and not reading.prefix
+    as_expected = transformers_folder(files) and reading.naming is not own and not reading.prefix
     for note in (*checkpoint.notes, *(() if as_expected else reading.notes)):
         _log.warning("%s", note)
     if reading.naming is own:
@@ -109,20 +109,21 @@ def save(model: ClipViT, files: ModelFiles, folder: Path) -> None:
     """
     state = model.model.state_dict()
     check_finite(state.items(), f"{model.name}, to be written to {folder}")
-    foreign = files.folder is None or is_of_transformers(files)
-    for path in () if foreign else files.files:
+    theirs = transformers_folder(files)
+    own = None if theirs else files.folder
+    for path in files.files if own else ():
         if path.name != CONFIG and path.suffix in (".json", ".txt") and not path.name.endswith(".index.json"):
             shutil.copyfile(path, folder / path.name)  # the tokenizer
-    if foreign:
+    if own is None:
         # A folder's tokenizer is its own: open_clip would not look for it on the hub.
         if isinstance(model.tokenizer, HFTokenizer):
             model.tokenizer.tokenizer.save_pretrained(folder)
         preprocessing = open_clip.get_model_preprocess_cfg(model.model)
-        own = hf.model_config(files.folder, files.ref) if files.folder else model_config(*parts(files.ref))
-        config = {"model_cfg": own, "preprocess_cfg": preprocessing}
+        built = hf.model_config(theirs, files.ref) if theirs else model_config(*parts(files.ref))
+        config = {"model_cfg": built, "preprocess_cfg": preprocessing}
         (folder / CONFIG).write_text(json.dumps(config, indent=2))
     else:
-        (folder / CONFIG).write_text((files.folder / CONFIG).read_text())
+        (folder / CONFIG).write_text((own / CONFIG).read_text())
     unfinished = folder / f".{WEIGHTS}.{os.getpid()}"
     unfinished.touch()
     mode = unfinished.stat().st_mode  # what files here get; the one of `save_file` is for the user's eyes only

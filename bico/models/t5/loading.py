@@ -121,7 +121,7 @@ def _has_decoder(files: ModelFiles, weights: Mapping[str, Tensor]) -> bool:
     head, shape = weights.get(HEAD), tuple(weights[SHARED].shape)
     if head is None:
         # transformers ties the head to the embedding whatever the file says, and so would make one up.
-        own = json.loads((files.folder / CONFIG).read_text()).get("tie_word_embeddings") is False
+        own = json.loads(((files.folder or Path()) / CONFIG).read_text()).get("tie_word_embeddings") is False
         odd = "is absent, and not tied to the embedding by the configuration" if own else ""
     else:
         odd = "" if head.shape == shape else f"is {tuple(head.shape)} and not {shape}, so no head that writes words"
