@@ -35,6 +35,7 @@ class T5Encoder:
     """
 
     modality = "text"
+    losses: tuple[str, ...] = (PROBE, TEXT)  # in this order by benchmarks/results/losses.md
     probed = True
     prefixes = (f"{PREFIX}block.", f"{PREFIX}final_layer_norm.")
     grid = None
@@ -58,8 +59,8 @@ class T5Encoder:
                 "are of different models."
             )
         self.model = model.eval().requires_grad_(False)
-        whole = hasattr(model, "decoder")
-        self.losses = (PROBE, TEXT) if whole else (PROBE,)  # in this order by benchmarks/results/losses.md
+        if not hasattr(model, "decoder"):
+            self.losses = (PROBE,)
         self.tokenizer, self.name = tokenizer, name
         self.pad, self.eos = model.config.pad_token_id, model.config.eos_token_id
         self.sites = t5_sites(model)
