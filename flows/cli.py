@@ -26,7 +26,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,6 +120,7 @@ def transfer(
     """Carry experts of SOURCE over to TARGET and measure what arrived."""
     from flows.config import make_config, read_config
 
+    look_early((given.get("source"), given.get("target")), given.get("expert"), settings)
     data = given.get("data", [])
     if given.get("tasks") == ["all"]:
         from bico.data.tasks import all_tasks
@@ -262,6 +263,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model's accuracy on tasks."""
+    look_early([model], expert, settings)
     from flows.single import evaluate_one, plan_evaluate
 
     names = [name.strip() for name in task.split(",") if name.strip()]
@@ -271,6 +273,21 @@ def evaluate(
         check=lambda settled: plan_evaluate(model, names, data or [], expert, settled),
     )
     _show(result, as_json)
+
+
+def look_early(models: Iterable[str | None], expert: Path | None, settings: dict[str, Any]) -> None:
+    """Raises CheckpointError if names and first bytes of files tell that a model or an expert cannot be read: before
+    anything that takes seconds to import.
+    """
+    from bico.models.families import find_weights, look_at
+
+    said = settings.get("allow_pickle") or os.environ.get("BICO_ALLOW_PICKLE", "")
+    allowed = str(said).lower() in ("1", "true", "yes", "on")
+    if expert is not None:
+        find_weights(expert, allowed)
+    for ref in models:
+        if ref is not None:
+            look_at(ref, allowed)
 
 
 def run_transfer(config: Any, settings: dict[str, Any], as_json: bool) -> None:
@@ -334,6 +351,11 @@ def log_to_stderr() -> None:
         lambda record: record.levelno == logging.INFO and not record.getMessage().startswith("Finished in state")
     )
     logging.getLogger("prefect.flow_runs").addHandler(handler)
+    # What loading a model has to tell; its library's own handlers would say it again.
+    of_models = logging.StreamHandler(sys.stderr)
+    of_models.setFormatter(logging.Formatter("note: %(message)s"))
+    models = logging.getLogger("bico")
+    models.handlers, models.propagate = [of_models], False
 
 
 def _spelled(command: str, mini: bool, data: list[Path] | None) -> str:

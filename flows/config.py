@@ -26,6 +26,7 @@ from bico.errors import ConfigError, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import Completion
 from bico.methods.spec import Spec
+from bico.models.experts import FARTHEST
 from bico.models.families import spellings
 from bico.reporting.names import short_name
 from flows.options import OnlyInFiles, Option
@@ -73,7 +74,9 @@ class TransferConfig(BaseModel):
     alpha: float = 1.0
     """How much of the task vector is added; never tuned on test data."""
     expert: Path | None = None
-    """A fine-tuned checkpoint of the source (.safetensors); without it the source is fine-tuned here."""
+    """A fine-tuned checkpoint of the source, a file or a folder; without it the source is fine-tuned here."""
+    expert_farthest: Annotated[float, Field(gt=0)] = FARTHEST
+    """Refuse an expert that differs from the source by more than so many norms of its weights."""
     finetune: Annotated[FinetuneConfig | None, OnlyInFiles] = None
     """Fine-tuning protocol; by default chosen by the number of parameters that it changes."""
     oracle: bool = True

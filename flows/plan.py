@@ -18,9 +18,10 @@ from bico.finetune import FinetuneConfig, default_config
 from bico.linalg.procrustes import Completion
 from bico.methods.spec import Spec
 from bico.methods.variant import Variant, get_variant
+from bico.models.families import find_weights
 from bico.models.loading import ModelFiles, resolve
 from bico.models.matching import match_sites
-from bico.models.protocol import TEXT, Model
+from bico.models.protocol import PROBE, TEXT, Model
 from bico.reporting.baselines import baselines
 from flows.config import Settings, TransferConfig
 from tasks.cached_stage import Workspace
@@ -46,6 +47,8 @@ class Plan:
     """The loss that the tasks are posed in."""
     probed: bool
     """Whether models are measured by linear probes on the calibration samples; else by their own heads."""
+    notes: tuple[str, ...] = ()
+    """What to tell of the expert: how it was read, how far it is from the source, what of it is not carried."""
 
     @property
     def maps(self) -> list[tuple[Signal, Completion]]:
@@ -93,11 +96,11 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     check_writable(config.out)
     check_writable(settings.home)
     space = Workspace(settings.store, settings.resolved_device(), settings.memory, settings.allow_pickle)
+    source, target = find_files(config, settings)
     for ref in tasks.values():
         ref.open()
         if config.baselines or any(variant.uses_samples for variant in spelt.values()):
             check_samples(config, ref)
-    source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
     match_sites(ours.sites, theirs.sites)
     for model in (ours, theirs):
@@ -127,8 +130,17 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
             raise ConfigError(
                 f"--expert is an expert for one task, but {len(tasks)} tasks were given: {', '.join(tasks)}."
             )
-        read_expert(space, source, str(config.expert))
+        notes = read_expert(space, source, str(config.expert), config.expert_farthest).notes
+        plan = replace(plan, notes=notes)
     return plan
+
+
+def find_files(config: TransferConfig, settings: Settings) -> tuple[ModelFiles, ModelFiles]:
+    """Files of source and target, once it is known that the expert's are there: names of files tell much, and cost nothing."""
+    if config.expert is not None:
+        find_weights(config.expert, settings.allow_pickle)
+    source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
+    return source, target
 
 
 def usual_finetuning(model: Model) -> FinetuneConfig:
@@ -155,8 +167,8 @@ def pose(task: TaskRef, model: Model, loss: str | None) -> TaskRef:
     chosen = loss or model.losses[0]
     if chosen not in model.losses:
         raise ConfigError(f"loss={chosen}: {model.name} has no such loss; {nearest(chosen, model.losses)}")
-    # A family of one loss does not name it: its results are known without.
-    return replace(task, loss=chosen if len(model.losses) > 1 else None)
+    # A family whose head says it all does not name its loss: its results are known without.
+    return replace(task, loss=chosen if len(model.losses) > 1 or chosen == PROBE else None)
 
 
 def check_samples(config: TransferConfig, ref: TaskRef) -> None:

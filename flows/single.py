@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 
 from bico.errors import ConfigError, OutputError
 from bico.finetune import FinetuneConfig
+from bico.models.families import find_weights
 from bico.models.loading import ModelFiles, resolve
 from flows.config import Settings
 from flows.plan import check_writable, pose, usual_finetuning
@@ -29,6 +30,8 @@ class Subject:
     space: Workspace
     model: ModelFiles
     tasks: dict[str, TaskRef]
+    notes: tuple[str, ...] = ()
+    """What to tell of the expert that stands in for it."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,11 @@ def plan_finetune(
 
 
 def plan_evaluate(
-    model: str, tasks: Sequence[str], data: Sequence[Path], expert: Path | None, settings: Settings
+    model: str,
+    tasks: Sequence[str],
+    data: Sequence[Path],
+    expert: Path | None,
+    settings: Settings,
 ) -> Subject:
     """Resolves what `bico evaluate` is asked for.
 
@@ -74,10 +81,12 @@ def plan_evaluate(
     """
     if not tasks:
         raise ConfigError("--task names no task.")
-    subject = _open(model, tasks, data, settings)
     if expert is not None:
-        read_expert(subject.space, subject.model, str(expert))
-    return subject
+        find_weights(expert, settings.allow_pickle)  # names of files tell much, and cost nothing
+    subject = _open(model, tasks, data, settings)
+    if expert is None:
+        return subject
+    return replace(subject, notes=read_expert(subject.space, subject.model, str(expert)).notes)
 
 
 @flow(name="finetune", flow_run_name="{model}-on-{task}", validate_parameters=False)
@@ -104,10 +113,17 @@ def finetune_one(
 
 @flow(name="evaluate", flow_run_name="{model}", validate_parameters=False)
 def evaluate_one(
-    model: str, tasks: list[str], data: list[Path], expert: Path | None, limit: int | None, settings: Settings
+    model: str,
+    tasks: list[str],
+    data: list[Path],
+    expert: Path | None,
+    limit: int | None,
+    settings: Settings,
 ) -> dict[str, Any]:
     """Measures a model, or an expert of it, on tasks: by its own head, or of text by a probe on all training samples."""
     subject = plan_evaluate(model, tasks, data, expert, settings)
+    for note in subject.notes:
+        get_run_logger().info(note)
     weights = None if expert is None else result_of(adopt_expert, subject.space, subject.model, str(expert)).ref
     measured = [(name, _measure(subject, task, weights, limit)) for name, task in subject.tasks.items()]
     return _result(measured, {}, [done for _, done in measured])
@@ -124,9 +140,9 @@ def _open(
 ) -> Subject:
     folders = tuple(str(folder.expanduser().resolve()) for folder in data)
     refs = {name: TaskRef(name, folders) for name in tasks}
+    files = resolve(model, settings.allow_pickle)
     for ref in refs.values():
         ref.open()
-    files = resolve(model, settings.allow_pickle)
     check_writable(settings.home)
     space = Workspace(settings.store, settings.resolved_device(), allow_pickle=settings.allow_pickle)
     opened = open_model(files, space.device)

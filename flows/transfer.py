@@ -12,7 +12,16 @@ from bico.errors import ConfigError
 from bico.methods.spec import Spec
 from bico.models.loading import ModelFiles
 from bico.reporting.block_report import BlockReport
-from bico.reporting.references import EXPERT, FINE_TUNED, FULL_DATA, SOURCE_PROBE, TARGET_PROBE, ZERO_SHOT
+from bico.reporting.references import (
+    EXPERT,
+    FINE_TUNED,
+    FULL_DATA,
+    SOURCE,
+    SOURCE_PROBE,
+    TARGET_PROBE,
+    ZERO_SHOT,
+    doubts,
+)
 from bico.reporting.rows import Cell, Row
 from flows.cells import everywhere, is_shown, sweep
 from flows.collect import Collected, Draw, collect_all, solve_all
@@ -25,7 +34,7 @@ from tasks.artefacts import read_accuracy
 from tasks.block_report import report_blocks
 from tasks.cached_stage import noted
 from tasks.evaluate import evaluate_model
-from tasks.finetune import adopt_expert, finetune_model
+from tasks.finetune import adopt_expert, finetune_model, relative_change
 from tasks.last_steps import take_last_steps
 from tasks.probe import probe_model
 from tasks.publish import write_results
@@ -82,12 +91,16 @@ def fine_tune_all(plan: Plan, ledger: Ledger, progress: bool) -> tuple[dict[str,
     """Experts of the source, and (for reference) of the target, by task."""
     experts, oracles = {}, {}
     ours, theirs = plan.finetuning
+    for note in plan.notes:
+        ledger.log.info(note)
     for name, task in plan.tasks.items():
         with ledger.phase(f"fine-tune on {name}"):
             if plan.config.expert is not None:
                 experts[name] = ledger.run(adopt_expert, plan.space, plan.source, str(plan.config.expert)).ref
             else:
                 experts[name] = ledger.run(finetune_model, plan.space, plan.source, task, ours, progress).ref
+                size = relative_change(plan.space, plan.source, experts[name])
+                ledger.log.info("The expert of %s: its change has %.2g times the norm of its source.", name, size)
             if plan.config.oracle:
                 oracles[name] = ledger.run(finetune_model, plan.space, plan.target, task, theirs, progress).ref
     return experts, oracles
@@ -129,7 +142,11 @@ def transfer_all(
         for name, oracle in oracles.items():
             reference(plan.target, name, FINE_TUNED.spec, oracle)
         for name, expert in experts.items():
+            if plan.config.expert is not None:  # one that was made here is known to be of this source
+                reference(plan.source, name, SOURCE.spec)
             reference(plan.source, name, EXPERT.spec, expert)
+    for doubt in doubts(rows):
+        ledger.log.info(doubt)
     return rows, vectors
 
 

@@ -3,18 +3,19 @@
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from bico.errors import CheckpointError, OutputError
-from bico.models.pickles import is_pickle, read_pickle, refuse_pickle
+from bico.models.checkpoints import canonical, read_safetensors
+from bico.models.pickles import read_pickle
+from bico.models.weight_files import is_pickle
 
 
 def save_state(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -76,31 +77,21 @@ def content_digest(path: str | Path, allow_pickle: bool = False) -> str:
     Unlike the digest of the file, it is the same when metadata or the order of the tensors differ. Raises like
     `load_state`, but does not ask for finite tensors.
     """
+    return digest_of(_tensors(path, allow_pickle))
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Returns the SHA-256 of tensors: names, dtypes, shapes and bytes, by name in order."""
     digest = hashlib.sha256()
-    for name, tensor in _tensors(path, allow_pickle).items():
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _tensors(path: str | Path, allow_pickle: bool) -> dict[str, Tensor]:
     """All tensors, by name in order."""
-    if allow_pickle and is_pickle(path):
-        return {name: tensor.contiguous() for name, tensor in sorted(read_pickle(path).items())}
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in sorted(file.keys())}
-
-
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    refuse_pickle(path, allowed=False)
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"Checkpoint {path} is damaged or no safetensors file ({error}): fetch or save it again."
-        ) from error
+    return canonical(read_pickle(path)) if allow_pickle and is_pickle(path) else read_safetensors(path)
 
 
 def _check_finite(name: str, tensor: Tensor, path: str | Path) -> None:

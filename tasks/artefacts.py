@@ -17,6 +17,7 @@ from torch import Tensor
 from bico.calibration.signals import Signal
 from bico.evaluation.linear_head import LinearHead
 from bico.linalg.procrustes import AlignmentMap
+from bico.models.weight_files import LINEAR_HEAD, TASK_VECTOR
 from bico.task_vector import StateDict, subtract
 from storage.arrays import Arrays, iterate_arrays, new_arrays, read_arrays, read_attrs, write_arrays
 from storage.artefacts import folder_of
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 
 EXPERT = "expert.safetensors"
 VECTOR = "task_vector.safetensors"
-LINEAR_HEAD = "linear_head.safetensors"
-EXPORTED_VECTOR = "task-vector.safetensors"
+EXPORTED_VECTOR = TASK_VECTOR
 """Beside an exported model."""
 _METRICS = "metrics.json"
 _MEASUREMENTS = "measurements.json"

@@ -8,11 +8,14 @@ from prefect.client.schemas import State
 from tqdm import tqdm
 
 from bico.finetune import FinetuneConfig, finetune
+from bico.models.checkpoints import canonical, read_checkpoint
+from bico.models.experts import Expert, everything, expert_of
+from bico.models.families import foreign_namings
 from bico.models.loading import ModelFiles
-from bico.task_vector import StateDict, check_same_architecture
-from storage.checkpoints import content_digest, load_state
-from storage.keys import artefact_key
-from tasks.artefacts import write_expert
+from bico.task_vector import StateDict, norm
+from storage.checkpoints import digest_of
+from storage.keys import Ref, artefact_key
+from tasks.artefacts import read_task_vector, write_expert
 from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.inputs import TaskRef, open_head, open_model, open_split
 from tasks.progress import reported
@@ -56,29 +59,36 @@ def finetune_model(
 
 @task(name="adopt-expert", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done | State[Done]:
-    """Stores an expert from a checkpoint of this model, whole or only what fine-tuning changes."""
-    key = artefact_key(
-        "adopt-expert", ADOPT_VERSION, model=model.digest(), checkpoint=content_digest(checkpoint, space.allow_pickle)
-    )
+    """Stores an expert from a checkpoint of this model, whole or only what fine-tuning changes.
+
+    That it can be one is for a plan to check, which knows how far it may be.
+    """
+    content = digest_of(canonical(read_checkpoint(checkpoint, space.allow_pickle).tensors))
+    key = artefact_key("adopt-expert", ADOPT_VERSION, model=model.digest(), checkpoint=content)
 
     def build(out: Path) -> None:
-        write_expert(out, read_expert(space, model, checkpoint))
+        write_expert(out, read_expert(space, model, checkpoint).state)
 
     return run_stage(space, "adopt-expert", key, build, {"model": model.ref, "checkpoint": Path(checkpoint).name})
 
 
-def read_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> StateDict:
-    """Reads a checkpoint and checks that it was fine-tuned from an architecture like this model's.
+def read_expert(space: Workspace, model: ModelFiles, checkpoint: str, farthest: float | None = None) -> Expert:
+    """Reads a checkpoint as an expert of a model.
+
+    Arguments:
+        farthest: Refuse what was not fine-tuned from the model, such as a change of more than so many of its norms; None to
+            say so only.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, not finite, or of another architecture.
+        CheckpointError: If files are missing or damaged, or it cannot be an expert of this model (`bico.models.experts`).
     """
     opened = open_model(model, space.device)
-    state = opened.state()
-    expert = {
-        name: tensor.float()
-        for name, tensor in load_state(checkpoint, space.allow_pickle).items()
-        if name.startswith(opened.prefixes)
-    }
-    check_same_architecture(expert, state, f"--expert {checkpoint}")
-    return expert
+    read = read_checkpoint(checkpoint, space.allow_pickle)
+    foreign = foreign_namings(model.family, everything(opened))
+    return expert_of(opened, read, foreign, f"--expert {checkpoint}", farthest)
+
+
+def relative_change(space: Workspace, model: ModelFiles, expert: Ref) -> float:
+    """By how much a stored expert differs from its model, in norms of the model's parameters that are carried."""
+    state = open_model(model, space.device).state()
+    return norm(read_task_vector(expert, state)) / norm(state)

@@ -1,8 +1,9 @@
 """What stages start from: models, tasks and their splits, opened once per process."""
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -12,6 +13,11 @@ from bico.evaluation.linear_head import read
 from bico.evaluation.probe import as_head, fit_probe
 from bico.models.loading import ModelFiles, load
 from bico.models.protocol import PROBE, Model
+
+MODELS, HEADS = 8, 256
+"""How many are kept; a transfer needs two models, and heads for each task and draw."""
+SPLIT_BYTES = 4 << 30
+"""Of preprocessed examples that all splits may keep; one that is in use can add its own `Prepared.BUDGET`."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +38,29 @@ class TaskRef:
         return self.open().identity | ({} if self.loss is None else {"loss": self.loss})
 
 
-@cache
 def open_model(files: ModelFiles, device: str) -> Model:
-    """Loads a model once per process."""
+    """Loads a model once per process, and again if its files change."""
+    return _open_model(files, device, files.digest())
+
+
+@lru_cache(maxsize=MODELS)
+def _open_model(files: ModelFiles, device: str, _content: str) -> Model:
     return load(files, torch.device(device))
 
 
-@cache
 def open_head(files: ModelFiles, device: str, task: TaskRef, indices: tuple[int, ...] | None = None) -> torch.Tensor:
     """The head in which the task's loss is taken.
 
     Arguments:
         indices: Training samples from which a head that has to be fitted is fitted; all, unless given.
     """
+    return _open_head(files, device, task, indices, files.digest())
+
+
+@lru_cache(maxsize=HEADS)
+def _open_head(
+    files: ModelFiles, device: str, task: TaskRef, indices: tuple[int, ...] | None, _content: str
+) -> torch.Tensor:
     opened, model = task.open(), open_model(files, device)
     if task.loss != PROBE:
         return model.head(opened.class_names, opened.prompts)
@@ -61,8 +77,18 @@ def read_features(
     return features, data.split.labels[chosen].to(features.device)
 
 
-@cache
+_splits: OrderedDict[tuple[str, str, TaskRef, str, str], Prepared] = OrderedDict()
+
+
 def open_split(files: ModelFiles, device: str, task: TaskRef, split: str) -> Prepared:
-    """A split as one model wants it, preprocessed once per process."""
-    model = open_model(files, device)
-    return Prepared(task.open().open(split), model.prepare, model.stack)
+    """A split as one model wants it, preprocessed once per process while all splits together are within `SPLIT_BYTES`;
+    those that were not asked for the longest go first.
+    """
+    key = (files.digest(), device, task, task.open().revision, split)
+    if key not in _splits:
+        model = open_model(files, device)
+        _splits[key] = Prepared(task.open().open(split), model.prepare, model.stack)
+    _splits.move_to_end(key)
+    while len(_splits) > 1 and sum(prepared.kept_bytes for prepared in _splits.values()) > SPLIT_BYTES:
+        _splits.popitem(last=False)
+    return _splits[key]

@@ -22,6 +22,7 @@ from bico.methods import Pair, get_method
 from bico.methods.variant import get_variant
 from bico.models import zoo
 from bico.models.clip.family import CONFIG, WEIGHTS
+from bico.models.families import find_weights
 from bico.models.loading import load, resolve
 from bico.models.releases import Release, releases_at
 from bico.reporting.compare import compare
@@ -98,6 +99,24 @@ class Here:
         save_file(state | {name.replace("__", "."): t for name, t in tensors.items()}, release / WEIGHTS)
         return release
 
+    def expert(self, change: Callable[[torch.Tensor], torch.Tensor], prefix: str = "") -> Path:
+        """A checkpoint of the release, with every tensor changed."""
+        state = load_file(self.release("a") / WEIGHTS)
+        save_file({prefix + name: change(t.float()) for name, t in state.items()}, self.path / "e.safetensors")
+        return self.path / "e.safetensors"
+
+    def two_sets(self) -> Path:
+        both = load_file(self.expert(lambda t: t + 0.1, "model.")) | load_file(self.expert(lambda t: t + 0.2, "ema."))
+        save_file(both, self.path / "e.safetensors")
+        return self.path / "e.safetensors"
+
+    def without_embedding(self) -> Path:
+        path = self.text() / "model.safetensors"
+        state = load_file(path)
+        state["lm_head.weight"] = state.pop("shared.weight")
+        save_file(state, path, {"format": "pt"})
+        return path.parent
+
 
 @dataclass(frozen=True)
 class Mistake:
@@ -123,6 +142,11 @@ def _saved(content: object) -> Callable[[Here], Path]:
         return here.path / "x.pt"
 
     return save
+
+
+def _safetensors(here: Here, tensors: dict[str, torch.Tensor]) -> Path:
+    save_file(tensors, here.path / "x.safetensors")
+    return here.path / "x.safetensors"
 
 
 def _cut(path: Path, size: int) -> Path:
@@ -265,6 +289,18 @@ MISTAKES = [
         _cut(h.release() / WEIGHTS, 3000), load(resolve(str(h.release()))))),
     Mistake("Models and checkpoints", "an expert of another width", lambda h: h.plan(
         expert=h.release("wide", width=24) / WEIGHTS)),
+    Mistake("Models and checkpoints", "an expert that is the source itself", lambda h: h.plan(expert=h.release("a"))),
+    Mistake("Models and checkpoints", "an expert of another model", lambda h: h.plan(
+        expert=write_release(h.path / "b", seed=2))),
+    Mistake("Models and checkpoints", "a task vector as an expert", lambda h: h.plan(expert=h.expert(lambda t: 0.01 * t))),
+    Mistake("Models and checkpoints", "an expert with two sets of weights", lambda h: h.plan(expert=h.two_sets())),
+    Mistake("Models and checkpoints", "an expert of other names", lambda h: h.plan(
+        expert=_safetensors(h, {"encoder.layer.0.weight": torch.ones(1)}))),
+    Mistake("Models and checkpoints", "a LoRA adapter", lambda h: h.plan(
+        expert=_safetensors(h, {"base_model.model.q.lora_A.weight": torch.ones(1)}))),
+    Mistake("Models and checkpoints", "a folder in which a shard is absent", lambda h: find_weights(h.file(
+        "model.safetensors.index.json", '{"weight_map": {"x": "model-00001-of-00002.safetensors"}}').parent)),
+    Mistake("Models and checkpoints", "a T5 without its embedding", lambda h: load(resolve(str(h.without_embedding())))),
     Mistake("Models and checkpoints", "an expert that is not there", lambda h: h.plan(expert=Path("none.safetensors"))),
     Mistake("Models and checkpoints", "a checkpoint that is a folder", lambda h: load_state(h.path)),
     Mistake("Models and checkpoints", "a pointer of git-lfs", lambda h: load_state(

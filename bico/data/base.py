@@ -89,6 +89,11 @@ class Prepared:
     def __len__(self) -> int:
         return len(self.split)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Of the preprocessed examples that it keeps now."""
+        return self._bytes
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Returns prepared inputs (batch, ...) and labels (batch,) of the given samples."""
         rows = [self._row(int(index)) for index in indices]

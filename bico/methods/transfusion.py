@@ -68,6 +68,11 @@ class TransFusion:
                 f"{self.name} has no permutation group for {missing[0]}: this family's table does not cover it; use "
                 "an aligned method (bico, theseus)."
             )
+        if strange := sorted(known - set(pair.target_state)):
+            raise MethodError(
+                f"{self.name} has a permutation group for {strange[0]}, which the model lacks: this family's table does not hold "
+                "for it; use an aligned method (bico, theseus)."
+            )
 
     def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         self.check(pair)

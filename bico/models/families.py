@@ -1,5 +1,8 @@
 """The families of models: one entry says how a family is recognised, found, loaded, saved and described.
 
+A family may also have a method `namings(parameters)`: how other libraries call its models' parameters, so that checkpoints
+of theirs can be read (`bico.models.naming`); and `weight_stems`, what its files of weights are called but for their ending.
+
 What its sites, losses and heads are is said by the model that it loads (`bico.models.protocol.Model`). Nothing else in
 the project names a family: whoever needs one asks this table, by the family's name or with a folder.
 
@@ -11,6 +14,7 @@ Another package adds its own by an entry point of the group `bico.families` that
 The table is read before any model is: neither this module nor a family's entry imports torch or the family's library.
 """
 
+import json
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -20,13 +24,17 @@ from bico.errors import CheckpointError, ConfigError, nearest, one_line
 from bico.models.clip.family import CLIP
 from bico.models.files import ModelFiles, References
 from bico.models.t5.family import T5
+from bico.models.weight_files import USUAL, WeightFiles, refuse_adapter, refuse_pickle, weight_files
 
 if TYPE_CHECKING:
+    from bico.models.naming import Naming
     from bico.models.protocol import Model
 
 GROUP = "bico.families"
 ZOO, HUB = "zoo", "hf"
 """Schemes that are no family's own: a folder comes of them, and is recognised like any other."""
+HUB_TOO, LOCAL_TOO = ("hf-hub",), "local-dir"
+"""The hub's and a folder's, as open_clip spells them."""
 
 
 @runtime_checkable
@@ -129,7 +137,7 @@ def register(family: Any) -> None:
         )
     own = family.references
     others = [other.references for other in FAMILIES.values() if other.name != family.name and other.references]
-    if own is not None and own.scheme in {ZOO, HUB, *(other.scheme for other in others)}:
+    if own is not None and own.scheme in {ZOO, HUB, *HUB_TOO, LOCAL_TOO, *(other.scheme for other in others)}:
         raise ConfigError(f"Family {family.name!r}: the scheme {own.scheme!r} is taken; choose another.")
     FAMILIES[family.name] = family
 
@@ -184,11 +192,52 @@ def find_folder(ref: str, folder: Path, allow_pickle: bool = False) -> ModelFile
     Raises:
         CheckpointError: If no family knows what is there, or files are missing or damaged.
     """
+    refuse_adapter(folder)
     family = recognised(folder)
     if family is None:
         formats = ", or ".join(family.folder_format for family in families())
-        raise CheckpointError(f"{ref}: no model in {folder}; it would hold {formats}.")
+        raise CheckpointError(f"{ref}: no model in {folder}{_kind_of(folder)}; it would hold {formats}.")
     return family.find_folder(ref, folder, allow_pickle)
+
+
+def _kind_of(folder: Path) -> str:
+    """What a folder's configuration says that it is, for a message."""
+    try:
+        return f" that is served: its config.json is of type {json.loads((folder / 'config.json').read_text())['model_type']!r}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def look_at(ref: str, allow_pickle: bool = False) -> ModelFiles | None:
+    """Finds the files of a reference that is a folder here, and refuses a pickle that it names; all from names and first
+    bytes, before a family's library is imported. None of references of other kinds.
+
+    Raises:
+        CheckpointError: As `find_folder` does, or if a pickle is not allowed.
+    """
+    scheme, _, rest = ref.partition(":")
+    if references_of(scheme) is not None:
+        if (named := Path(rest.partition("/")[2]).expanduser()).is_file():
+            refuse_pickle(named, allow_pickle)
+        return None
+    folder = Path(rest if scheme == LOCAL_TOO else ref).expanduser()
+    return find_folder(ref, folder, allow_pickle) if folder.is_dir() or scheme == LOCAL_TOO else None
+
+
+def find_weights(place: str | Path, allow_pickle: bool = False) -> WeightFiles:
+    """Finds the files of weights at a place, of whatever family; raises like `weight_files`."""
+    own = [stem for family in families() for stem in getattr(family, "weight_stems", ())]
+    return weight_files(place, allow_pickle, tuple(dict.fromkeys([*own, *USUAL])))
+
+
+def foreign_namings(family: str, parameters: Iterable[str]) -> "tuple[Naming, ...]":
+    """How other libraries call the parameters of a family's model; nothing of a family that does not say.
+
+    Arguments:
+        parameters: The model's own names.
+    """
+    said = getattr(get_family(family), "namings", None)
+    return () if said is None else tuple(said(parameters))
 
 
 def hub_patterns() -> list[str]:
@@ -198,7 +247,7 @@ def hub_patterns() -> list[str]:
 
 def schemes() -> set[str]:
     """What references may begin with, but for folders: of the zoo, and of the families in the table."""
-    return {ZOO} | {family.references.scheme for family in FAMILIES.values() if family.references}
+    return {ZOO, *HUB_TOO, LOCAL_TOO} | {family.references.scheme for family in FAMILIES.values() if family.references}
 
 
 def spellings(among: Iterable[Family] = FAMILIES.values()) -> str:

@@ -2,8 +2,9 @@
 
 zoo:NAME                  a mini model shipped with the project
 hf:OWNER/NAME[@REVISION]  a model of the Hugging Face hub, downloaded
+hf-hub:OWNER/NAME         the same, as open_clip spells it
 SCHEME:...                what a family calls its own, such as open_clip:ARCH/TAG
-path/to/folder            a folder in a family's format
+path/to/folder            a folder in a family's format; local-dir:path/to/folder, as open_clip spells it
 """
 
 from dataclasses import replace
@@ -15,17 +16,19 @@ from bico.errors import CheckpointError, ConfigError, UnknownModelError, nearest
 from bico.models import zoo
 from bico.models.families import (
     HUB,
+    HUB_TOO,
     ZOO,
     families,
     find_folder,
     get_family,
     hub_patterns,
+    look_at,
     references_of,
     spellings,
 )
 from bico.models.files import ModelFiles
-from bico.models.pickles import refuse_pickle
 from bico.models.protocol import Model
+from bico.models.weight_files import refuse_pickle
 
 __all__ = ["ModelFiles", "load", "resolve"]
 
@@ -57,10 +60,12 @@ def load(files: ModelFiles, device: str | torch.device = "cpu") -> Model:
 
 
 def _find(ref: str, allow_pickle: bool) -> ModelFiles:
+    if (found := look_at(ref, allow_pickle)) is not None:
+        return found
     scheme, _, rest = ref.partition(":")
     if scheme == ZOO:
         return find_folder(ref, zoo.resolve(rest))
-    if scheme == HUB:
+    if scheme in (HUB, *HUB_TOO):
         return find_folder(ref, _download(ref, rest))
     if own := references_of(scheme):
         return own.find(ref)

@@ -8,7 +8,7 @@ from bico.calibration.budget import Budget
 from bico.methods.spec import Spec
 from bico.methods.variant import carries_expert, keeps_vocabulary
 from bico.reporting.names import label_of
-from bico.reporting.references import is_reference, untouched
+from bico.reporting.references import doubts, is_reference, untouched
 from bico.reporting.rows import Row
 from bico.reporting.tables import mean_cell
 
@@ -119,10 +119,12 @@ def recommendations(rows: Sequence[Row]) -> list[str]:
 
 
 def advice(rows: Sequence[Row]) -> list[str]:
-    """Returns the part of a report that says what to do, as paragraphs; none where nothing was carried over with data."""
+    """Returns the part of a report that says what to do, as paragraphs: doubts of the expert, and what was best where something was
+    carried over with data.
+    """
     if not any(carries_expert(row.method) and row.budget for row in rows):
-        return []
-    return ["What was best:", "\n".join(recommendations(rows))]
+        return doubts(rows)
+    return [*doubts(rows), "What was best:", "\n".join(recommendations(rows))]
 
 
 def _vocabulary(best: Candidate, carried: list[Candidate]) -> list[str]:

@@ -31,11 +31,14 @@ FULL_DATA = Reference("full-data", "target probe, all data")
 """The target as it is, by a probe on all training samples."""
 FINE_TUNED = Reference("fine-tuned", "fine-tuned")
 """The target, fine-tuned."""
+SOURCE = Reference("source", "source (as it is)")
+"""The source as it is, measured as its expert is."""
 EXPERT = Reference("expert", "expert (on its own model)")
 """The source's expert itself."""
 
 REFERENCES = {
-    reference.name: reference for reference in (ZERO_SHOT, TARGET_PROBE, SOURCE_PROBE, FULL_DATA, FINE_TUNED, EXPERT)
+    reference.name: reference
+    for reference in (ZERO_SHOT, TARGET_PROBE, SOURCE_PROBE, FULL_DATA, FINE_TUNED, SOURCE, EXPERT)
 }
 
 
@@ -54,3 +57,15 @@ def start_of(row: Row, rows: Iterable[Row]) -> float | None:
     probes = {(r.task, r.budget.asked, r.seed): r.accuracy for r in rows if r.method == TARGET_PROBE.spec}
     plain = {r.task: r.accuracy for r in rows if r.method == ZERO_SHOT.spec}
     return probes.get((row.task, row.budget.asked, row.seed), plain.get(row.task))
+
+
+def doubts(rows: Iterable[Row]) -> list[str]:
+    """Returns a sentence for every task on which the expert is no better than its source was before."""
+    rows = list(rows)
+    before = {row.task: row.accuracy for row in rows if row.method == SOURCE.spec}
+    return [
+        f"The expert scores {row.accuracy:.1f} % on {row.task}, where its source as it is scores {before[row.task]:.1f} %: there "
+        "is no skill in it that could be carried over. Was it fine-tuned on this task, and with these classes?"
+        for row in rows
+        if row.method == EXPERT.spec and row.accuracy <= before.get(row.task, -1.0)
+    ]

@@ -5,8 +5,10 @@ from bico.errors import ShapeError
 from bico.evaluation.accuracy import accuracy
 from bico.methods import METHODS
 from bico.models.clip.vit import ClipViT
+from bico.reporting.advice import advice
 from bico.reporting.names import colour_of, label_of
 from bico.reporting.plots import plot_accuracy
+from bico.reporting.references import doubts
 from bico.reporting.rows import Row, summarise
 from bico.reporting.tables import headlines, markdown_table
 from tests.rows import row, spec
@@ -98,3 +100,11 @@ def test_a_row_comes_back_from_csv_with_all_it_has() -> None:
     assert Row.parse(older) == row("digits", "bico+head", 20, None, 61.5)
     with pytest.raises(ValueError, match="could not convert"):
         Row.parse(record | {"accuracy": "high"})
+
+
+def test_an_expert_without_skill_is_doubted() -> None:
+    rows = [row("digits", "source", 0, None, 70.0), row("digits", "expert", 0, None, 70.0)]
+    rows += [row("lamps", "source", 0, None, 70.0), row("lamps", "expert", 0, None, 70.5)]
+    assert [said[:44] for said in doubts(rows)] == ["The expert scores 70.0 % on digits, where it"]
+    assert advice(rows)[0] == doubts(rows)[0]
+    assert doubts(rows[1:2]) == []  # an expert that was made here has no such row beside it

@@ -131,6 +131,9 @@ def test_an_expert_that_does_not_fit_is_refused(
     assert "damaged" in refused([*base, "--expert", str(broken)], monkeypatch, capsys)
     sick = with_weights(releases["a"], tmp_path, visual__proj=torch.full((16, 8), torch.inf))
     assert "visual.proj" in refused([*base, "--expert", str(sick)], monkeypatch, capsys)
+    assert "itself, not an expert of it" in refused([*base, "--expert", str(releases["a"])], monkeypatch, capsys)
+    far = with_weights(releases["a"], tmp_path, visual__proj=torch.full((16, 8), 9.0))
+    assert "raise --expert-farthest" in refused([*base, "--expert", str(far)], monkeypatch, capsys)
     two = refused(
         [*base, "--expert", str(with_weights(releases["a"], tmp_path)), "--task", "digits,segments"],
         monkeypatch,
@@ -304,7 +307,7 @@ def test_every_field_of_a_model_has_its_option(path: list[str], models: list[Any
         (
             ["transfer"],
             "--config --source --target --task --tasks --data --methods --samples --unlabelled --pseudo-labels --baselines "
-            "--no-baselines --rivals --no-rivals --sampling --seeds --completion --loss --expert --alpha --test-limit "
+            "--no-baselines --rivals --no-rivals --sampling --seeds --completion --loss --expert --expert-farthest --alpha --test-limit "
             "--export --register --oracle --no-oracle --out --home --device --allow-pickle --memory --json",
         ),
         (["finetune"], "--task --out --data --steps --lr --batch-size --warmup --seed --loss --allow-pickle --json"),

@@ -212,8 +212,10 @@ def test_an_expert_from_elsewhere_gives_what_fine_tuning_here_gave(bench: Bench)
     ours = bench.run(oracle=False)
     expert = next((bench.folder / "home/store/final").glob("fine-tune-*/expert.safetensors"))
     theirs = bench.run(oracle=False, expert=expert, finetune=None)
-    assert computed(theirs) == {"adopt-expert": 1, "transfer": 3, "evaluate": 4}
-    assert theirs.rows == ours.rows
+    assert computed(theirs) == {"adopt-expert": 1, "transfer": 3, "evaluate": 5}
+    (source,) = [row for row in theirs.rows if str(row.method) == "source"]  # beside the expert, for reference
+    assert [row for row in theirs.rows if row != source] == ours.rows
+    assert theirs.rows[-1].method.name == "expert" and theirs.rows[-2] == source
 
 
 def test_an_edited_comment_recomputes_nothing_and_json_is_all_there_is(ran: Bench, tmp_path: Path) -> None:

@@ -4,14 +4,14 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from open_clip import factory
 from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict, resize_text_pos_embed
 from open_clip.tokenizer import HFTokenizer
@@ -20,12 +20,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bico.errors import CheckpointError, one_line
+from bico.models.checkpoints import Checkpoint, read_checkpoint
+from bico.models.clip import transformers_format as hf
 from bico.models.clip.family import CONFIG, WEIGHTS
 from bico.models.clip.published import model_config, parts, trained_with
-from bico.models.clip.vit import ClipViT
+from bico.models.clip.transformers_names import namings
+from bico.models.clip.vit import PREFIX, ClipViT
 from bico.models.files import ModelFiles
-from bico.models.pickles import refuse_pickle
+from bico.models.naming import Naming, Piece, find_reading
 from bico.task_vector import check_finite
+
+_log = logging.getLogger(__name__)
 
 
 def load(files: ModelFiles, device: str | torch.device) -> ClipViT:
@@ -35,27 +40,65 @@ def load(files: ModelFiles, device: str | torch.device) -> ClipViT:
         CheckpointError: If the weights are damaged, not finite, or do not fit the architecture (position embeddings
             of another image size included: open_clip itself would silently interpolate them).
     """
-    if files.folder is None:
-        architecture, tag = parts(files.ref)
-        name, told = architecture, trained_with(architecture, tag)
-    else:
-        name, told = f"local-dir:{files.folder}", {}
-    try:
-        with _quiet():
-            model = open_clip.create_model(name, load_weights=False, **told)
-        refuse_pickle(files.weights, files.allow_pickle)  # what it was when it was found may have been replaced
-        state = factory.load_state_dict(str(files.weights), weights_only=True)
-    except Exception as error:  # open_clip and safetensors raise a dozen types here; all mean: unreadable
-        raise CheckpointError(
-            f"{files.ref}: cannot read {files.weights}: {one_line(error)}. Fetch it again."
-        ) from error
+    model, tokenizer = _without_weights(files)
+    checkpoint = read_checkpoint(files.folder or files.weights, files.allow_pickle)
+    state = _renamed(files, model, checkpoint)
     _check_fits(files, model, state)
     try:
         model.load_state_dict(_as_open_clip_names_it(state, model))
     except RuntimeError as error:
         raise CheckpointError(f"{files.ref}: the weights do not fit the architecture: {one_line(error)}.") from error
     preprocess = image_transform_v2(PreprocessCfg(**open_clip.get_model_preprocess_cfg(model)), is_train=False)
-    return ClipViT(model.float().to(device), preprocess, open_clip.get_tokenizer(name), files.ref)
+    return ClipViT(model.float().to(device), preprocess, tokenizer(), files.ref)
+
+
+def _without_weights(files: ModelFiles) -> tuple[nn.Module, Callable[[], Any]]:
+    """The architecture with its preprocessing, and what makes its tokenizer."""
+    try:
+        if (theirs := transformers_folder(files)) is not None:
+            config = hf.model_config(theirs, files.ref)
+            model = open_clip.model.CLIP(**config)
+            size = config["vision_cfg"]["image_size"]
+            told = {"size": size, **hf.preprocessing(theirs, size, files.ref)}
+            open_clip.model.set_model_preprocess_cfg(model, asdict(PreprocessCfg(**told)))
+            context = config["text_cfg"]["context_length"]
+            return model, lambda: HFTokenizer(str(theirs), context_length=context)
+        if files.folder is None:
+            architecture, tag = parts(files.ref)
+            name, told = architecture, trained_with(architecture, tag)
+        else:
+            name, told = f"local-dir:{files.folder}", {}
+        with _quiet():
+            return open_clip.create_model(name, load_weights=False, **told), lambda: open_clip.get_tokenizer(name)
+    except CheckpointError:
+        raise
+    except Exception as error:  # open_clip raises a dozen types here; all mean: unreadable
+        raise CheckpointError(
+            f"{files.ref}: cannot be made as its configuration says: {one_line(error)}. Fetch it again."
+        ) from error
+
+
+def transformers_folder(files: ModelFiles) -> Path | None:
+    """The folder of a model in transformers' format; None of others."""
+    return None if files.folder is None or (files.folder / CONFIG).is_file() else files.folder
+
+
+def _renamed(files: ModelFiles, model: nn.Module, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """The weights by open_clip's names, found by those of the image tower; as they are, where that is not found."""
+    expected = list(model.state_dict())
+    tower = [name for name in expected if name.startswith(PREFIX)]
+    own, *foreign = Naming("", {name: Piece((name,)) for name in expected}), *namings(expected)
+    known = [naming for naming in (own, *foreign) if naming.pieces.keys() >= set(tower)]
+    reading = find_reading(checkpoint, known, tower, files.ref)
+    if reading is None:
+        return dict(checkpoint.tensors)  # one of open_clip's own conversions may know it; else it is refused next
+    as_expected = transformers_folder(files) and reading.naming is not own and not reading.prefix
+    for note in (*checkpoint.notes, *(() if as_expected else reading.notes)):
+        _log.warning("%s", note)
+    if reading.naming is own:
+        start = reading.prefix
+        return {name.removeprefix(start): t for name, t in checkpoint.tensors.items() if name.startswith(start)}
+    return {name: reading.parameter(name) for name in expected if reading.has(name)}
 
 
 def save(model: ClipViT, files: ModelFiles, folder: Path) -> None:
@@ -66,18 +109,21 @@ def save(model: ClipViT, files: ModelFiles, folder: Path) -> None:
     """
     state = model.model.state_dict()
     check_finite(state.items(), f"{model.name}, to be written to {folder}")
-    for path in files.files:
-        if path.name != CONFIG and path != files.weights and path.suffix != ".safetensors":
+    theirs = transformers_folder(files)
+    own = None if theirs else files.folder
+    for path in files.files if own else ():
+        if path.name != CONFIG and path.suffix in (".json", ".txt") and not path.name.endswith(".index.json"):
             shutil.copyfile(path, folder / path.name)  # the tokenizer
-    if files.folder is None:
+    if own is None:
         # A folder's tokenizer is its own: open_clip would not look for it on the hub.
         if isinstance(model.tokenizer, HFTokenizer):
             model.tokenizer.tokenizer.save_pretrained(folder)
         preprocessing = open_clip.get_model_preprocess_cfg(model.model)
-        config = {"model_cfg": model_config(*parts(files.ref)), "preprocess_cfg": preprocessing}
+        built = hf.model_config(theirs, files.ref) if theirs else model_config(*parts(files.ref))
+        config = {"model_cfg": built, "preprocess_cfg": preprocessing}
         (folder / CONFIG).write_text(json.dumps(config, indent=2))
     else:
-        (folder / CONFIG).write_text((files.folder / CONFIG).read_text())
+        (folder / CONFIG).write_text((own / CONFIG).read_text())
     unfinished = folder / f".{WEIGHTS}.{os.getpid()}"
     unfinished.touch()
     mode = unfinished.stat().st_mode  # what files here get; the one of `save_file` is for the user's eyes only

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import T5ForConditionalGeneration
+from transformers import PreTrainedModel
 
 from bico.errors import CheckpointError, ShapeError
 from bico.models.protocol import PROBE, TEXT
@@ -27,24 +27,25 @@ MAX_TOKENS = 256
 
 
 class T5Encoder:
-    """A `T5ForConditionalGeneration`, frozen, whose encoder can give and take task vectors.
+    """A T5, mT5 or umT5, frozen, whose encoder can give and take task vectors.
 
     A head of token ids (classes, tokens) poses a task as text: the loss is that of the class's words, written by the
     frozen decoder. A head of numbers (classes, features + 1) is a linear probe on the mean of the encoder's outputs, with
-    its bias in the last column.
+    its bias in the last column. Of an encoder without its decoder there is only this loss.
     """
 
     modality = "text"
-    losses = (PROBE, TEXT)  # in this order by benchmarks/results/losses.md
+    losses: tuple[str, ...] = (PROBE, TEXT)  # in this order by benchmarks/results/losses.md
     probed = True
     prefixes = (f"{PREFIX}block.", f"{PREFIX}final_layer_norm.")
     grid = None
     permutations = ()
     tokens = MAX_TOKENS
 
-    def __init__(self, model: T5ForConditionalGeneration, tokenizer: Any, name: str = "model") -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: Any, name: str = "model") -> None:
         """Arguments:
-            model: The model; its parameters are frozen and it is put in eval mode.
+            model: The model, for conditional generation or its encoder alone; its parameters are frozen and it is put in
+                eval mode.
             tokenizer: A tokenizer of transformers.
             name: How error messages call it.
 
@@ -58,6 +59,8 @@ class T5Encoder:
                 "are of different models."
             )
         self.model = model.eval().requires_grad_(False)
+        if not hasattr(model, "decoder"):
+            self.losses = (PROBE,)
         self.tokenizer, self.name = tokenizer, name
         self.pad, self.eos = model.config.pad_token_id, model.config.eos_token_id
         self.sites = t5_sites(model)
@@ -169,7 +172,7 @@ def _probe(features: Tensor, head: Tensor) -> Tensor:
     return features @ head[:, :-1].T + head[:, -1]
 
 
-def t5_sites(model: T5ForConditionalGeneration) -> tuple[Site, ...]:
+def t5_sites(model: PreTrainedModel) -> tuple[Site, ...]:
     """Returns the linear maps of the encoder in forward order: per block q, k, v, o, then wi and wo, or wi_0, wi_1 and wo
     where the feed-forward is gated. None has a bias.
 

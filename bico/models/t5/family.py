@@ -7,14 +7,19 @@ from typing import Any
 from bico.errors import CheckpointError, one_line
 from bico.models.files import ModelFiles
 from bico.models.libraries import require
+from bico.models.weight_files import weight_files
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+KINDS = ("t5", "mt5", "umt5")
+"""Types of model, as configurations name them."""
 TOKENIZER = ("tokenizer.json", "spiece.model")
 
 
 class T5Family:
-    """T5 models of transformers, as folders that `save_pretrained` writes: safetensors only, and no code of theirs."""
+    """T5, mT5 and umT5 of transformers, whole or their encoder alone, as folders that `save_pretrained` writes; no code of
+    theirs.
+    """
 
     name = "t5"
     library = "transformers"
@@ -33,12 +38,12 @@ class T5Family:
     baseline = "a probe of the target before"
 
     def recognises(self, folder: Path) -> bool:
-        """A configuration of type `t5`; also one that is damaged, so that it is named as such."""
+        """A configuration of one of these types; also one that is damaged, so that it is named as such."""
         config = folder / CONFIG
         if not config.is_file():
             return False
         try:
-            return _kind(config) == "t5"
+            return _kind(config) in KINDS
         except (OSError, ValueError, KeyError, TypeError):
             return True
 
@@ -50,17 +55,14 @@ class T5Family:
             raise CheckpointError(
                 f"{ref}: {config} is not a configuration of transformers: {one_line(error)}."
             ) from error
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights:
-            raise CheckpointError(
-                f"{ref}: no .safetensors weights in {folder}: T5 models are read from nothing else; save them again with "
-                "`save_pretrained`."
-            )
+        weights = weight_files(folder, allow_pickle).paths
         if not any((folder / name).is_file() for name in TOKENIZER):
             raise CheckpointError(f"{ref}: no tokenizer in {folder}: it holds {' or '.join(TOKENIZER)}.")
+        covered = [*weights, *sorted({*folder.glob("*.safetensors")} - {*weights})]
+        covered = sorted(covered) if weights[0].suffix == ".safetensors" else covered
         found = {path for pattern in self.hub_patterns for path in folder.glob(pattern)}
-        others = sorted(found - {config, *weights})
-        return ModelFiles(ref, self.name, weights[0], (config, *weights, *others), folder.resolve())
+        others = sorted(found - {config, *covered})
+        return ModelFiles(ref, self.name, weights[0], (config, *covered, *others), folder.resolve())
 
     def load(self, files: ModelFiles, device: Any) -> Any:
         require("transformers", "text", files.ref)
