@@ -37,8 +37,8 @@ class Table:
     where: str
     """How messages call it."""
     rows: dict[str, "Dataset"]
-    bases: dict[str, Path]
-    """What relative paths of pictures are relative to."""
+    bases: dict[str, tuple[Path, ...]]
+    """By split, what paths of pictures may be relative to: the folder of the file that names them, and the whole folder."""
     columns: Columns
     labels: Labels
     kept: dict[str, Tensor]
@@ -121,28 +121,38 @@ def read_folder(
     for split, part in rows.items():
         for column in filter(None, (columns.label, columns.image, *columns.texts)):
             if column not in part.features:
-                raise UnknownTaskError(f"{where}: the {split} split has no column {column!r}, but {list(part.features)}.")
+                raise UnknownTaskError(
+                    f"{where}: the {split} split has no column {column!r}, but {list(part.features)}."
+                )
     naming = columns.naming if all(columns.naming in part.features for part in rows.values()) else None
     labels = renamed(read_labels(rows, columns.label, where, naming), reading, where)
     kept = {split: torch.nonzero(numbers >= 0).flatten() for split, numbers in labels.numbers.items()}
     notes = [chosen.note, *(_left_out(where, split, labels.numbers[split]) for split in rows)]
     if columns.unread:
-        notes.append(f"{where}: the text is {', '.join(columns.texts)}; not read: {', '.join(columns.unread)}.")
+        notes.append(f"{where}: text is read from {', '.join(columns.texts)} and not from {', '.join(columns.unread)}.")
     if chosen.test is None:
         train, test = stratified(labels.numbers["train"], reading.test_share or 0.0, reading.test_seed)
         labels = Labels(labels.names, dict.fromkeys(SPLITS, labels.numbers["train"]), labels.ordered)
-        rows, parts, kept = dict.fromkeys(SPLITS, rows["train"]), {"train": chosen.train}, {"train": train, "test": test}
+        rows, parts, kept = (
+            dict.fromkeys(SPLITS, rows["train"]),
+            {"train": chosen.train},
+            {"train": train, "test": test},
+        )
         if not len(test):
             raise DataError(f"{where}: no class has two rows, of which one could be kept for testing.")
-    bases = {split: (parts.get(split) or chosen.train).files[0].parent for split in SPLITS}
     root = folder if folder.is_dir() else folder.parent
+    bases = {split: ((parts.get(split) or chosen.train).root, root) for split in SPLITS}
     said = tuple(filter(None, notes))
     return Table(where, rows, bases, columns, labels, kept, reading, digest(parts.values(), root), said)
 
 
 def _left_out(where: str, split: str, numbers: Tensor) -> str:
     missing = int((numbers < 0).sum())
-    return f"{where}: {missing} of {len(numbers)} rows of the {split} split have no label and are left out." if missing else ""
+    return (
+        f"{where}: {missing} of {len(numbers)} rows of the {split} split have no label and are left out."
+        if missing
+        else ""
+    )
 
 
 @cache

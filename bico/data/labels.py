@@ -72,7 +72,9 @@ def read_labels(parts: Mapping[str, "Dataset"], column: str, where: str, naming:
     place = {name: number for number, name in enumerate(names)}
     numbers = {}
     for split, found in values.items():
-        strange = {value: row for row, value in reversed(list(enumerate(found))) if value is not None and value not in place}
+        strange = {
+            value: row for row, value in reversed(list(enumerate(found))) if value is not None and value not in place
+        }
         if strange:
             value = min(strange, key=lambda one: strange[one])
             raise DataError(
@@ -86,7 +88,9 @@ def read_labels(parts: Mapping[str, "Dataset"], column: str, where: str, naming:
     return labels
 
 
-def _order(parts: Mapping[str, "Dataset"], column: str, values: Mapping[str, Sequence[Value]]) -> tuple[list[Any], bool]:
+def _order(
+    parts: Mapping[str, "Dataset"], column: str, values: Mapping[str, Sequence[Value]]
+) -> tuple[list[Any], bool]:
     """The classes in order, and whether the table says it."""
     first = next(iter(parts))
     declared = getattr(parts[first].features[column], "names", None)
@@ -142,6 +146,11 @@ def _undeclared(cells: Sequence[Any], column: str, where: str) -> list[Value]:
     written = [value for value in values if isinstance(value, str)]
     if written and all(_is_whole(value) for value in written):  # as CSV writes numbers
         values = [int(value) if isinstance(value, str) else value for value in values]
+    for row, value in enumerate(values):
+        if isinstance(value, int) and value < UNLABELLED:
+            raise DataError(
+                f"{where}: row {row} has the label {value}: a class is 0 or more, and -1 where there is none."
+            )
     return [None if value == UNLABELLED else value for value in values]
 
 

@@ -1,11 +1,11 @@
 """What lies in a folder of data: which files make which split. Nothing is read here but names.
 
-    FILE.csv                                     one table; any kind of table below
-    FOLDER/train.csv, test.csv                   one file per split: parquet, csv, tsv, jsonl or json
-    FOLDER/data/train-*.parquet, test-*.parquet  a download from the hub; `data` may have another name, or be left out
-    FOLDER/default/train/0000.parquet            the hub's own conversion; also FOLDER/train/anything.csv
-    FOLDER/train/CLASS/*.png                     a folder per class; without `train` and `test` a single split
-    FOLDER/dataset_dict.json, train/, test/      `DatasetDict.save_to_disk`; also each split saved by itself, or one only
+FILE.csv                                     one table; any kind of table below
+FOLDER/train.csv, test.csv                   one file per split: parquet, csv, tsv, jsonl or json
+FOLDER/data/train-*.parquet, test-*.parquet  a download from the hub; `data` may have another name, or be left out
+FOLDER/default/train/0000.parquet            the hub's own conversion; also FOLDER/train/anything.csv
+FOLDER/train/CLASS/*.png                     a folder per class; without `train` and `test` a single split
+FOLDER/dataset_dict.json, train/, test/      `DatasetDict.save_to_disk`; also each split saved by itself, or one only
 """
 
 import re
@@ -191,7 +191,9 @@ def _packed(folder: Path) -> Layout:
     try:
         names = datasets.get_dataset_split_names(str(folder))
     except Exception as error:  # it raises whatever its readers do
-        raise UnknownTaskError(f"--data {folder}: `datasets.load_dataset` cannot open it: {one_line(error)}.") from error
+        raise UnknownTaskError(
+            f"--data {folder}: `datasets.load_dataset` cannot open it: {one_line(error)}."
+        ) from error
     return {name: Part("packed", files, folder) for name in names}
 
 

@@ -7,6 +7,7 @@ these. 16 bits are scaled to 8 and never clipped, transparency is put over white
 import hashlib
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,34 +32,37 @@ class Unreadable(Exception):
     """A cell that holds no picture; says why."""
 
 
-def decode(cell: Any, base: Path) -> Any:
+def decode(cell: Any, bases: Sequence[Path] = ()) -> Any:
     """Returns a cell's picture, of PIL or an array, as its format has it.
 
     Arguments:
-        base: What relative paths are relative to.
+        bases: What relative paths may be relative to; the first where there is such a file counts, the working directory
+            comes last.
 
     Raises:
         Unreadable: If there is none.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     if isinstance(cell, Image.Image):
         return cell
     if isinstance(cell, list | tuple | np.ndarray):
-        return decode(cell[0], base) if len(cell) == 1 and not isinstance(cell[0], list | np.ndarray) else _array(cell)
+        return decode(cell[0], bases) if len(cell) == 1 and not isinstance(cell[0], list | np.ndarray) else _array(cell)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of size: refused beyond Pillow's limit, and of nothing else
-            picture = Image.open(io.BytesIO(content(cell, base)))
+            picture = Image.open(io.BytesIO(content(cell, bases)))
             picture.load()
             return ImageOps.exif_transpose(picture) or picture
     except Unreadable:
         raise
+    except UnidentifiedImageError:
+        raise Unreadable("no picture in a format that Pillow knows") from None
     except Exception as error:  # each of Pillow's decoders has errors of its own
         raise Unreadable(f"no picture that Pillow can read ({type(error).__name__}: {one_line(error, 120)})") from None
 
 
-def content(cell: Any, base: Path) -> bytes:
+def content(cell: Any, bases: Sequence[Path] = ()) -> bytes:
     """The bytes of a cell's file.
 
     Raises:
@@ -70,15 +74,18 @@ def content(cell: Any, base: Path) -> bytes:
     if isinstance(cell, bytes | bytearray | memoryview):
         return bytes(cell)
     if path is None:
-        raise Unreadable("empty")
+        raise Unreadable("nothing")
     if not isinstance(path, str | Path):
         raise Unreadable(f"a {type(path).__name__} and no picture")
     if "://" in str(path):
         raise Unreadable(f"an address, {path}: download the pictures and name their paths")
+    own = Path(path).expanduser()
     try:
-        return (base / Path(path).expanduser()).read_bytes()
+        return next((p for base in bases if (p := base / own).is_file()), own).read_bytes()
     except (OSError, ValueError) as error:
-        raise Unreadable(f"the path {path}, which cannot be read ({getattr(error, 'strerror', None) or error})") from None
+        raise Unreadable(
+            f"the path {path}, which cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from None
 
 
 def _array(cell: Any) -> np.ndarray:
@@ -148,7 +155,7 @@ class PictureColumn:
 
     part: "Dataset"
     column: str
-    base: Path
+    bases: tuple[Path, ...]
     where: str
     """How messages call the split."""
 
@@ -171,12 +178,14 @@ class PictureColumn:
             DataError: If it holds no picture; it names split and row.
         """
         try:
-            return decode(cell, self.base)
+            return decode(cell, self.bases)
         except Unreadable as why:
             raise self.error(row, str(why)) from None
 
     def error(self, row: int, why: str) -> DataError:
-        return DataError(f"{self.where}, row {row} (from 0): `{self.column}` holds {why}: mend the row or leave it out.")
+        return DataError(
+            f"{self.where}, row {row} (from 0): `{self.column}` holds {why}: mend the row or leave it out."
+        )
 
     def look(self, seen: Looked, rows: list[int]) -> None:
         """Looks at every picture before any work: that it is there, whole, and what it is made of.
@@ -194,10 +203,10 @@ class PictureColumn:
         if isinstance(path, str):
             try:
                 seen.outside = seen.outside or hashlib.sha256()
-                seen.outside.update(hashlib.sha256(content(cell, self.base)).digest())
+                seen.outside.update(hashlib.sha256(content(cell, self.bases)).digest())
             except Unreadable as why:
                 raise self.error(row, str(why)) from None
-        if _whole_and_plain(cell, self.base):
+        if _whole_and_plain(cell, self.bases):
             return
         decoded = self.read(cell, row)
         seen.plain = seen.plain and is_plain(decoded)
@@ -211,12 +220,12 @@ class PictureColumn:
         return to_rgb(self.read(self.cells([row])[0], row), top)
 
 
-def _whole_and_plain(cell: Any, base: Path) -> bool:
+def _whole_and_plain(cell: Any, bases: Sequence[Path]) -> bool:
     """Whether a file is seen to be whole and plain from its frame alone, without decoding it; if in doubt, not."""
     from PIL import Image
 
     try:
-        data = content(cell, base)
+        data = content(cell, bases)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             picture = Image.open(io.BytesIO(data))
@@ -247,4 +256,3 @@ def top_of(seen: Looked, where: str) -> int | None:
             "pictures of 8 bits."
         )
     return top
-

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -34,7 +35,9 @@ def read_part(part: Part, split: str, where: str) -> "Dataset":
     except Exception as error:  # pyarrow, json, csv and `datasets` each have errors of their own
         names = ", ".join(path.name for path in part.files[:3]) or part.root.name
         said = one_line(error, 200)
-        raise DataError(f"{where}: the {split} split ({names}) cannot be read: {type(error).__name__}: {said}.") from error
+        raise DataError(
+            f"{where}: the {split} split ({names}) cannot be read: {type(error).__name__}: {said}."
+        ) from error
 
 
 def digest(parts: Iterable[Part], folder: Path) -> str:
@@ -76,22 +79,35 @@ def _delimited(part: Part, _split: str) -> "Dataset":
     csv.field_size_limit(min(sys.maxsize, 1 << 31))
     columns: dict[str, list[Any]] = {}
     for path in part.files:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            first = stream.readline()
-            stream.seek(0)
-            comma = "\t" if part.kind == "tsv" else ";" if ";" in first and "," not in first else ","
-            rows = csv.reader(stream, delimiter=comma, strict=True)
-            names = [name.strip() for name in next(rows, [])]
-            if len(set(names)) < len(names):
-                raise DataError(f"{path}: two columns have one name: {', '.join(names)}.")
-            for row in rows:
-                if row and len(row) != len(names):
-                    raise DataError(f"{path}, line {rows.line_num}: {len(row)} cells, and {len(names)} columns.")
-                for name, cell in zip(names, row, strict=bool(row)):
-                    columns.setdefault(name, []).append(cell or None)
-            for name in names:
-                columns.setdefault(name, [])
+        text = path.read_text(encoding="utf-8-sig")
+        first = text.partition("\n")[0]
+        comma = "\t" if part.kind == "tsv" else ";" if ";" in first and "," not in first else ","
+        try:
+            names, rows = _cells(path, csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True))
+        except (csv.Error, DataError):
+            if part.kind != "tsv":
+                raise
+            # Many such files quote nothing, and a quotation mark is one.
+            names, rows = _cells(path, csv.reader(text.split("\n"), delimiter=comma, quoting=csv.QUOTE_NONE))
+        for place, name in enumerate(names):
+            columns.setdefault(name, []).extend(row[place] or None for row in rows)
+    if len({len(cells) for cells in columns.values()}) > 1:
+        raise DataError(f"{part.files[0]} and the other files of its split have different columns.")
     return _from_columns(columns)
+
+
+def _cells(path: Path, reader: Any) -> tuple[list[str], list[list[str]]]:
+    """The names of columns, and the rows that are not empty."""
+    names = [name.strip() for name in next(reader, [])]
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}: two columns have one name: {', '.join(names)}.")
+    rows = []
+    for row in reader:
+        if row and len(row) != len(names):
+            raise DataError(f"{path}, line {reader.line_num}: {len(row)} cells, and {len(names)} columns.")
+        if row:
+            rows.append(row)
+    return names, rows
 
 
 def _json_lines(part: Part, _split: str) -> "Dataset":
@@ -112,7 +128,12 @@ def _json(part: Part, split: str) -> "Dataset":
         except json.JSONDecodeError:
             return _json_lines(part, split)
         if isinstance(whole, dict):  # {"data": [...]}
-            whole = next((value for value in whole.values() if isinstance(value, list)), [whole])
+            lists = [value for value in whole.values() if isinstance(value, list)]
+            if len(lists) > 1:
+                raise DataError(
+                    f"{path}: holds several lists, {', '.join(whole)}: write each split into a file of its own."
+                )
+            whole = lists[0] if lists else [whole]
         rows += [_row(lambda row: row, row, f"{path}, entry {n}") for n, row in enumerate(whole)]
     return _from_rows(rows)
 
@@ -123,7 +144,7 @@ def _row(read: Callable[[Any], Any], given: Any, where: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: is no JSON: {one_line(error)}.") from None
     if not isinstance(row, dict):
-        raise DataError(f"{where}: a row is an object such as {{\"text\": …, \"label\": …}}, here it is {str(row)[:40]!r}.")
+        raise DataError(f'{where}: a row is an object such as {{"text": …, "label": …}}, here it is {str(row)[:40]!r}.')
     return row
 
 

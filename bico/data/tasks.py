@@ -68,7 +68,9 @@ def folders_by_task(folders: Sequence[Path]) -> dict[str, Path]:
     for folder in (Path(folder).resolve() for folder in folders):
         name = task_name(folder)
         if by_name.setdefault(name, folder) != folder:
-            raise ConfigError(f"Two --data folders are called {name!r}, {by_name[name]} and {folder}: rename one of them.")
+            raise ConfigError(
+                f"Two --data folders are called {name!r}, {by_name[name]} and {folder}: rename one of them."
+            )
     return by_name
 
 

@@ -79,4 +79,3 @@ def from_text_hub(name: str, copy: Path | None = None, reading: Reading = Readin
     return Task(
         name, form.answers or form.labels, (form.prompt,), revision, SizesOf(open_split), open_split, modality="text"
     )
-
