@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bico.data.reading import Reading
+from bico.data.reading import NOTHING_SAID, Reading
 from bico.data.tasks import Prepared, Task, get_task
 from bico.evaluation.linear_head import read
 from bico.evaluation.probe import as_head, fit_probe
@@ -23,7 +23,7 @@ class TaskRef:
     folders: tuple[str, ...] = ()
     loss: str | None = None
     """Of text, the loss whose gradients are taken; of pictures there is one only."""
-    reading: Reading = Reading()
+    reading: Reading = NOTHING_SAID
     """What options say of how its folder is read."""
 
     def open(self) -> Task:

@@ -18,7 +18,7 @@ from bico.data.columns import PAIRS, TEXTS, Columns, find_columns
 from bico.data.labels import Labels, check_names, read_labels, renamed, shortened, stratified
 from bico.data.layouts import choose_splits, find_layout
 from bico.data.pictures import DECODING, Looked, PictureColumn, top_of
-from bico.data.reading import Reading, check_templates, read_task_file, text_prompt
+from bico.data.reading import NOTHING_SAID, Reading, check_templates, read_task_file, text_prompt
 from bico.data.tables import digest, read_part
 from bico.data.vision8 import PROMPTS
 from bico.errors import DataError, UnknownTaskError
@@ -37,7 +37,7 @@ class Table:
     where: str
     """How messages call it."""
     rows: dict[str, "Dataset"]
-    bases: dict[str, tuple[Path, ...]]
+    bases: dict[str, tuple[Path, Path]]
     """By split, what paths of pictures may be relative to: the folder of the file that names them, and the whole folder."""
     columns: Columns
     labels: Labels
@@ -94,7 +94,7 @@ class SizesOf:
 @cache
 def read_folder(
     folder: Path,
-    reading: Reading = Reading(),
+    reading: Reading = NOTHING_SAID,
     names: tuple[tuple[str, ...], ...] = (),
     forms: tuple[tuple[str, ...], ...] = (),
     where: str = "",
@@ -156,7 +156,7 @@ def _left_out(where: str, split: str, numbers: Tensor) -> str:
 
 
 @cache
-def from_folder(folder: Path, reading: Reading = Reading()) -> Task:
+def from_folder(folder: Path, reading: Reading = NOTHING_SAID) -> Task:
     """A task with the class names that its folder gives, and the prompts that go with its name, unless told otherwise.
 
     Arguments:

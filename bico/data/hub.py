@@ -15,7 +15,7 @@ from pathlib import Path
 from bico.data.base import Split, Task
 from bico.data.class_lists import PUBLISHED, in_published_order
 from bico.data.folders import SPLITS, SizesOf, Table, open_pictures, read_folder
-from bico.data.reading import Reading, read_task_file
+from bico.data.reading import NOTHING_SAID, Reading, read_task_file
 from bico.data.vision8 import CLASS_NAMES, PROMPTS
 from bico.errors import ConfigError, DataError, UnknownTaskError, nearest, one_line
 
@@ -62,7 +62,7 @@ def names_of(name: str) -> tuple[str, ...]:
 
 
 @cache
-def from_hub(name: str, copy: Path | None = None, reading: Reading = Reading()) -> Task:
+def from_hub(name: str, copy: Path | None = None, reading: Reading = NOTHING_SAID) -> Task:
     """A task of the benchmark; its pictures come from the hub, or from a local copy.
 
     Arguments:
@@ -100,7 +100,7 @@ def check_published(reading: Reading, name: str, classes: bool = False) -> None:
     Arguments:
         classes: Whether it may say how its copy calls the classes.
     """
-    own = [key for key in ("prompts", "test_share", "test_split") if key in reading.said]
+    own: list[str] = [key for key in ("prompts", "test_share", "test_split") if key in reading.said]
     own += ["class_names"] * bool(reading.listed or (reading.class_names and not classes))
     if own:
         raise ConfigError(

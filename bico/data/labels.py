@@ -96,7 +96,7 @@ def _order(
     declared = getattr(parts[first].features[column], "names", None)
     if declared is not None:
         return list(declared), True
-    present = sorted({value for value in values[first] if value is not None})  # type: ignore[type-var]
+    present = sorted({value for value in values[first] if value is not None})
     return present, isinstance(present[0], int)
 
 

@@ -178,7 +178,7 @@ def _single_table(folder: Path) -> Layout:
             f"--data {folder}: {names}: no name says which is `train` and which `test`: call them train{tables[0].suffix} and "
             f"test{tables[0].suffix}, or name one of them by --data."
         )
-    return {"": Part(_kind(path), (path,), folder) for path in tables}
+    return {"": Part(_kind(tables[0]), (tables[0],), folder)} if tables else {}
 
 
 def _packed(folder: Path) -> Layout:

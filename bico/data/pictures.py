@@ -28,7 +28,7 @@ DECODING = 1
 """Revision of how wide and transparent pictures become 8 bits of RGB; raise it when they do so otherwise."""
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """A cell that holds no picture; says why."""
 
 
@@ -40,7 +40,7 @@ def decode(cell: Any, bases: Sequence[Path] = ()) -> Any:
             comes last.
 
     Raises:
-        Unreadable: If there is none.
+        UnreadableError: If there is none.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -54,19 +54,21 @@ def decode(cell: Any, bases: Sequence[Path] = ()) -> Any:
             picture = Image.open(io.BytesIO(content(cell, bases)))
             picture.load()
             return ImageOps.exif_transpose(picture) or picture
-    except Unreadable:
+    except UnreadableError:
         raise
     except UnidentifiedImageError:
-        raise Unreadable("no picture in a format that Pillow knows") from None
+        raise UnreadableError("no picture in a format that Pillow knows") from None
     except Exception as error:  # each of Pillow's decoders has errors of its own
-        raise Unreadable(f"no picture that Pillow can read ({type(error).__name__}: {one_line(error, 120)})") from None
+        raise UnreadableError(
+            f"no picture that Pillow can read ({type(error).__name__}: {one_line(error, 120)})"
+        ) from None
 
 
 def content(cell: Any, bases: Sequence[Path] = ()) -> bytes:
     """The bytes of a cell's file.
 
     Raises:
-        Unreadable: If there is none.
+        UnreadableError: If there is none.
     """
     path = cell
     if isinstance(cell, dict):
@@ -74,16 +76,16 @@ def content(cell: Any, bases: Sequence[Path] = ()) -> bytes:
     if isinstance(cell, bytes | bytearray | memoryview):
         return bytes(cell)
     if path is None:
-        raise Unreadable("nothing")
+        raise UnreadableError("nothing")
     if not isinstance(path, str | Path):
-        raise Unreadable(f"a {type(path).__name__} and no picture")
+        raise UnreadableError(f"a {type(path).__name__} and no picture")
     if "://" in str(path):
-        raise Unreadable(f"an address, {path}: download the pictures and name their paths")
+        raise UnreadableError(f"an address, {path}: download the pictures and name their paths")
     own = Path(path).expanduser()
     try:
         return next((p for base in bases if (p := base / own).is_file()), own).read_bytes()
     except (OSError, ValueError) as error:
-        raise Unreadable(
+        raise UnreadableError(
             f"the path {path}, which cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from None
 
@@ -93,13 +95,13 @@ def _array(cell: Any) -> np.ndarray:
     try:
         array = np.asarray(cell)
     except ValueError:
-        raise Unreadable("a list of rows of different lengths") from None
+        raise UnreadableError("a list of rows of different lengths") from None
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.dtype.kind not in "uifb" or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise Unreadable(f"an array of shape {array.shape} and type {array.dtype}, and no picture")
+        raise UnreadableError(f"an array of shape {array.shape} and type {array.dtype}, and no picture")
     return array
 
 
@@ -179,7 +181,7 @@ class PictureColumn:
         """
         try:
             return decode(cell, self.bases)
-        except Unreadable as why:
+        except UnreadableError as why:
             raise self.error(row, str(why)) from None
 
     def error(self, row: int, why: str) -> DataError:
@@ -204,7 +206,7 @@ class PictureColumn:
             try:
                 seen.outside = seen.outside or hashlib.sha256()
                 seen.outside.update(hashlib.sha256(content(cell, self.bases)).digest())
-            except Unreadable as why:
+            except UnreadableError as why:
                 raise self.error(row, str(why)) from None
         if _whole_and_plain(cell, self.bases):
             return

@@ -58,6 +58,7 @@ class Reading:
         return tuple(name for name in self.class_names if isinstance(name, str))
 
 
+NOTHING_SAID = Reading()
 KEYS = tuple(f.name for f in dataclasses.fields(Reading))
 
 

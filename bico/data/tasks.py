@@ -17,7 +17,7 @@ from bico.data import embedded
 from bico.data.base import Prepared, Split, Task
 from bico.data.folders import from_folder, task_name
 from bico.data.hub import HUB, PREFIX, from_hub
-from bico.data.reading import Reading
+from bico.data.reading import NOTHING_SAID, Reading
 from bico.data.text_hub import TEXT_HUB, from_text_hub
 from bico.data.vision8 import PROMPTS
 from bico.errors import ConfigError, UnknownTaskError, nearest
@@ -25,7 +25,7 @@ from bico.errors import ConfigError, UnknownTaskError, nearest
 __all__ = ["EMBEDDED", "Prepared", "Split", "Task", "all_tasks", "check_folders", "folders_by_task", "get_task"]
 
 
-def get_task(name: str, folders: Sequence[Path] = (), reading: Reading = Reading()) -> Task:
+def get_task(name: str, folders: Sequence[Path] = (), reading: Reading = NOTHING_SAID) -> Task:
     """Returns a task by name.
 
     A plain name is a folder's, an embedded task's, or a data set's of the hub, whichever comes first. `hub:NAME` is
@@ -74,7 +74,7 @@ def folders_by_task(folders: Sequence[Path]) -> dict[str, Path]:
     return by_name
 
 
-def check_folders(tasks: Sequence[str], folders: Sequence[Path], reading: Reading = Reading()) -> None:
+def check_folders(tasks: Sequence[str], folders: Sequence[Path], reading: Reading = NOTHING_SAID) -> None:
     """Raises ConfigError if a folder, or what options say of one, serves no task: it would be ignored."""
     by_name = folders_by_task(folders)
     for name, folder in by_name.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from bico.data.base import Split, Task
 from bico.data.folders import SizesOf, read_folder, text_task
 from bico.data.hub import PREFIX, check_published, fetch
-from bico.data.reading import Reading, read_task_file
+from bico.data.reading import NOTHING_SAID, Reading, read_task_file
 from bico.data.text import FORMS, Form
 
 
@@ -43,7 +43,7 @@ TEXT_HUB: dict[str, TextHubTask] = {
 
 
 @cache
-def from_text_hub(name: str, copy: Path | None = None, reading: Reading = Reading()) -> Task:
+def from_text_hub(name: str, copy: Path | None = None, reading: Reading = NOTHING_SAID) -> Task:
     """A language task of the paper; its texts come from the hub, or from a local copy.
 
     Arguments:

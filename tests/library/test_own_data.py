@@ -95,7 +95,7 @@ def test_numbers_and_truth_become_classes(
 ) -> None:
     task = read(write(tmp_path / "t", {"text": text, "label": make}))
     assert task.class_names == names
-    whole = {name: number for name, number in zip(ROWS["train"], task.open("train").labels.tolist(), strict=True)}
+    whole = dict(zip(ROWS["train"], task.open("train").labels.tolist(), strict=True))
     assert [whole[name] for name in ROWS["test"]] == task.open("test").labels.tolist()
 
 
@@ -168,12 +168,12 @@ def test_splits_that_measure_nothing_are_refused(rows: dict[str, list[str]], wor
     with pytest.raises(DataError, match=words):
         read(write(tmp_path / "t", {"text": text, "label": lambda name, _: name}, types, rows))
     classes = datasets.ClassLabel(names=["sea", "court"])
+    types = {"text": datasets.Value("string"), "label": classes}
+    odd = {"train": ["sea", "court"], "test": ["sea"]}
+    folder = write(tmp_path / "2" / "t", {"text": text, "label": lambda name, _: classes.str2int(name)}, types, odd)
+    part = datasets.Dataset.from_dict({"text": ["a"], "label": [-1]}, features=datasets.Features(types))
+    part.to_parquet(folder / "test.parquet")
     with pytest.raises(DataError, match="none of the 1 rows of the test split has a label in `label`"):
-        types = {"text": datasets.Value("string"), "label": classes}
-        odd = {"train": ["sea", "court"], "test": ["sea"]}
-        folder = write(tmp_path / "2" / "t", {"text": text, "label": lambda name, _: classes.str2int(name)}, types, odd)
-        part = datasets.Dataset.from_dict({"text": ["a"], "label": [-1]}, features=datasets.Features(types))
-        part.to_parquet(folder / "test.parquet")
         read(folder)
 
 

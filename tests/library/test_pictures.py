@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from bico.data.base import Task
-from bico.data.pictures import Unreadable, decode, is_plain, to_rgb
+from bico.data.pictures import UnreadableError, decode, is_plain, to_rgb
 from bico.data.tasks import get_task
 from bico.errors import BicoError, DataError
 
@@ -127,10 +127,10 @@ def test_a_cameras_rotation_is_undone() -> None:
         lambda path: path.read_bytes(),
         lambda path: {"bytes": path.read_bytes(), "path": None},
         lambda path: {"bytes": None, "path": str(path)},
-        lambda path: str(path),
+        str,
         lambda path: path.name,
         lambda path: [{"bytes": path.read_bytes()}],
-        lambda path: Image.open(path),
+        Image.open,
         lambda path: COLOURS,
         lambda path: COLOURS.tolist(),
         lambda path: COLOURS.transpose(2, 0, 1),
@@ -155,7 +155,7 @@ def test_a_picture_may_lie_in_any_of_these(cell: Callable[[Path], Any], tmp_path
     ],
 )
 def test_what_is_no_picture_says_why(cell: Any, why: str, tmp_path: Path) -> None:
-    with pytest.raises(Unreadable, match=why):
+    with pytest.raises(UnreadableError, match=why):
         decode(cell, [tmp_path])
 
 
