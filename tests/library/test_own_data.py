@@ -118,11 +118,10 @@ def test_the_test_split_is_matched_by_name(tmp_path: Path) -> None:
     for task in (same, sorted_, fewer):
         assert task.class_names == tuple(NAMES) and read_rightly(task)
     assert same.about == {} and sorted_.about == fewer.about == {"test_classes": "by name"}
-    with pytest.raises(
-        DataError, match="row 0 of the test split has the label 'wood', and train has the classes court"
-    ):
-        rows = {"train": ["sea", "court"], "test": ["wood"]}
-        read(write(tmp_path / "more" / "t", {"text": text, "label": lambda name, _: name}, rows=rows))
+    rows = {"train": ["sea", "court"], "test": ["wood"]}
+    more = write(tmp_path / "more" / "t", {"text": text, "label": lambda name, _: name}, rows=rows)
+    with pytest.raises(DataError, match="row 0 of the test split has the label 'wood', and train has the classes cou"):
+        read(more)
 
 
 @pytest.mark.parametrize(("odd", "words"), [
