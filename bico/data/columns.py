@@ -90,7 +90,7 @@ def _listed(names: Collection[str]) -> str:
 
 
 def _image_column(part: "Dataset", reading: Reading, where: str) -> str | None:
-    typed = [name for name, kind in part.features.items() if type(kind).__name__ == "Image"]
+    typed = [name for name, kind in part.features.items() if _holds_pictures(kind)]
     known = [name for name in (*IMAGES, *PATHS) if name in part.features and name != reading.label_column]
     for name in known:
         if name in IMAGES or name in typed or _are_paths(part, name):
@@ -98,6 +98,12 @@ def _image_column(part: "Dataset", reading: Reading, where: str) -> str | None:
     if len(typed) > 1:
         raise UnknownTaskError(f"{where}: {_listed(typed)} are all pictures: say which by --image-column.")
     return typed[0] if typed else None
+
+
+def _holds_pictures(kind: Any) -> bool:
+    """Whether a column's type is that of pictures, or of files: bytes, alone or with a path."""
+    files = isinstance(kind, dict) and set(kind) == {"bytes", "path"}
+    return type(kind).__name__ == "Image" or files or getattr(kind, "dtype", None) in ("binary", "large_binary")
 
 
 def _are_paths(part: "Dataset", name: str) -> bool:

@@ -9,6 +9,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +166,7 @@ class PictureColumn:
         """Cells as they are stored."""
         return list(self._raw[rows][self.column])
 
-    @property
+    @cached_property
     def _raw(self) -> "Dataset":
         from datasets import Image
 

@@ -163,13 +163,17 @@ def test_a_copy_without_an_order_of_its_own_is_put_into_the_benchmarks(tmp_path:
 
 def test_a_name_that_cannot_be_recognised_is_said_in_the_task_file(tmp_path: Path) -> None:
     copy = write(tmp_path / "eurosat", "plain", [*EUROSAT[:2], "green stuff", *EUROSAT[3:]])
-    with pytest.raises(DataError, match="class 2 is 'green stuff' there and 'brushland or shrubland' here.*by class_names"):
+    with pytest.raises(
+        DataError, match="class 2 is 'green stuff' there and 'brushland or shrubland' here.*by class_names"
+    ):
         get_task("hub:eurosat", [copy])
     for kept in (from_hub, read_folder):
         kept.cache_clear()
     (copy / "task.yaml").write_text("class_names: {green stuff: brushland or shrubland}\n")
     assert get_task("hub:eurosat", [copy]).open("train").labels.tolist() == [6, 5, 4, 3, 2, 1]
-    with pytest.raises(ConfigError, match="has the benchmark's own prompts, classes and splits, so prompts says nothing"):
+    with pytest.raises(
+        ConfigError, match="has the benchmark's own prompts, classes and splits, so prompts says nothing"
+    ):
         get_task("hub:eurosat", [copy], Reading(prompts=("a {}",)))
 
 

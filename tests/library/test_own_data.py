@@ -1,6 +1,7 @@
 """Folders of data as people have them: layouts, columns and labels; what is wrong ends in one line."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,11 @@ SHADE = {"court": 0, "sea": 100, "wood": 200}
 
 def picture(name: str) -> Image.Image:
     return Image.new("L", (4, 4), SHADE[name])
+
+
+def stored(name: str) -> bytes:
+    picture(name).save(stream := io.BytesIO(), "PNG")
+    return stream.getvalue()
 
 
 def read(folder: Path, **said: Any) -> Task:
@@ -196,6 +202,11 @@ def test_names_that_tell_nothing_apart_are_refused(tmp_path: Path) -> None:
 
 
 # Columns ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lambda name, _: stored(name), lambda name, _: {"bytes": stored(name), "path": None}])
+def test_a_column_of_files_is_one_of_pictures(make: Callable[[str, int], Any], tmp_path: Path) -> None:
+    assert read_rightly(read(write(tmp_path / "t", {"scan": make, "label": lambda name, _: name})))
 
 
 @pytest.mark.parametrize(
