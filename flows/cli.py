@@ -51,6 +51,11 @@ app.add_typer(cache_app, name="cache")
 command(app, settings=SETTINGS)(compare)
 
 LOSS = Fields("TransferConfig", only=("loss",))
+READ = Fields(
+    "TransferConfig",
+    only=("image_column", "label_column", "text_columns", "prompts", "class_names", "test_share", "test_seed"),
+    panel="How --data is read",
+)
 
 
 def _tell_versions(asked: bool) -> None:
@@ -126,8 +131,12 @@ def transfer(
         from bico.data.tasks import all_tasks
 
         given["tasks"] = all_tasks(data)
+    elif "tasks" in given:
+        given["tasks"] = _whole_names(given["tasks"], data)
     elif data and not config:
-        given.setdefault("tasks", [folder.resolve().name for folder in data])
+        from bico.data.tasks import folders_by_task
+
+        given["tasks"] = list(folders_by_task(data))
     run_transfer(read_config(config, given) if config else make_config(given, "bico transfer"), settings, as_json)
 
 
@@ -224,13 +233,14 @@ def claims(
     print()
 
 
-@command(app, recipe=Fields("FinetuneConfig", tell_defaults=False), posed=LOSS, settings=SETTINGS)
+@command(app, recipe=Fields("FinetuneConfig", tell_defaults=False), posed=LOSS, read=READ, settings=SETTINGS)
 def finetune(
     model: Annotated[str, typer.Argument(help=f"{spellings()}.")],
     task: Annotated[str, typer.Option(help="The task.")],
     out: Annotated[Path, typer.Option(help="File for the expert (.safetensors).")],
     recipe: dict[str, Any],
     posed: dict[str, Any],
+    read: dict[str, Any],
     settings: dict[str, Any],
     data: DataOption = None,
     as_json: JsonOption = False,
@@ -244,16 +254,17 @@ def finetune(
     asked, loss = (model, task, data or [], recipe, out), posed.get("loss")
     result = _run(
         settings,
-        lambda settled: finetune_one(*asked, settled, sys.stderr.isatty(), loss),
-        check=lambda settled: plan_finetune(*asked, settled, loss),
+        lambda settled: finetune_one(*asked, settled, sys.stderr.isatty(), loss, read),
+        check=lambda settled: plan_finetune(*asked, settled, loss, read),
     )
     _show(result, as_json)
 
 
-@command(app, settings=SETTINGS)
+@command(app, read=READ, settings=SETTINGS)
 def evaluate(
     model: Annotated[str, typer.Argument(help=f"{spellings()}, such as a transfer writes.")],
     task: Annotated[str, typer.Option("--task", "--tasks", help="Tasks, comma-separated.")],
+    read: dict[str, Any],
     settings: dict[str, Any],
     data: DataOption = None,
     expert: Annotated[
@@ -266,11 +277,11 @@ def evaluate(
     look_early([model], expert, settings)
     from flows.single import evaluate_one, plan_evaluate
 
-    names = [name.strip() for name in task.split(",") if name.strip()]
+    names = _whole_names([name.strip() for name in task.split(",") if name.strip()], data or [])
     result = _run(
         settings,
-        lambda settled: evaluate_one(model, names, data or [], expert, test_limit, settled),
-        check=lambda settled: plan_evaluate(model, names, data or [], expert, settled),
+        lambda settled: evaluate_one(model, names, data or [], expert, test_limit, settled, read),
+        check=lambda settled: plan_evaluate(model, names, data or [], expert, settled, read),
     )
     _show(result, as_json)
 
@@ -331,6 +342,16 @@ def _run(given: dict[str, Any], work: Callable[[Any], Any], check: Callable[[Any
     check(settled)
     with prefect_api():
         return work(settled)
+
+
+def _whole_names(names: list[str], data: list[Path]) -> list[str]:
+    """Puts together what a comma in a folder's name has taken apart."""
+    for folder in data:
+        parts = [part.strip() for part in folder.resolve().name.split(",") if part.strip()]
+        for start in range(len(names) if len(parts) > 1 else 0):
+            if names[start : start + len(parts)] == parts:
+                names = [*names[:start], folder.resolve().name, *names[start + len(parts) :]]
+    return names
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:

@@ -22,6 +22,7 @@ from pydantic import (
 
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling
+from bico.data.reading import Reading, make_reading
 from bico.errors import ConfigError, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import Completion
@@ -38,6 +39,15 @@ MethodSpec = Annotated[Spec, BeforeValidator(Spec.parse), PlainSerializer(str), 
 """A spec, spelt as text in files, deployments and on the command line."""
 
 
+def _as_pairs(value: Any) -> Any:
+    """A mapping, as YAML can hold it, spelt as on the command line."""
+    return [f"{found}={shown}" for found, shown in value.items()] if isinstance(value, dict) else value
+
+
+READING = ("image_column", "label_column", "text_columns", "prompts", "class_names", "test_share", "test_seed")
+"""The fields that say how a folder of data is read."""
+
+
 class TransferConfig(BaseModel):
     """One transfer, or a sweep of them over tasks, methods, sample counts and seeds."""
 
@@ -49,7 +59,21 @@ class TransferConfig(BaseModel):
     tasks: Annotated[list[str], Field(min_length=1), Option("--task", "--tasks")]
     """Embedded tasks, or names of `data` folders; on the command line also `all`, for both."""
     data: list[Path] = []
-    """Folders with train.parquet and test.parquet; a folder's name is the name of its task."""
+    """A folder of data, or a table; its name is the name of its task (docs/your-own-data.md)."""
+    image_column: str | None = None
+    """The data's column of pictures, where its name does not tell."""
+    label_column: str | None = None
+    """The data's column of classes."""
+    text_columns: list[str] = []
+    """The data's columns of text that the model is shown."""
+    prompts: Annotated[list[str], Option("--prompt", metavar="TEMPLATE", whole=True)] = []
+    """Of pictures, a template with {} for the class name; of texts, one with the columns' names in braces."""
+    class_names: Annotated[list[str], BeforeValidator(_as_pairs), Option(metavar="NAME,...")] = []
+    """What the data's classes are called: names in their order, or FOUND=SHOWN for each."""
+    test_share: float | None = None
+    """The share of each class of a single split that is kept for testing."""
+    test_seed: int = 0
+    """Seed of that draw."""
     methods: Annotated[
         list[MethodSpec], Field(min_length=1), Option(metavar="METHOD,...", default="bico,theseus,naive")
     ] = list(map(Spec.parse, ("bico", "theseus", "naive")))
@@ -93,6 +117,11 @@ class TransferConfig(BaseModel):
     """Register the written models in MLflow under this name (NAME-FOLDER each, if there are several)."""
     out: Path = Path("out")
     """Where tables, plots and models go."""
+
+    @property
+    def reading(self) -> Reading:
+        """What is said of how the data's folder is read."""
+        return make_reading({name: getattr(self, name) for name in READING}, "options")
 
     @property
     def title(self) -> str:

@@ -24,7 +24,7 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
 ]
 DataOption = Annotated[
-    list[Path] | None, typer.Option("--data", help="Folder with train.parquet and test.parquet; repeatable.")
+    list[Path] | None, typer.Option("--data", help="Folder of data, or a table; its name is the task's; repeatable.")
 ]
 
 
@@ -38,9 +38,13 @@ class Option:
     """What stands for the value in the help; by default the type, or the values that there are."""
     default: str | None
     """How the default is told, if not as the value itself."""
+    whole: bool
+    """Of a list, whether each value is given by itself, commas and all, and the option repeated."""
 
-    def __init__(self, *names: str, metavar: str | None = None, default: str | None = None) -> None:
-        for key, value in {"names": names, "metavar": metavar, "default": default}.items():
+    def __init__(
+        self, *names: str, metavar: str | None = None, default: str | None = None, whole: bool = False
+    ) -> None:
+        for key, value in {"names": names, "metavar": metavar, "default": default, "whole": whole}.items():
             object.__setattr__(self, key, value)
 
 
@@ -83,7 +87,7 @@ class Field:
         Raises:
             TypeError: If a field has a type that no option can hold, and does not say that it is `OnlyInFiles`.
         """
-        if self.type in (bool, int, float, str, Path) or self.type == list[Path]:
+        if self.type in (bool, int, float, str, Path) or self.type == list[Path] or self.option.whole:
             return self.type
         if self.many or self.choices:
             return str
@@ -171,7 +175,7 @@ class Fields:
         default = f"default: {field.shown_default}" if self.tell_defaults and field.shown_default else ""
         variable = f"{self.variables}{field.name.upper()}" if self.variables else ""
         choices = ", ".join(field.choices) if field.many_choices else ""
-        repeatable = "repeatable" if field.taken_as == list[Path] else ""
+        repeatable = "repeatable" if get_origin(field.taken_as) is list else ""
         notes = "; ".join(note for note in (choices, repeatable, default, variable) if note)
         text = f"{field.help} [{notes}]" if notes else field.help
         return text.replace("[", r"\[")  # else Rich takes it for a style
@@ -179,7 +183,7 @@ class Fields:
     def collect(self, values: dict[str, Any]) -> dict[str, Any]:
         """Takes the fields out of a command's arguments and returns those that were given."""
         taken = {name: values.pop(name) for name in self.found}
-        return {name: self.found[name].read(value) for name, value in taken.items() if value is not None}
+        return {name: self.found[name].read(value) for name, value in taken.items() if value not in (None, [])}
 
 
 def fields_of(model: type) -> Iterator[Field]:

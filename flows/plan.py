@@ -2,7 +2,8 @@
 
 import math
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled, set_sizes
 from bico.calibration.signals import Signal
 from bico.data.base import check_modality
+from bico.data.reading import Reading
+from bico.data.tasks import check_folders
 from bico.errors import ConfigError, NotEnoughSamplesError, OutputError, nearest
 from bico.finetune import FinetuneConfig, default_config
 from bico.linalg.procrustes import Completion
@@ -91,14 +94,13 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         raise ConfigError(f"alpha={config.alpha} must be a finite number.")
     spelt = {spec: get_variant(spec) for spec in config.methods}  # a misspelt one shows before a model is fetched
     check_labels(config, spelt)
-    folders = tuple(str(folder.expanduser().resolve()) for folder in config.data)
-    tasks = {name: TaskRef(name, folders) for name in config.tasks}
+    tasks = task_refs(config.tasks, config.data, config.reading)
     check_writable(config.out)
     check_writable(settings.home)
     space = Workspace(settings.store, settings.resolved_device(), settings.memory, settings.allow_pickle)
     source, target = find_files(config, settings)
     for ref in tasks.values():
-        ref.open()
+        tell(*ref.open().notes)
         if config.baselines or any(variant.uses_samples for variant in spelt.values()):
             check_samples(config, ref)
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
@@ -141,6 +143,32 @@ def find_files(config: TransferConfig, settings: Settings) -> tuple[ModelFiles, 
         find_weights(config.expert, settings.allow_pickle)
     source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
     return source, target
+
+
+def task_refs(names: Sequence[str], data: Sequence[Path], reading: Reading) -> dict[str, TaskRef]:
+    """Returns references to tasks by name.
+
+    Arguments:
+        data: The folders that they may be read from.
+        reading: What options say of how that is done.
+
+    Raises:
+        ConfigError: If a folder serves no task, or two have one name.
+    """
+    folders = tuple(str(folder.expanduser().resolve()) for folder in data)
+    check_folders(names, [Path(folder) for folder in folders], reading)
+    return {name: TaskRef(name, folders, reading=reading) for name in names}
+
+
+_TOLD: set[str] = set()
+
+
+def tell(*notes: str) -> None:
+    """Says on standard error how data were read, once: a plan is made before a run, and again in it."""
+    for note in notes:
+        if note not in _TOLD:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+            _TOLD.add(note)
 
 
 def usual_finetuning(model: Model) -> FinetuneConfig:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from bico.data.folders import task_name
 from bico.data.hub import PREFIX
 from bico.data.tasks import EMBEDDED, get_task
 from bico.errors import BicoError, ConfigError, nearest
@@ -118,7 +119,9 @@ class Recipe(BaseModel):
         side = self.mini if mini else self.real
         if side is None:
             raise ConfigError(f"{self.id} has no {name} side: {'leave out' if mini else 'add'} --mini.")
-        side = side | {"tasks": self.tasks(mini, data), "data": list(data)}
+        tasks = self.tasks(mini, data)
+        serving = {task.removeprefix(PREFIX) for task in tasks}
+        side = side | {"tasks": tasks, "data": [f for f in data if task_name(f.resolve()) in serving]}
         if not side["tasks"]:
             raise ConfigError(
                 f"{self.id}, {name}: none of its tasks is at hand; give folders of {', '.join(self.left_out(mini, data))} "

@@ -8,12 +8,13 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
+from bico.data.reading import make_reading
 from bico.errors import ConfigError, OutputError
 from bico.finetune import FinetuneConfig
 from bico.models.families import find_weights
 from bico.models.loading import ModelFiles, resolve
 from flows.config import Settings
-from flows.plan import check_writable, pose, usual_finetuning
+from flows.plan import check_writable, pose, task_refs, tell, usual_finetuning
 from storage.keys import Ref
 from tasks.artefacts import expert_file, read_accuracy
 from tasks.cached_stage import Done, Workspace, result_of
@@ -50,16 +51,18 @@ def plan_finetune(
     out: Path,
     settings: Settings,
     loss: str | None = None,
+    reading: dict[str, Any] | None = None,
 ) -> FinetunePlan:
     """Resolves what `bico finetune` is asked for.
 
     Arguments:
         changes: Settings of fine-tuning that differ from what is usual for a model of this size.
+        reading: What options say of how the folder of data is read.
 
     Raises:
         BicoError: The first thing that cannot work.
     """
-    subject = _open(model, [task], data, settings, loss)
+    subject = _open(model, [task], data, settings, loss, reading)
     usual = usual_finetuning(open_model(subject.model, subject.space.device))
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder: give a file name ending in .safetensors.")
@@ -73,6 +76,7 @@ def plan_evaluate(
     data: Sequence[Path],
     expert: Path | None,
     settings: Settings,
+    reading: dict[str, Any] | None = None,
 ) -> Subject:
     """Resolves what `bico evaluate` is asked for.
 
@@ -83,7 +87,7 @@ def plan_evaluate(
         raise ConfigError("--task names no task.")
     if expert is not None:
         find_weights(expert, settings.allow_pickle)  # names of files tell much, and cost nothing
-    subject = _open(model, tasks, data, settings)
+    subject = _open(model, tasks, data, settings, reading=reading)
     if expert is None:
         return subject
     return replace(subject, notes=read_expert(subject.space, subject.model, str(expert)).notes)
@@ -99,11 +103,12 @@ def finetune_one(
     settings: Settings,
     progress: bool = False,
     loss: str | None = None,
+    reading: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes a model on a task, writes what it has changed (the image tower, or the encoder's blocks) and tells the
     expert's test accuracy.
     """
-    plan = plan_finetune(model, task, data, changes, out, settings, loss)
+    plan = plan_finetune(model, task, data, changes, out, settings, loss, reading)
     space, files, posed = plan.subject.space, plan.subject.model, plan.subject.tasks[task]
     done = result_of(finetune_model, space, files, posed, plan.recipe, progress)
     shutil.copyfile(expert_file(done.ref), plan.out)
@@ -119,9 +124,10 @@ def evaluate_one(
     expert: Path | None,
     limit: int | None,
     settings: Settings,
+    reading: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Measures a model, or an expert of it, on tasks: by its own head, or of text by a probe on all training samples."""
-    subject = plan_evaluate(model, tasks, data, expert, settings)
+    subject = plan_evaluate(model, tasks, data, expert, settings, reading)
     for note in subject.notes:
         get_run_logger().info(note)
     weights = None if expert is None else result_of(adopt_expert, subject.space, subject.model, str(expert)).ref
@@ -136,13 +142,17 @@ def _measure(subject: Subject, task: TaskRef, weights: Ref | None, limit: int | 
 
 
 def _open(
-    model: str, tasks: Sequence[str], data: Sequence[Path], settings: Settings, loss: str | None = None
+    model: str,
+    tasks: Sequence[str],
+    data: Sequence[Path],
+    settings: Settings,
+    loss: str | None = None,
+    reading: dict[str, Any] | None = None,
 ) -> Subject:
-    folders = tuple(str(folder.expanduser().resolve()) for folder in data)
-    refs = {name: TaskRef(name, folders) for name in tasks}
+    refs = task_refs(tasks, data, make_reading(reading or {}, "options"))
     files = resolve(model, settings.allow_pickle)
     for ref in refs.values():
-        ref.open()
+        tell(*ref.open().notes)
     check_writable(settings.home)
     space = Workspace(settings.store, settings.resolved_device(), allow_pickle=settings.allow_pickle)
     opened = open_model(files, space.device)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from bico.data.reading import NOTHING_SAID, Reading
 from bico.data.tasks import Prepared, Task, get_task
 from bico.evaluation.linear_head import read
 from bico.evaluation.probe import as_head, fit_probe
@@ -28,9 +29,11 @@ class TaskRef:
     folders: tuple[str, ...] = ()
     loss: str | None = None
     """Of text, the loss whose gradients are taken; of pictures there is one only."""
+    reading: Reading = NOTHING_SAID
+    """What options say of how its folder is read."""
 
     def open(self) -> Task:
-        return get_task(self.name, [Path(folder) for folder in self.folders])
+        return get_task(self.name, [Path(folder) for folder in self.folders], self.reading)
 
     @property
     def identity(self) -> dict[str, object]:

@@ -3,6 +3,7 @@
 python -m tests.errors_table > docs/errors.md
 """
 
+import io
 import json
 import pickle
 import re
@@ -14,8 +15,10 @@ from tempfile import TemporaryDirectory
 
 import datasets
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from bico.data.reading import make_reading
 from bico.data.tasks import get_task
 from bico.errors import BicoError
 from bico.methods import Pair, get_method
@@ -154,12 +157,23 @@ def _cut(path: Path, size: int) -> Path:
     return path
 
 
-def _table(here: Here, **columns: list) -> Path:
+def _table(here: Here, classes: list[str] | None = None, **columns: list) -> Path:
+    """Both splits alike; labels have a list of classes, if there is one, as a cast leaves them: unseen."""
     folder = here.path / "flowers"
     folder.mkdir()
     for split in ("train", "test"):
-        datasets.Dataset.from_dict(columns).to_parquet(folder / f"{split}.parquet")
+        part = datasets.Dataset.from_dict(columns)
+        if classes:
+            features = part.features | {"label": datasets.ClassLabel(names=classes)}
+            part = datasets.Dataset(part.data.table, info=datasets.DatasetInfo(features=datasets.Features(features)))
+        part.to_parquet(folder / f"{split}.parquet")
     return folder
+
+
+def _png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _built(here: Here) -> ArtefactStore:
@@ -254,6 +268,20 @@ MISTAKES = [
     Mistake(
         "Data", "a table without labels", lambda h: get_task("flowers", [_table(h, picture=["a"], name=["b"])])
     ),
+    Mistake("Data", "labels 0, 1 and 5 of three classes", lambda h: get_task("flowers", [_table(
+        h, classes=["a", "b", "c"], text=["x", "y", "z"], label=[0, 1, 5])])),
+    Mistake("Data", "a picture that is none", lambda h: get_task("flowers", [_table(
+        h, image=[b"no picture"] * 2, label=["rose", "tulip"])])),
+    Mistake("Data", "two columns of text, and no name says which", lambda h: get_task("flowers", [_table(
+        h, first=["a", "b"], second=["c", "d"], label=[0, 1])])),
+    Mistake("Data", "one table, and nothing to measure on", lambda h: get_task("flowers", [
+        h.file("flowers/rows.csv", "text,label\na,rose\n").parent])),
+    Mistake("Data", "a `--data` folder that no task reads", lambda h: h.plan(data=[_table(h, text=["a"], label=[0])])),
+    Mistake("Data", "two `--data` folders of one name", lambda h: get_task("pets", [h.path / "a/pets", h.path / "b/pets"])),
+    Mistake("Data", "`test_share: 20` in task.yaml", lambda h: get_task("flowers", [
+        h.file("flowers/task.yaml", "test_share: 20\n").parent])),
+    Mistake("Data", "`--prompt cat` of pictures", lambda h: get_task("flowers", [_table(
+        h, image=[_png()] * 2, label=[0, 1])], make_reading({"prompts": "cat"}, "options"))),
     Mistake("Data", "pictures for a T5", lambda h: h.plan(source=str(h.text()), target=str(h.text()))),
     Mistake("Data", "`bico zoo build t5-mini-a` without `--data`", lambda h: pretrain.check("t5-mini-a", [])),
     Mistake("Data", "a corpus without titles", lambda h: read_passages(_table(h, text=["a"]), "train")),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
-from bico.data.folders import parquet_files
+from bico.data.layouts import parquet_files
 from bico.errors import CheckpointError, DataError
 from bico.evaluation.probe import fit_probe
 from bico.models import zoo

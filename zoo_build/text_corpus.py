@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from bico.data.folders import parquet_files
+from bico.data.layouts import parquet_files
 from bico.errors import DataError
 
 VOCABULARY = 6144

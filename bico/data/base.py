@@ -1,7 +1,7 @@
 """What a task is: labelled pictures or texts with class names and prompts, opened when asked for."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -45,6 +45,11 @@ class Task:
     open: Callable[[str], Split]
     modality: str = "picture"
     """What its examples are: "picture" or "text"."""
+    about: Mapping[str, object] = field(default_factory=dict, hash=False)
+    """What else determines its examples: columns, a drawn test split, how pictures are decoded; empty where nothing was
+    chosen."""
+    notes: tuple[str, ...] = ()
+    """What should be said of how it was read."""
 
     @property
     def identity(self) -> dict[str, object]:
@@ -54,6 +59,7 @@ class Task:
             "classes": list(self.class_names),
             "prompts": list(self.prompts),
             "revision": self.revision,
+            **self.about,
         }
 
 

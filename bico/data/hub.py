@@ -8,15 +8,16 @@ the commits that converted each of them to parquet; columns, splits and the orde
 them, and are checked again when a data set is opened.
 """
 
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from bico.data.base import Split, Task
-from bico.data.folders import SPLITS, SizesOf, Table, read_folder
+from bico.data.class_lists import PUBLISHED, in_published_order
+from bico.data.folders import SPLITS, SizesOf, Table, open_pictures, read_folder
+from bico.data.reading import NOTHING_SAID, Reading, read_task_file
 from bico.data.vision8 import CLASS_NAMES, PROMPTS
-from bico.errors import DataError, UnknownTaskError, nearest, one_line
+from bico.errors import ConfigError, DataError, UnknownTaskError, nearest, one_line
 
 PREFIX = "hub:"
 
@@ -61,29 +62,61 @@ def names_of(name: str) -> tuple[str, ...]:
 
 
 @cache
-def from_hub(name: str, copy: Path | None = None) -> Task:
+def from_hub(name: str, copy: Path | None = None, reading: Reading = NOTHING_SAID) -> Task:
     """A task of the benchmark; its pictures come from the hub, or from a local copy.
 
     Arguments:
         name: One of `HUB`.
         copy: A folder with the data set's files, in any format that `folders` reads.
+        reading: What options say of the copy.
 
     Raises:
         UnknownTaskError: If the benchmark has no such task, or the copy lacks files or columns.
-        DataError: If the copy's classes are not the benchmark's. Opening a split raises it too, and where the hub
-            cannot be reached.
+        ConfigError: If the copy is to have names, prompts or splits of its own.
+        DataError: If the copy's classes are not the benchmark's, or a picture cannot be read. Opening a split raises it
+            too, and where the hub cannot be reached.
     """
     if name not in HUB:
         raise UnknownTaskError(f"Unknown data set {PREFIX}{name}: {nearest(name, HUB)}")
-    spec = HUB[name]
-    # A copy is known by its content: nothing tells which revision it was.
-    revision = f"{spec.repo}/{spec.folder}@{spec.revision}" if copy is None else _table(name, copy).digest
+    spec, names = HUB[name], names_of(name)
+    prompts = spec.prompts or PROMPTS[name]
+    if copy is not None:  # known by its content: nothing tells which revision it was
+        table = _benchmark_table(name, copy, reading.over(read_task_file(copy)))
+        opened, seen = open_pictures(table)
+        about = table.about | seen
+        return Task(name, names, prompts, table.digest, table.sizes, opened, about=about, notes=table.notes)
 
     @cache
     def open_split(split: str) -> Split:
-        return _table(name, copy or download(name)).split(split, lambda row: row[HUB[name].image])
+        columns = Reading(image_column=spec.image, label_column=spec.label)
+        return open_pictures(_benchmark_table(name, download(name), columns))[0](split)
 
-    return Task(name, names_of(name), spec.prompts or PROMPTS[name], revision, SizesOf(open_split), open_split)
+    return Task(name, names, prompts, f"{spec.repo}/{spec.folder}@{spec.revision}", SizesOf(open_split), open_split)
+
+
+def check_published(reading: Reading, name: str, classes: bool = False) -> None:
+    """Raises ConfigError if a published data set is to have prompts or splits of its own.
+
+    Arguments:
+        classes: Whether it may say how its copy calls the classes.
+    """
+    own: list[str] = [key for key in ("prompts", "test_share", "test_split") if key in reading.said]
+    own += ["class_names"] * bool(reading.listed or (reading.class_names and not classes))
+    if own:
+        raise ConfigError(
+            f"{PREFIX}{name} has the benchmark's own prompts, classes and splits, so {own[0]} says nothing there: name the task "
+            f"{name}, without {PREFIX!r}."
+        )
+
+
+def _benchmark_table(name: str, folder: Path, reading: Reading) -> Table:
+    """Reads a copy and puts its classes into the benchmark's order."""
+    check_published(reading, name, classes=True)
+    table = read_folder(folder, reading, where=f"{PREFIX}{name}: {folder}")
+    if table.columns.image is None:
+        raise UnknownTaskError(f"{PREFIX}{name}: {folder} holds no pictures but {', '.join(table.columns.texts)}.")
+    labels = in_published_order(table.labels, names_of(name), PUBLISHED.get(name, ()), table.where)
+    return replace(table, labels=labels)
 
 
 def download(name: str) -> Path:
@@ -109,26 +142,3 @@ def fetch(name: str, repo: str, revision: str, files: list[str]) -> Path:
             f"--data FOLDER/{name}, with train.parquet and test.parquet or as `datasets` downloads or saves it."
         ) from error
     return Path(found)
-
-
-def _table(name: str, folder: Path) -> Table:
-    spec, expected = HUB[name], names_of(name)
-    table = read_folder(folder, spec.image, spec.label)
-    found = table.label_names
-    if len(found) != len(expected):
-        raise DataError(
-            f"{PREFIX}{name}: {folder} has {len(found)} classes, the benchmark's {name} {len(expected)}: is it another "
-            f"data set? Without {PREFIX!r} it is taken as it is."
-        )
-    ours, theirs = [_plain(n) for n in expected], [_plain(n) for n in found]
-    if set(ours) == set(theirs) and ours != theirs:
-        place = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b)
-        raise DataError(
-            f"{PREFIX}{name}: {folder} numbers its classes in another order than the benchmark: {place} is "
-            f"{found[place]!r} there and {expected[place]!r} here. Sort its labels, or take it without {PREFIX!r}."
-        )
-    return table
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", " ", name.lower()).strip()

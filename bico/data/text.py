@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bico.errors import DataError, UnknownTaskError
+from bico.errors import DataError
 
 PAIRS = ("sentence1", "sentence2"), ("premise", "hypothesis")
 
@@ -53,17 +53,19 @@ class Posed:
         return self.prompt.format(*(row[column] for column in self.columns))
 
 
-def form_of(name: str, strings: Sequence[str], labels: Sequence[str], where: str, form: Form | None = None) -> Posed:
+def form_of(
+    name: str, columns: Sequence[str], labels: Sequence[str], where: str, form: Form | None = None, named: bool = False
+) -> Posed:
     """Returns how a table's rows are put and answered; of a task that is not in `FORMS`, by the table's own names.
 
     Arguments:
-        strings: The table's columns of text.
+        columns: The table's columns of text, in the order of the form.
         labels: The names of its classes.
         where: How messages call it.
         form: In place of that of the name.
+        named: Whether the classes were given their names by the user: then these are the answers.
 
     Raises:
-        UnknownTaskError: If columns are missing.
         DataError: If the classes are others than the form's, or in another order.
 
     Example:
@@ -72,16 +74,20 @@ def form_of(name: str, strings: Sequence[str], labels: Sequence[str], where: str
         ('colours a: sky b: sea', ('light_blue', 'red'))
     """
     form = form or FORMS.get(name)
+    if form is not None and len(columns) != len(form.columns[0]):  # columns that the user named
+        form = None
     if form is None:
-        prompt = " ".join([name, *(f"{column}: {{{n}}}" for n, column in enumerate(strings))])
-        return Posed(prompt, tuple(strings), tuple(labels))
-    columns = next((names for names in form.columns if set(names) <= set(strings)), None)
-    if columns is None:
-        wanted = " or ".join(" and ".join(names) for names in form.columns)
-        raise UnknownTaskError(f"{where}: {name} needs the columns of text {wanted}, has {list(strings)}.")
+        shown = [f"{_escaped(column)}: {{{n}}}" for n, column in enumerate(columns)]
+        return Posed(" ".join([_escaped(name), *shown]), tuple(columns), tuple(labels))
     if [label.lower() for label in labels] != [label.lower() for label in form.labels]:
+        if named:
+            return Posed(form.prompt, tuple(columns), tuple(labels))
         raise DataError(
             f"{where}: {name} has the classes {', '.join(form.labels)}, in this order; here they are {', '.join(labels)}. "
-            "Give the folder another name to have it taken as it is."
+            "Give the folder another name to have it taken as it is, or say what its classes are by class_names in task.yaml."
         )
-    return Posed(form.prompt, columns, form.answers or form.labels)
+    return Posed(form.prompt, tuple(columns), form.answers or form.labels)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")

@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from bico.data.base import Split, Task
-from bico.data.folders import SizesOf, Table, read_folder, text_task
-from bico.data.hub import PREFIX, fetch
+from bico.data.folders import SizesOf, read_folder, text_task
+from bico.data.hub import PREFIX, check_published, fetch
+from bico.data.reading import NOTHING_SAID, Reading, read_task_file
 from bico.data.text import FORMS, Form
 
 
@@ -42,13 +43,14 @@ TEXT_HUB: dict[str, TextHubTask] = {
 
 
 @cache
-def from_text_hub(name: str, copy: Path | None = None) -> Task:
+def from_text_hub(name: str, copy: Path | None = None, reading: Reading = NOTHING_SAID) -> Task:
     """A language task of the paper; its texts come from the hub, or from a local copy.
 
     Arguments:
         name: One of `TEXT_HUB`.
         copy: A folder with the data set's files, in any format that `folders` reads; its split to measure on may be
             called `test` as well.
+        reading: What options say of the copy.
 
     Raises:
         UnknownTaskError: If the copy lacks files or columns.
@@ -59,8 +61,13 @@ def from_text_hub(name: str, copy: Path | None = None) -> Task:
 
     @cache
     def opened() -> Task:
-        table = _read(spec, copy or fetch(name, spec.repo, spec.revision, spec.files) / spec.folder)
-        return text_task(name, table, PREFIX + name, spec.form)
+        said = Reading() if copy is None else reading.over(read_task_file(copy))
+        check_published(said, name)
+        folder = copy or fetch(name, spec.repo, spec.revision, spec.files) / spec.folder
+        form = spec.form or FORMS[name]
+        names = (("train",), tuple(dict.fromkeys([spec.test, "test"])))
+        table = read_folder(folder, said, names, form.columns, where=f"{PREFIX}{name}: {folder}")
+        return text_task(name, table, form)
 
     if copy is not None:  # known by its content: nothing tells which revision it was
         return opened()
@@ -72,7 +79,3 @@ def from_text_hub(name: str, copy: Path | None = None) -> Task:
     return Task(
         name, form.answers or form.labels, (form.prompt,), revision, SizesOf(open_split), open_split, modality="text"
     )
-
-
-def _read(spec: TextHubTask, folder: Path) -> Table:
-    return read_folder(folder, None, names=(("train",), tuple(dict.fromkeys([spec.test, "test"]))))

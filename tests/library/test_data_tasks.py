@@ -87,7 +87,7 @@ def test_folders_that_hold_no_task_are_refused(tmp_path: Path) -> None:
         get_task(tmp_path.name, [tmp_path])
     for split in ("train", "test"):
         datasets.Dataset.from_dict({"text": ["a"]}).to_parquet(tmp_path / f"{split}.parquet")
-    with pytest.raises(UnknownTaskError, match=r"needs a column `image`.*has \['text'\]"):
+    with pytest.raises(UnknownTaskError, match=r"needs a column `label` of classes, has \['text'\]"):
         get_task(tmp_path.name, [tmp_path])
 
 

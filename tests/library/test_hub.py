@@ -7,10 +7,12 @@ import datasets
 import pytest
 from PIL import Image
 
+from bico.data.folders import read_folder
 from bico.data.hub import HUB, HubTask, download, from_hub, names_of
+from bico.data.reading import Reading
 from bico.data.tasks import all_tasks, get_task
 from bico.data.vision8 import CLASS_NAMES, PROMPTS
-from bico.errors import DataError, UnknownTaskError
+from bico.errors import ConfigError, DataError, UnknownTaskError
 
 PUBLISHED = {
     "eurosat": (10, 3), "gtsrb": (43, 3), "svhn": (10, 3), "resisc45": (45, 18),
@@ -122,7 +124,7 @@ def test_without_network_the_error_says_how_to_give_a_copy(monkeypatch: pytest.M
 
 def test_copies_of_something_else_are_refused(tmp_path: Path) -> None:
     few = write(tmp_path / "few" / "eurosat", "plain", EUROSAT[:4])
-    with pytest.raises(DataError, match="has 4 classes, the benchmark's eurosat 10"):
+    with pytest.raises(DataError, match="hub:eurosat.* has 4 classes, the benchmark's 10"):
         get_task("hub:eurosat", [few])
     names = list(CLASS_NAMES["dtd"])
     swapped = write(tmp_path / "swapped" / "dtd", "plain", [names[1], names[0], *names[2:]])
@@ -130,6 +132,49 @@ def test_copies_of_something_else_are_refused(tmp_path: Path) -> None:
         get_task("hub:dtd", [swapped])
     spelt = write(tmp_path / "spelt" / "dtd", "plain", [name.replace("-", "_").title() for name in names])
     assert get_task("hub:dtd", [spelt]).class_names == CLASS_NAMES["dtd"]
+
+
+@pytest.mark.parametrize("spelling", [
+    EUROSAT,
+    [re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name) for name in EUROSAT],
+    ["annual crop", "forest", "herbaceous vegetation", "highway", "industrial", "pasture", "permanent crop",
+     "residential", "river", "sea or lake"],
+    [name.title() for name in CLASS_NAMES["eurosat"]],
+    [str(n) for n in range(10)],
+])  # fmt: skip
+def test_a_copys_classes_are_recognised_however_they_are_worded(spelling: list[str], tmp_path: Path) -> None:
+    task = get_task("hub:eurosat", [write(tmp_path / "same" / "eurosat", "plain", spelling)])
+    assert task.class_names == CLASS_NAMES["eurosat"] and task.open("train").labels.tolist() == [6, 5, 4, 3, 2, 1]
+    turned = write(tmp_path / "turned" / "eurosat", "plain", spelling[::-1])
+    with pytest.raises(DataError, match=f"another order than the benchmark: 0 is '{spelling[-1]}'|may be another one"):
+        get_task("hub:eurosat", [turned])
+
+
+def test_a_copy_without_an_order_of_its_own_is_put_into_the_benchmarks(tmp_path: Path) -> None:
+    """A folder per class, in which `brushland` sorts before `forest`."""
+    for split in ("train", "test"):
+        for n, name in enumerate(CLASS_NAMES["eurosat"]):
+            (folder := tmp_path / "eurosat" / split / name).mkdir(parents=True)
+            Image.new("RGB", (4, 4), (n, 0, 0)).save(folder / "1.png")
+    train = get_task("hub:eurosat", [tmp_path / "eurosat"]).open("train")
+    shown = {CLASS_NAMES["eurosat"][train.labels[n]]: train.example(n).getpixel((0, 0))[0] for n in range(10)}
+    assert shown == {name: n for n, name in enumerate(CLASS_NAMES["eurosat"])}
+
+
+def test_a_name_that_cannot_be_recognised_is_said_in_the_task_file(tmp_path: Path) -> None:
+    copy = write(tmp_path / "eurosat", "plain", [*EUROSAT[:2], "green stuff", *EUROSAT[3:]])
+    with pytest.raises(
+        DataError, match="class 2 is 'green stuff' there and 'brushland or shrubland' here.*by class_names"
+    ):
+        get_task("hub:eurosat", [copy])
+    for kept in (from_hub, read_folder):
+        kept.cache_clear()
+    (copy / "task.yaml").write_text("class_names: {green stuff: brushland or shrubland}\n")
+    assert get_task("hub:eurosat", [copy]).open("train").labels.tolist() == [6, 5, 4, 3, 2, 1]
+    with pytest.raises(
+        ConfigError, match="has the benchmark's own prompts, classes and splits, so prompts says nothing"
+    ):
+        get_task("hub:eurosat", [copy], Reading(prompts=("a {}",)))
 
 
 def test_a_folder_with_two_configurations_is_refused(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_what_does_not_fit_together_is_refused_before_any_work(words: Bench) -> 
     with pytest.raises(ConfigError, match="loss=probes: .*t5-a has no such loss; did you mean 'probe'"):
         plan(loss="probes")
     with pytest.raises(ConfigError, match="t5-a reads texts, and the examples of task 'digits' are pictures"):
-        plan(tasks=["digits"])
+        plan(tasks=["digits"], data=[])
     with pytest.raises(ConfigError, match="reads pictures, and the examples of task 'colours' are texts"):
         plan(source=str(words.releases["a"]), target=str(words.releases["b"]))
     with pytest.raises(MethodError, match="have different tokenizers"):

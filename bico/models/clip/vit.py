@@ -95,7 +95,7 @@ class ClipViT:
         """
         rows = []
         for name in class_names:
-            tokens = self.tokenizer([template.format(name) for template in templates]).to(self.device)
+            tokens = self.tokenizer([template.replace("{}", name) for template in templates]).to(self.device)
             rows.append(F.normalize(self.model.encode_text(tokens, normalize=True).mean(0), dim=0))
         return torch.stack(rows)
 
