@@ -7,7 +7,7 @@
     ├── DataError              a data set that cannot be had, or is not what its name says
     ├── CheckpointError        a file that is missing, damaged, non-finite or of another architecture
     ├── ShapeError             tensors that do not fit: image size, site shapes
-    ├── CalibrationError       a signal that was never seen, or is zero or non-finite
+    ├── CalibrationError       a signal that was never seen, or is zero or non-finite; scores that are not finite
     ├── MethodError            a method that cannot serve this pair of models
     ├── StoreError             the artefact store cannot be read or written
     │   └── ConnectionLostError    ... because it, or MLflow, does not answer: worth another try

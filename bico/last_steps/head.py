@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bico.errors import CalibrationError, ConfigError
 from bico.evaluation.linear_head import LinearHead
+from bico.evaluation.predictions import predicted
 from bico.last_steps.protocol import StepContext, StepResult
 from bico.linalg.logistic import logistic
 from bico.linalg.ridge import PENALTIES, ridge
@@ -81,7 +82,7 @@ class Head:
             pooled = pooled[: len(labels)]
             wanted = F.one_hot(labels, classes).to(pooled)
         else:
-            labels, wanted = context.scores.argmax(1), context.scores
+            labels, wanted = predicted(context.scores, "the expert"), context.scores
         return StepResult(vector, self.linear_head(pooled, labels.to(pooled.device), wanted.to(pooled), classes))
 
     def linear_head(self, pooled: Tensor, labels: Tensor, wanted: Tensor, classes: int) -> LinearHead:
