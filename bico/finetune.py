@@ -83,7 +83,7 @@ def finetune(
     parameters = model.state()  # the live parameters, detached: they share storage
     leaves = [tensor.requires_grad_() for tensor in model.trainable()]
     optimiser = torch.optim.AdamW(leaves, lr=config.lr, weight_decay=config.weight_decay)
-    order = _endless_order(available, config.seed)
+    order = endless_order(available, config.seed)
     try:
         for step in range(config.steps):
             indices = torch.stack([next(order) for _ in range(config.batch_size)])
@@ -108,7 +108,7 @@ def finetune(
             parameters[name].copy_(tensor)
 
 
-def _endless_order(available: int, seed: int) -> Iterator[Tensor]:
+def endless_order(available: int, seed: int) -> Iterator[Tensor]:
     """Sample indices, epoch after epoch, each epoch in its own seeded order."""
     generator = torch.Generator().manual_seed(seed)
     while True:
