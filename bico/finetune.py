@@ -33,9 +33,11 @@ class FinetuneConfig:
     """Order of the samples."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or not 0 <= self.warmup < self.steps or self.lr <= 0:
+        counts = self.steps >= 1 and self.batch_size >= 1 and 0 <= self.warmup < self.steps and 0 <= self.seed < 2**63
+        if not counts or not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
             raise ConfigError(
-                f"Fine-tuning needs steps >= 1, batch_size >= 1, 0 <= warmup < steps and lr > 0, got {self}."
+                "Fine-tuning needs steps >= 1, batch_size >= 1, 0 <= warmup < steps, lr > 0, weight_decay >= 0 and "
+                f"0 <= seed < 2^63, all finite, got {self}."
             )
 
 

@@ -21,9 +21,12 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+from flows import surroundings
+
+surroundings.prepare()
+
 import dataclasses
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable
@@ -37,7 +40,7 @@ from bico.errors import BicoError
 from bico.models.families import spellings
 from flows.cache_cli import cache_app
 from flows.compare_cli import compare
-from flows.options import SETTINGS, DataOption, Fields, JsonOption, command
+from flows.options import SETTINGS, DataOption, Fields, JsonOption, command, whole_names
 from flows.zoo_cli import zoo_app
 
 app = typer.Typer(
@@ -120,13 +123,15 @@ def transfer(
     """Carry experts of SOURCE over to TARGET and measure what arrived."""
     from flows.config import make_config, read_config
 
-    data = given.get("data", [])
+    data = [folder.resolve() for folder in given.get("data", [])]
+    if "tasks" in given:
+        given["tasks"] = whole_names(given["tasks"], [folder.name for folder in data])
     if given.get("tasks") == ["all"]:
         from bico.data.tasks import all_tasks
 
         given["tasks"] = all_tasks(data)
     elif data and not config:
-        given.setdefault("tasks", [folder.resolve().name for folder in data])
+        given.setdefault("tasks", [folder.name for folder in data])
     run_transfer(read_config(config, given) if config else make_config(given, "bico transfer"), settings, as_json)
 
 
@@ -258,17 +263,21 @@ def evaluate(
     expert: Annotated[
         Path | None, typer.Option(help="Fine-tuned checkpoint of the model to evaluate in its place.")
     ] = None,
+    expert_head: Annotated[
+        Path | None, typer.Option(help="Linear classifier of the model's features, in place of the task's own head.")
+    ] = None,
     test_limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many test samples.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model's accuracy on tasks."""
     from flows.single import evaluate_one, plan_evaluate
 
-    names = [name.strip() for name in task.split(",") if name.strip()]
+    parts = [name.strip() for name in task.split(",") if name.strip()]
+    names = whole_names(parts, [folder.resolve().name for folder in data or []])
     result = _run(
         settings,
-        lambda settled: evaluate_one(model, names, data or [], expert, test_limit, settled),
-        check=lambda settled: plan_evaluate(model, names, data or [], expert, settled),
+        lambda settled: evaluate_one(model, names, data or [], expert, test_limit, settled, expert_head),
+        check=lambda settled: plan_evaluate(model, names, data or [], expert, settled, expert_head),
     )
     _show(result, as_json)
 
@@ -307,6 +316,7 @@ def _run(given: dict[str, Any], work: Callable[[Any], Any], check: Callable[[Any
             failed flow run.
     """
     from flows.config import Settings
+    from flows.console import log_to_stderr
     from flows.server import prefect_api
 
     log_to_stderr()
@@ -321,19 +331,9 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(result))
         return
     for row in result["rows"]:
-        print(f"{row['task']:16} {row['accuracy']:6.2f} %")
+        print(f"{row['task']:16} {row['accuracy']:6.2f} %   by: {row['by']}")
     for name, value in result["outputs"].items():
         print(f"{name}: {value}")
-
-
-def log_to_stderr() -> None:
-    """Shows the flows' own lines; Prefect's lines per task go to its API, where its UI shows them."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    handler.addFilter(
-        lambda record: record.levelno == logging.INFO and not record.getMessage().startswith("Finished in state")
-    )
-    logging.getLogger("prefect.flow_runs").addHandler(handler)
 
 
 def _spelled(command: str, mini: bool, data: list[Path] | None) -> str:
@@ -343,6 +343,7 @@ def _spelled(command: str, mini: bool, data: list[Path] | None) -> str:
 
 def main() -> None:
     """Entry point: mistakes that the user can mend end in one line and exit code 2."""
+    surroundings.write_what_can_be_written(sys.stdout, sys.stderr)
     try:
         code = app(standalone_mode=False)
     except (BicoError, typer.TyperException) as error:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from bico.calibration.budget import Budget
 from bico.calibration.memory import plan_memory
 from bico.calibration.parameter_gradients import ParameterGradient
@@ -23,10 +25,11 @@ from bico.models.matching import match_sites
 from bico.models.protocol import TEXT, Model
 from bico.reporting.baselines import baselines
 from flows.config import Settings, TransferConfig
+from storage.checkpoints import content_digest
 from tasks.cached_stage import Workspace
 from tasks.collect import ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS
 from tasks.finetune import read_expert
-from tasks.inputs import TaskRef, open_model
+from tasks.inputs import OwnHead, TaskRef, open_model, open_split
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,37 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
                 f"--expert is an expert for one task, but {len(tasks)} tasks were given: {', '.join(tasks)}."
             )
         read_expert(space, source, str(config.expert))
+    if config.expert_head is not None:
+        if config.expert is None:
+            raise ConfigError("--expert-head is the classifier of an expert: give --expert too.")
+        plan = replace(plan, tasks={name: with_head(space, source, t, config.expert_head) for name, t in tasks.items()})
     return plan
+
+
+def with_head(space: Workspace, files: ModelFiles, task: TaskRef, path: Path) -> TaskRef:
+    """Returns a task whose loss is taken, and accuracy measured, in somebody's own classifier, for one model.
+
+    Raises:
+        CheckpointError: If the file holds no classifier.
+        ConfigError: If it has other classes than the task, reads another width, or the loss is of words.
+    """
+    if task.loss == TEXT:
+        raise ConfigError(f"--expert-head {path}: a classifier is no head for loss=text; use loss=probe.")
+    known = OwnHead(replace(files, allow_pickle=space.allow_pickle), str(path), "")
+    head, classes = known.read(), len(task.open().class_names)
+    if head.weight.shape[1] != classes:
+        raise ConfigError(
+            f"--expert-head {path} has {head.weight.shape[1]} classes and task {task.name!r} {classes}: its rows must be "
+            "the task's classes, in their order."
+        )
+    inputs, _ = open_split(files, space.device, task, "train").batch(torch.tensor([0]))
+    width = open_model(files, space.device).features(inputs).shape[1]
+    if head.weight.shape[0] != width:
+        raise ConfigError(
+            f"--expert-head {path} reads {head.weight.shape[0]} features and {files.ref} gives {width}: it must be a "
+            "classifier of the features behind the projection, before they are normalised."
+        )
+    return replace(task, own_head=replace(known, digest=content_digest(path, space.allow_pickle)))
 
 
 def usual_finetuning(model: Model) -> FinetuneConfig:

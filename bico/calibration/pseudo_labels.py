@@ -35,7 +35,9 @@ def expert_scores(
         CalibrationError: If a score is not finite.
     """
     with source.updated(tau):
-        return check_scores(torch.cat([source.logits(inputs, head) for inputs in batches]), f"the expert of {source.name}")
+        return check_scores(
+            torch.cat([source.logits(inputs, head) for inputs in batches]), f"the expert of {source.name}"
+        )
 
 
 def pseudo_labels(scores: Float[Tensor, "samples classes"], kind: PseudoLabels = PseudoLabels.HARD) -> Tensor:

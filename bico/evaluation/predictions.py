@@ -1,6 +1,5 @@
 """From class scores to predicted classes: the one place where the highest score wins."""
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 

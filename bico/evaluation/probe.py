@@ -49,9 +49,13 @@ def probe_accuracy(
         ShapeError: If there are no samples.
         CalibrationError: If a score is not finite.
     """
-    return percent_right(lambda inputs: probe.scores(model.features(inputs)), batches, on_batch, f"a probe of {model.name}")
+    return percent_right(
+        lambda inputs: probe.scores(model.features(inputs)), batches, on_batch, f"a probe of {model.name}"
+    )
 
 
 def as_head(probe: LinearHead) -> Float[Tensor, "classes columns"]:
-    """Returns a probe as a head in which a text model takes its loss: weights, and the bias in the last column."""
+    """Returns a linear classifier of features as a head in which a model takes its loss: weights, and the bias in the last
+    column.
+    """
     return torch.cat([probe.weight.T, probe.bias[:, None]], dim=1)

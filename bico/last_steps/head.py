@@ -1,5 +1,6 @@
 """A new classifier on what the projection reads: the expert's scores, or the labels, by regression."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -51,6 +52,8 @@ class Head:
     told: ClassVar[frozenset[str]] = frozenset({"targets", "fit"})
 
     def __post_init__(self) -> None:
+        if not 0 <= self.penalty < math.inf:
+            raise ConfigError(f"head: penalty={self.penalty} must be a finite number >= 0; 0 chooses it.")
         if self.penalty and Fit(self.fit) is Fit.LOGISTIC:
             raise ConfigError("head: penalty is the ridge's; a logistic fit chooses its own by cross-validation.")
 
@@ -62,6 +65,14 @@ class Head:
     @property
     def needs_labels(self) -> bool:
         return Targets(self.targets) is Targets.LABELS
+
+    @property
+    def trained(self) -> str:
+        to = "the labels" if self.needs_labels else "the expert's scores"
+        if Fit(self.fit) is Fit.LOGISTIC:
+            to = "the labels" if self.needs_labels else "the expert's predictions"
+            return f"a linear classifier on its pooled features was fitted to {to} by logistic regression"
+        return f"a linear classifier on its pooled features was fitted to {to} by ridge regression"
 
     @property
     def needs(self) -> Needs:

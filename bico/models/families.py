@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from bico.errors import CheckpointError, ConfigError, nearest, one_line
 from bico.models.clip.family import CLIP
-from bico.models.files import ModelFiles, References
+from bico.models.files import CLASSES_FILE, HEAD_FILE, ModelFiles, References
 from bico.models.t5.family import T5
 
 if TYPE_CHECKING:
@@ -193,7 +193,8 @@ def find_folder(ref: str, folder: Path, allow_pickle: bool = False) -> ModelFile
 
 def hub_patterns() -> list[str]:
     """What is fetched of a hub's repository before it is known whose model it holds."""
-    return list(dict.fromkeys(pattern for family in families() for pattern in family.hub_patterns))
+    own = (pattern for family in families() for pattern in family.hub_patterns)
+    return list(dict.fromkeys([*own, HEAD_FILE, CLASSES_FILE]))
 
 
 def schemes() -> set[str]:

@@ -151,7 +151,9 @@ def recommend(rows: Sequence[Row], budget: Budget, carries: Callable[[Spec], boo
     baseline = max(bare, key=lambda c: c.mean, default=None)
     if zero is not None:
         if zero.mean >= max(c.mean for c in (best, *bare)):
-            said[0] = f"{where} nothing beats the target as it is ({zero.mean:.1f} %): the best transfer was {best.measured}."
+            said[0] = (
+                f"{where} nothing beats the target as it is ({zero.mean:.1f} %): the best transfer was {best.measured}."
+            )
         said.append(_judged(best, zero, f"the target as it is ({zero.mean:.1f} %)", len(carried), 1))
     if baseline is not None:
         name = f"the best without it ({baseline.measured})"

@@ -183,8 +183,7 @@ def comparison_table(found: Comparison) -> str:
         counts = f"{one.outcome.in_favour} of {one.outcome.tasks}"
         sd = "–" if one.sd is None else f"{one.sd:.2f}"
         lines.append(
-            f"| {one.label} | {len(one.cells)} | {one.outcome.mean:+.2f} | {sd} | {counts} | {p} "
-            f"| {one.answer} |"
+            f"| {one.label} | {len(one.cells)} | {one.outcome.mean:+.2f} | {sd} | {counts} | {p} | {one.answer} |"
         )
     lines += ["", f"{found.methods[found.about].label}, cell by cell:", ""]
     lines += ["| task | N | seed | first | second | delta |", "| --- | ---: | ---: | ---: | ---: | ---: |"]
