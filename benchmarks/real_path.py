@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # Importing the command line sets the environment (telemetry, logging) that every run gets.
-from flows.cli import log_to_stderr  # isort: skip
+import flows.cli  # noqa: F401  # isort: skip
+from flows.console import log_to_stderr  # isort: skip
 import numpy as np
 import open_clip
 import torch

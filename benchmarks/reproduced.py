@@ -15,7 +15,6 @@ from bico.methods.spec import Spec
 from bico.reporting.names import label_of
 from bico.reporting.references import EXPERT, FINE_TUNED, TARGET_PROBE, ZERO_SHOT
 from bico.reporting.rows import Row, summarise
-from bico.reporting.tables import mean_cell
 from flows.recipes import list_recipes, read_recipe
 from flows.reproduce import models, read_transfers
 
@@ -38,7 +37,7 @@ def line(name: str, pair: str, rows: Sequence[Row]) -> str:
     start = found.get((ZERO_SHOT.spec, NOTHING)) or found[TARGET_PROBE.spec, most]
     tuned, zero = found.get((FINE_TUNED.spec, NOTHING)), start.average[0]
     others = [
-        f"{label_of(method)} {mean_cell(s.average, s.seeds)}"
+        f"{label_of(method)} {s.average}"
         for (method, budget), s in found.items()
         if method not in OWN_COLUMN and budget in (NOTHING, most)
     ]
@@ -48,11 +47,11 @@ def line(name: str, pair: str, rows: Sequence[Row]) -> str:
         f"[{name}]({name}.md)",
         pair,
         str(most.asked),
-        mean_cell(start.average, start.seeds),
-        mean_cell(bico.average, bico.seeds),
-        "" if theseus is None else mean_cell(theseus.average, theseus.seeds),
+        str(start.average),
+        str(bico.average),
+        "" if theseus is None else str(theseus.average),
         "; ".join(others),
-        "" if tuned is None else mean_cell(tuned.average, tuned.seeds),
+        "" if tuned is None else str(tuned.average),
         share,
     ]
     return f"| {' | '.join(cells)} |"

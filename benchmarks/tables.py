@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 # Importing the command line sets the environment (telemetry, logging) that every run gets.
-from flows.cli import log_to_stderr  # isort: skip
+import flows.cli  # noqa: F401  # isort: skip
+from flows.console import log_to_stderr  # isort: skip
 from bico.calibration.budget import Budget
 from bico.methods.spec import Spec
 from bico.models.t5.encoder import T5Encoder

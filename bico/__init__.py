@@ -4,6 +4,7 @@ What most programs need is here, and is imported when it is first asked for:
 
     wrap, transfer, batches        carry a task vector between two modules of your own (docs/your-own-model.md)
     METHODS, get_method            the methods by name
+    load_classifier                an exported model with the classifier that came with it
     task_vector                    subtract, add, scale: task vectors as dictionaries of tensors
     BicoError                      the root of all errors that the user can mend
 """
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bico import task_vector
     from bico.calibration.covariances import Batch
     from bico.calibration.loaders import batches
+    from bico.classifier import load_classifier
     from bico.errors import BicoError
     from bico.in_memory import transfer
     from bico.methods import METHODS, get_method
@@ -35,6 +37,7 @@ __all__ = [
     "__version__",
     "batches",
     "get_method",
+    "load_classifier",
     "task_vector",
     "transfer",
     "wrap",
@@ -46,6 +49,7 @@ _HOMES = {
     "BicoError": "bico.errors",
     "batches": "bico.calibration.loaders",
     "get_method": "bico.methods",
+    "load_classifier": "bico.classifier",
     "transfer": "bico.in_memory",
     "wrap": "bico.models.wrapped",
 }

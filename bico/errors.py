@@ -7,7 +7,7 @@
     ├── DataError              a data set that cannot be had, or is not what its name says
     ├── CheckpointError        a file that is missing, damaged, non-finite or of another architecture
     ├── ShapeError             tensors that do not fit: image size, site shapes
-    ├── CalibrationError       a signal that was never seen, or is zero or non-finite
+    ├── CalibrationError       a signal that was never seen, or is zero or non-finite; scores that are not finite
     ├── MethodError            a method that cannot serve this pair of models
     ├── StoreError             the artefact store cannot be read or written
     │   └── ConnectionLostError    ... because it, or MLflow, does not answer: worth another try
@@ -20,6 +20,7 @@ Each message is one line: what, where, why, and what to do. The command line pri
 import difflib
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 _CREDENTIALS = re.compile(r"(://)[^/@\s'\"]+@")
 
@@ -95,6 +96,18 @@ class ClusterError(BicoError):
 
 class OutputError(BicoError):
     pass
+
+
+def at_home(path: Path) -> Path:
+    """Returns a path with `~` or `~user` at its beginning replaced by the home folder.
+
+    Raises:
+        ConfigError: If there is no such user.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{path}: {one_line(error)}: give the path without ~.") from error
 
 
 def one_line(error: Exception, limit: int = 300) -> str:

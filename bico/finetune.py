@@ -33,9 +33,11 @@ class FinetuneConfig:
     """Order of the samples."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or not 0 <= self.warmup < self.steps or self.lr <= 0:
+        counts = self.steps >= 1 and self.batch_size >= 1 and 0 <= self.warmup < self.steps and 0 <= self.seed < 2**63
+        if not counts or not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
             raise ConfigError(
-                f"Fine-tuning needs steps >= 1, batch_size >= 1, 0 <= warmup < steps and lr > 0, got {self}."
+                "Fine-tuning needs steps >= 1, batch_size >= 1, 0 <= warmup < steps, lr > 0, weight_decay >= 0 and "
+                f"0 <= seed < 2^63, all finite, got {self}."
             )
 
 
@@ -83,7 +85,7 @@ def finetune(
     parameters = model.state()  # the live parameters, detached: they share storage
     leaves = [tensor.requires_grad_() for tensor in model.trainable()]
     optimiser = torch.optim.AdamW(leaves, lr=config.lr, weight_decay=config.weight_decay)
-    order = _endless_order(available, config.seed)
+    order = endless_order(available, config.seed)
     try:
         for step in range(config.steps):
             indices = torch.stack([next(order) for _ in range(config.batch_size)])
@@ -108,7 +110,7 @@ def finetune(
             parameters[name].copy_(tensor)
 
 
-def _endless_order(available: int, seed: int) -> Iterator[Tensor]:
+def endless_order(available: int, seed: int) -> Iterator[Tensor]:
     """Sample indices, epoch after epoch, each epoch in its own seeded order."""
     generator = torch.Generator().manual_seed(seed)
     while True:

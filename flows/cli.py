@@ -21,9 +21,12 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+from flows import surroundings
+
+surroundings.prepare()
+
 import dataclasses
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -37,7 +40,7 @@ from bico.errors import BicoError
 from bico.models.families import spellings
 from flows.cache_cli import cache_app
 from flows.compare_cli import compare
-from flows.options import SETTINGS, DataOption, Fields, JsonOption, command
+from flows.options import SETTINGS, DataOption, Fields, JsonOption, command, whole_names
 from flows.zoo_cli import zoo_app
 
 app = typer.Typer(
@@ -132,11 +135,9 @@ def transfer(
 
         given["tasks"] = all_tasks(data)
     elif "tasks" in given:
-        given["tasks"] = _whole_names(given["tasks"], data)
+        given["tasks"] = whole_names(given["tasks"], names_of(data))
     elif data and not config:
-        from bico.data.tasks import folders_by_task
-
-        given["tasks"] = list(folders_by_task(data))
+        given["tasks"] = names_of(data)
     run_transfer(read_config(config, given) if config else make_config(given, "bico transfer"), settings, as_json)
 
 
@@ -270,6 +271,9 @@ def evaluate(
     expert: Annotated[
         Path | None, typer.Option(help="Fine-tuned checkpoint of the model to evaluate in its place.")
     ] = None,
+    expert_head: Annotated[
+        Path | None, typer.Option(help="Linear classifier of the model's features, in place of the task's own head.")
+    ] = None,
     test_limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many test samples.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -277,11 +281,13 @@ def evaluate(
     look_early([model], expert, settings)
     from flows.single import evaluate_one, plan_evaluate
 
-    names = _whole_names([name.strip() for name in task.split(",") if name.strip()], data or [])
+    parts = [name.strip() for name in task.split(",") if name.strip()]
+    names = whole_names(parts, names_of(data or []))
+    asked = model, names, data or [], expert
     result = _run(
         settings,
-        lambda settled: evaluate_one(model, names, data or [], expert, test_limit, settled, read),
-        check=lambda settled: plan_evaluate(model, names, data or [], expert, settled, read),
+        lambda settled: evaluate_one(*asked, test_limit, settled, read, expert_head),
+        check=lambda settled: plan_evaluate(*asked, settled, read, expert_head),
     )
     _show(result, as_json)
 
@@ -335,6 +341,7 @@ def _run(given: dict[str, Any], work: Callable[[Any], Any], check: Callable[[Any
             failed flow run.
     """
     from flows.config import Settings
+    from flows.console import log_to_stderr
     from flows.server import prefect_api
 
     log_to_stderr()
@@ -344,14 +351,11 @@ def _run(given: dict[str, Any], work: Callable[[Any], Any], check: Callable[[Any
         return work(settled)
 
 
-def _whole_names(names: list[str], data: list[Path]) -> list[str]:
-    """Puts together what a comma in a folder's name has taken apart."""
-    for folder in data:
-        parts = [part.strip() for part in folder.resolve().name.split(",") if part.strip()]
-        for start in range(len(names) if len(parts) > 1 else 0):
-            if names[start : start + len(parts)] == parts:
-                names = [*names[:start], folder.resolve().name, *names[start + len(parts) :]]
-    return names
+def names_of(data: list[Path]) -> list[str]:
+    """Names of the tasks that folders of data hold."""
+    from bico.data.tasks import folders_by_task
+
+    return list(folders_by_task(data))
 
 
 def _show(result: dict[str, Any], as_json: bool) -> None:
@@ -359,24 +363,9 @@ def _show(result: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(result))
         return
     for row in result["rows"]:
-        print(f"{row['task']:16} {row['accuracy']:6.2f} %")
+        print(f"{row['task']:16} {row['accuracy']:6.2f} %   by: {row['by']}")
     for name, value in result["outputs"].items():
         print(f"{name}: {value}")
-
-
-def log_to_stderr() -> None:
-    """Shows the flows' own lines; Prefect's lines per task go to its API, where its UI shows them."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    handler.addFilter(
-        lambda record: record.levelno == logging.INFO and not record.getMessage().startswith("Finished in state")
-    )
-    logging.getLogger("prefect.flow_runs").addHandler(handler)
-    # What loading a model has to tell; its library's own handlers would say it again.
-    of_models = logging.StreamHandler(sys.stderr)
-    of_models.setFormatter(logging.Formatter("note: %(message)s"))
-    models = logging.getLogger("bico")
-    models.handlers, models.propagate = [of_models], False
 
 
 def _spelled(command: str, mini: bool, data: list[Path] | None) -> str:
@@ -386,6 +375,7 @@ def _spelled(command: str, mini: bool, data: list[Path] | None) -> str:
 
 def main() -> None:
     """Entry point: mistakes that the user can mend end in one line and exit code 2."""
+    surroundings.write_what_can_be_written(sys.stdout, sys.stderr)
     try:
         code = app(standalone_mode=False)
     except (BicoError, typer.TyperException) as error:

@@ -23,7 +23,7 @@ from pydantic import (
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling
 from bico.data.reading import Reading, make_reading
-from bico.errors import ConfigError, masked, nearest
+from bico.errors import ConfigError, at_home, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import Completion
 from bico.methods.spec import Spec
@@ -46,6 +46,9 @@ def _as_pairs(value: Any) -> Any:
 
 READING = ("image_column", "label_column", "text_columns", "prompts", "class_names", "test_share", "test_seed")
 """The fields that say how a folder of data is read."""
+
+MANY = 2**31 - 1
+"""More samples than any data set has: what is above is a slip, and overflows further on."""
 
 
 class TransferConfig(BaseModel):
@@ -78,10 +81,10 @@ class TransferConfig(BaseModel):
         list[MethodSpec], Field(min_length=1), Option(metavar="METHOD,...", default="bico,theseus,naive")
     ] = list(map(Spec.parse, ("bico", "theseus", "naive")))
     """What is done to the target: methods with their settings and last steps, such as gradfix:mask=force or bico+head."""
-    samples: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [10, 20, 50, 100]
+    samples: Annotated[list[Annotated[int, Field(ge=0, le=MANY)]], Field(min_length=1)] = [10, 20, 50, 100]
     """Calibration samples N (K per class for `sampling: per-class`); the sets are nested, and one pass serves all. 0 for
     no labels at all, where there are unlabelled inputs."""
-    unlabelled: Annotated[int, Field(ge=0)] = 0
+    unlabelled: Annotated[int, Field(ge=0, le=MANY)] = 0
     """Training inputs that serve without their labels, beside the labelled ones: the expert's predictions stand in."""
     pseudo_labels: PseudoLabels = PseudoLabels.HARD
     """What of the expert's predictions becomes the target of the loss: hard (the class) or soft (probabilities)."""
@@ -89,7 +92,7 @@ class TransferConfig(BaseModel):
     """Measure what a transfer has to beat at the same data: probes, few-shot fine-tuning, last steps without transport."""
     sampling: Sampling = Sampling.RANDOM
     """How calibration samples are chosen."""
-    seeds: Annotated[list[int], Field(min_length=1)] = [0, 1, 2]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)] = [0, 1, 2]
     """Seeds of the calibration draw."""
     loss: str | None = None
     """Of text models, the loss that fine-tuning takes and whose gradients are aligned: probe or text [default: probe]."""
@@ -101,13 +104,16 @@ class TransferConfig(BaseModel):
     """A fine-tuned checkpoint of the source, a file or a folder; without it the source is fine-tuned here."""
     expert_farthest: Annotated[float, Field(gt=0)] = FARTHEST
     """Refuse an expert that differs from the source by more than so many norms of its weights."""
+    expert_head: Path | None = None
+    """The expert's own linear classifier of the source's features (classes x width, and biases), frozen while it was
+    trained: the source's loss is taken in it, and the expert measured by it. The target keeps the head of its family."""
     finetune: Annotated[FinetuneConfig | None, OnlyInFiles] = None
     """Fine-tuning protocol; by default chosen by the number of parameters that it changes."""
     oracle: bool = True
     """Fine-tune the target directly too, as the upper reference."""
-    test_limit: Annotated[int, Field(ge=1)] | None = None
+    test_limit: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Only the first so many test samples."""
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=MANY)] = 32
     """Calibration samples per pass; changes memory, never the result."""
     export: Literal["one", "all", "none"] = "one"
     """Which updated models to write: per task the first method at the largest N and first seed, all, or none."""
@@ -127,6 +133,12 @@ class TransferConfig(BaseModel):
     def title(self) -> str:
         """Names a run of it: the two models, without the folders of one machine."""
         return f"{short_name(self.source)}-to-{short_name(self.target)}"
+
+    @field_validator("data", "expert", "expert_head", "out", mode="after")
+    @classmethod
+    def _at_home(cls, value: Path | list[Path] | None) -> Path | list[Path] | None:
+        """A shell expands `~` neither in YAML nor behind the equals sign of an option."""
+        return [at_home(path) for path in value] if isinstance(value, list) else value and at_home(value)
 
     @field_validator("samples")
     @classmethod
@@ -162,9 +174,9 @@ class Settings(BaseModel):
     az://container/prefix; without it, `store` under `home`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where models run; auto takes CUDA if there is a usable device."""
-    memory: Annotated[float, Field(gt=0)] | None = None
+    memory: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """GB that calibration may take; blocks are served in several passes if they do not fit into one."""
-    workers: int = 2
+    workers: Annotated[int, Field(ge=1, le=1024)] = 2
     """Processes of the local Dask cluster, one thread each."""
     dask_scheduler: str | None = None
     """Address of an existing Dask scheduler; without it a local cluster is started when there is work for it."""
@@ -172,7 +184,7 @@ class Settings(BaseModel):
     """MLflow tracking address; without it SQLite under `home`."""
     experiment: str = "bico"
     """MLflow's experiment."""
-    stage_timeout: Annotated[float, Field(gt=0)] | None = None
+    stage_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Seconds that one stage may take before the run fails; without it, as long as it takes."""
     allow_pickle: bool = False
     """Read checkpoints that `torch.save` wrote, tensors only; a pickle is refused otherwise."""
@@ -189,13 +201,23 @@ class Settings(BaseModel):
         values |= {name: value for name, value in given.items() if value is not None}
         return validated(cls, values, "settings")
 
+    @field_validator("home")
+    @classmethod
+    def _usable(cls, home: Path) -> Path:
+        home = at_home(home)
+        if strange := {*"?#%"} & {*str(home.absolute())}:
+            raise ValueError(
+                f"{strange.pop()!r} in the path means something else in the address of MLflow's database; rename it"
+            )
+        return home
+
     @field_validator("store")
     @classmethod
     def _absolute(cls, store: str, info: ValidationInfo) -> str:
         """Workers may have another working directory."""
         if "://" in store or store.startswith("file:"):
             return store
-        return str(Path(store or info.data["home"] / "store").expanduser().absolute())
+        return str(at_home(Path(store or info.data.get("home", Path(".bico")) / "store")).absolute())
 
     @field_validator("store", "mlflow_uri", "dask_scheduler")
     @classmethod
@@ -277,7 +299,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: If the file is missing, is not YAML, or holds no keys.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):

@@ -25,7 +25,8 @@ class Ledger:
 
     def run(self, task: Task, *args: Any, label: str | None = None) -> Done:
         """Runs a stage in this process; the label tells its run from others in Prefect."""
-        options: dict[str, Any] = {"task_run_name": f"{task.name} {label}"} if label else {}
+        named = f"{task.name} {label}".replace("{", "{{").replace("}", "}}")  # Prefect takes it for a template
+        options: dict[str, Any] = {"task_run_name": named} if label else {}
         if self._limit is not None:
             options["timeout_seconds"] = self._limit
         return self.add(result_of(task.with_options(**options) if options else task, *args))

@@ -79,7 +79,7 @@ def _since_last(tonight: Path, label: str) -> Comparison | None:
     earlier = [path for path in sorted(tonight.parent.glob(f"*/{label}.csv")) if path.parent.name < tonight.name]
     if not now.exists() or not earlier:
         return None
-    before, after = (read_rows(path.read_text().splitlines(), str(path)) for path in (earlier[-1], now))
+    before, after = (read_rows(path.read_text(encoding="utf-8").splitlines(), str(path)) for path in (earlier[-1], now))
     return compare(before, after)
 
 

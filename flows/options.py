@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
-from bico.errors import ConfigError
+from bico.errors import ConfigError, at_home
 
 F = TypeVar("F", bound=Callable[..., None])
 
@@ -279,6 +279,7 @@ def with_fields(function: Callable[..., None], models: dict[str, Fields]) -> Cal
     """Returns the function with one keyword per field in the place of each parameter that a model fills."""
 
     def called(**values: Any) -> None:
+        values = {name: expanded(value) for name, value in values.items()}
         collected = {name: fields.collect(values) for name, fields in models.items()}
         function(**values, **collected)
 
@@ -290,6 +291,33 @@ def with_fields(function: Callable[..., None], models: dict[str, Fields]) -> Cal
     called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     called.__doc__ = function.__doc__
     return called
+
+
+def expanded(value: Any) -> Any:
+    """Returns an option's value with `~` expanded, if it is a path or a list of them: behind an equals sign no shell does."""
+    if isinstance(value, list):
+        return [expanded(one) for one in value]
+    return at_home(value) if isinstance(value, Path) else value
+
+
+def whole_names(parts: list[str], names: Iterable[str]) -> list[str]:
+    """Returns names that were separated by commas, where some may have commas of their own.
+
+    Arguments:
+        parts: What stands between the commas.
+        names: Names that may be among them whole, such as those of folders that were given.
+
+    Example:
+        >>> whole_names(["digits", "roses", "red", "lamps"], ["roses, red"])
+        ['digits', 'roses, red', 'lamps']
+    """
+    whole = {tuple(part.strip() for part in name.split(",")): name for name in names if "," in name}
+    found: list[str] = []
+    while parts:
+        taken = next((pieces for pieces in whole if tuple(parts[: len(pieces)]) == pieces), (parts[0],))
+        found.append(whole.get(taken, taken[0]))
+        parts = parts[len(taken) :]
+    return found
 
 
 SETTINGS = Fields("Settings", panel="Where it runs and what is kept", variables="BICO_")

@@ -2,8 +2,7 @@
 
 import math
 import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,20 +12,17 @@ from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled, set_sizes
 from bico.calibration.signals import Signal
-from bico.data.base import check_modality
-from bico.data.reading import Reading
-from bico.data.tasks import check_folders
-from bico.errors import ConfigError, NotEnoughSamplesError, OutputError, nearest
+from bico.errors import ConfigError, NotEnoughSamplesError, OutputError
 from bico.finetune import FinetuneConfig, default_config
 from bico.linalg.procrustes import Completion
 from bico.methods.spec import Spec
 from bico.methods.variant import Variant, get_variant
-from bico.models.families import find_weights
-from bico.models.loading import ModelFiles, resolve
+from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
-from bico.models.protocol import PROBE, TEXT, Model
+from bico.models.protocol import TEXT, Model
 from bico.reporting.baselines import baselines
 from flows.config import Settings, TransferConfig
+from flows.inputs import find_files, pose, task_refs, tell, with_head
 from tasks.cached_stage import Workspace
 from tasks.collect import ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS
 from tasks.finetune import read_expert
@@ -134,41 +130,11 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
             )
         notes = read_expert(space, source, str(config.expert), config.expert_farthest).notes
         plan = replace(plan, notes=notes)
+    if config.expert_head is not None:
+        if config.expert is None:
+            raise ConfigError("--expert-head is the classifier of an expert: give --expert too.")
+        plan = replace(plan, tasks={name: with_head(space, source, t, config.expert_head) for name, t in tasks.items()})
     return plan
-
-
-def find_files(config: TransferConfig, settings: Settings) -> tuple[ModelFiles, ModelFiles]:
-    """Files of source and target, once it is known that the expert's are there: names of files tell much, and cost nothing."""
-    if config.expert is not None:
-        find_weights(config.expert, settings.allow_pickle)
-    source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
-    return source, target
-
-
-def task_refs(names: Sequence[str], data: Sequence[Path], reading: Reading) -> dict[str, TaskRef]:
-    """Returns references to tasks by name.
-
-    Arguments:
-        data: The folders that they may be read from.
-        reading: What options say of how that is done.
-
-    Raises:
-        ConfigError: If a folder serves no task, or two have one name.
-    """
-    folders = tuple(str(folder.expanduser().resolve()) for folder in data)
-    check_folders(names, [Path(folder) for folder in folders], reading)
-    return {name: TaskRef(name, folders, reading=reading) for name in names}
-
-
-_TOLD: set[str] = set()
-
-
-def tell(*notes: str) -> None:
-    """Says on standard error how data were read, once: a plan is made before a run, and again in it."""
-    for note in notes:
-        if note not in _TOLD:
-            print(f"note: {note}", file=sys.stderr, flush=True)
-            _TOLD.add(note)
 
 
 def usual_finetuning(model: Model) -> FinetuneConfig:
@@ -183,20 +149,6 @@ def check_labels(config: TransferConfig, methods: Mapping[Spec, Variant]) -> Non
     for spec, variant in methods.items():
         if variant.needs_labels:
             raise ConfigError(f"Method '{spec}' learns from labels, and --samples 0 gives none: raise --samples.")
-
-
-def pose(task: TaskRef, model: Model, loss: str | None) -> TaskRef:
-    """Returns a task with the loss that it is posed in for a model: the family's default, unless one is asked for.
-
-    Raises:
-        ConfigError: If the family has no such loss, or the model cannot read the task's examples.
-    """
-    check_modality(task.open(), model.name, model.modality)
-    chosen = loss or model.losses[0]
-    if chosen not in model.losses:
-        raise ConfigError(f"loss={chosen}: {model.name} has no such loss; {nearest(chosen, model.losses)}")
-    # A family whose head says it all does not name its loss: its results are known without.
-    return replace(task, loss=chosen if len(model.losses) > 1 or chosen == PROBE else None)
 
 
 def check_samples(config: TransferConfig, ref: TaskRef) -> None:

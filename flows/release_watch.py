@@ -13,8 +13,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import pause_flow_run, suspend_flow_run
 from prefect.input import RunInput
 from prefect.states import Completed
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from bico.errors import at_home
 from bico.models.releases import Release
 from bico.reporting.compare import Comparison, compare, comparison_table
 from bico.reporting.rows import Row
@@ -47,6 +48,11 @@ class WatchConfig(BaseModel):
     """A folder per release: results, models, and the record of what was decided."""
     days: Annotated[float, Field(gt=0)] = 7.0
     """How long a person has to decide; the run fails after that, and the next one asks again."""
+
+    @field_validator("out")
+    @classmethod
+    def _at_home(cls, out: Path) -> Path:
+        return at_home(out)
 
     def transfers(self, release: Release) -> dict[str, TransferConfig]:
         """The transfers to a release, by expert."""

@@ -111,7 +111,7 @@ def read_transfers(
         return None
     rows: dict[str, list[Row]] = {}
     try:
-        with path.open(newline="") as stream:
+        with path.open(newline="", encoding="utf-8") as stream:
             for record in csv.DictReader(stream):
                 rows.setdefault(record["transfer"], []).append(Row.parse(record))
     except (KeyError, TypeError, ValueError) as error:

@@ -27,7 +27,7 @@ def rows_of(run: str, settings: Settings) -> list[Row]:
     if path.is_dir():
         path /= TABLE
     if path.is_file():
-        return read_rows(path.read_text().splitlines(), str(path))
+        return read_rows(path.read_text(encoding="utf-8").splitlines(), str(path))
     if not re.fullmatch(r"[0-9a-f]{32}", run):
         raise ConfigError(f"{run}: give a folder with {TABLE}, a table, or the id (32 digits) of a run in MLflow.")
     if settings.mlflow_uri is None and not (settings.home / "mlflow.db").exists():

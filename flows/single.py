@@ -9,18 +9,19 @@ from typing import Any
 from prefect import flow, get_run_logger
 
 from bico.data.reading import make_reading
-from bico.errors import ConfigError, OutputError
+from bico.errors import ConfigError, OutputError, at_home
 from bico.finetune import FinetuneConfig
 from bico.models.families import find_weights
 from bico.models.loading import ModelFiles, resolve
 from flows.config import Settings
-from flows.plan import check_writable, pose, task_refs, tell, usual_finetuning
+from flows.inputs import pose, task_refs, tell, with_head
+from flows.plan import check_writable, usual_finetuning
 from storage.keys import Ref
 from tasks.artefacts import expert_file, read_accuracy
 from tasks.cached_stage import Done, Workspace, result_of
 from tasks.evaluate import evaluate_model
 from tasks.finetune import adopt_expert, finetune_model, read_expert
-from tasks.inputs import TaskRef, open_model
+from tasks.inputs import TaskRef, classifier_for, open_model
 from tasks.probe import probe_model
 
 
@@ -40,7 +41,7 @@ class FinetunePlan:
     subject: Subject
     recipe: FinetuneConfig
     out: Path
-    """The file that the expert is written to."""
+    """The file that the expert is written to; absolute."""
 
 
 def plan_finetune(
@@ -64,10 +65,12 @@ def plan_finetune(
     """
     subject = _open(model, [task], data, settings, loss, reading)
     usual = usual_finetuning(open_model(subject.model, subject.space.device))
+    out = at_home(out)
     if out.is_dir():
         raise OutputError(f"--out {out} is a folder: give a file name ending in .safetensors.")
-    check_writable(out.expanduser().absolute().parent)
-    return FinetunePlan(subject, replace(usual, **changes), out)
+    recipe = replace(usual, **changes)
+    check_writable(out.absolute().parent)
+    return FinetunePlan(subject, recipe, out.absolute())
 
 
 def plan_evaluate(
@@ -77,8 +80,12 @@ def plan_evaluate(
     expert: Path | None,
     settings: Settings,
     reading: dict[str, Any] | None = None,
+    head: Path | None = None,
 ) -> Subject:
     """Resolves what `bico evaluate` is asked for.
+
+    Arguments:
+        head: A classifier of the model's features, in place of its own head.
 
     Raises:
         BicoError: The first thing that cannot work.
@@ -88,6 +95,9 @@ def plan_evaluate(
     if expert is not None:
         find_weights(expert, settings.allow_pickle)  # names of files tell much, and cost nothing
     subject = _open(model, tasks, data, settings, reading=reading)
+    if head is not None:
+        posed = {name: with_head(subject.space, subject.model, task, head) for name, task in subject.tasks.items()}
+        subject = replace(subject, tasks=posed)
     if expert is None:
         return subject
     return replace(subject, notes=read_expert(subject.space, subject.model, str(expert)).notes)
@@ -111,9 +121,10 @@ def finetune_one(
     plan = plan_finetune(model, task, data, changes, out, settings, loss, reading)
     space, files, posed = plan.subject.space, plan.subject.model, plan.subject.tasks[task]
     done = result_of(finetune_model, space, files, posed, plan.recipe, progress)
-    shutil.copyfile(expert_file(done.ref), plan.out)
+    out = plan.out
+    shutil.copyfile(expert_file(done.ref), out)
     measured = _measure(plan.subject, posed, done.ref)
-    return _result([(task, measured)], {"expert": str(plan.out.absolute())}, [done, measured])
+    return _result([measured], {"expert": str(out.absolute())}, [done, measured.done])
 
 
 @flow(name="evaluate", flow_run_name="{model}", validate_parameters=False)
@@ -125,20 +136,41 @@ def evaluate_one(
     limit: int | None,
     settings: Settings,
     reading: dict[str, Any] | None = None,
+    head: Path | None = None,
 ) -> dict[str, Any]:
     """Measures a model, or an expert of it, on tasks: by its own head, or of text by a probe on all training samples."""
-    subject = plan_evaluate(model, tasks, data, expert, settings, reading)
+    subject = plan_evaluate(model, tasks, data, expert, settings, reading, head)
     for note in subject.notes:
         get_run_logger().info(note)
     weights = None if expert is None else result_of(adopt_expert, subject.space, subject.model, str(expert)).ref
-    measured = [(name, _measure(subject, task, weights, limit)) for name, task in subject.tasks.items()]
-    return _result(measured, {}, [done for _, done in measured])
+    measured = [_measure(subject, task, weights, limit) for task in subject.tasks.values()]
+    return _result(measured, {}, [one.done for one in measured])
 
 
-def _measure(subject: Subject, task: TaskRef, weights: Ref | None, limit: int | None = None) -> Done:
-    if open_model(subject.model, subject.space.device).probed:
-        return result_of(probe_model, subject.space, subject.model, task, weights, 1.0, None, limit)
-    return result_of(evaluate_model, subject.space, subject.model, task, weights, 1.0, limit)
+@dataclass(frozen=True)
+class Measured:
+    """One task's accuracy, and what gave it."""
+
+    task: str
+    by: str
+    """What turned features into classes: the model's own head, a probe, or the classifier in its folder."""
+    done: Done
+
+
+def _measure(subject: Subject, task: TaskRef, weights: Ref | None, limit: int | None = None) -> Measured:
+    """By the classifier in the model's folder, if there is one for the task; else by a probe, or the model's own head."""
+    space, files = subject.space, subject.model
+    if task.own_head is not None:
+        done = result_of(evaluate_model, space, files, task, weights, 1.0, limit)
+        return Measured(task.name, "the classifier that was given", done)
+    if weights is None and classifier_for(files, task) is not None:
+        return Measured(
+            task.name, "classifier in the folder", result_of(evaluate_model, space, files, task, None, 1.0, limit, True)
+        )
+    if open_model(files, space.device).probed:
+        done = result_of(probe_model, space, files, task, weights, 1.0, None, limit)
+        return Measured(task.name, "probe on all training samples", done)
+    return Measured(task.name, "own head", result_of(evaluate_model, space, files, task, weights, 1.0, limit))
 
 
 def _open(
@@ -159,9 +191,9 @@ def _open(
     return Subject(space, files, {name: pose(ref, opened, loss) for name, ref in refs.items()})
 
 
-def _result(measured: list[tuple[str, Done]], outputs: dict[str, Any], stages: list[Done]) -> dict[str, Any]:
+def _result(measured: list[Measured], outputs: dict[str, Any], stages: list[Done]) -> dict[str, Any]:
     return {
-        "rows": [{"task": name, "accuracy": read_accuracy(done.ref)} for name, done in measured],
+        "rows": [{"task": one.task, "accuracy": read_accuracy(one.done.ref), "by": one.by} for one in measured],
         "outputs": outputs,
         "stages": {"computed": sum(not d.cached for d in stages), "cached": sum(d.cached for d in stages)},
     }

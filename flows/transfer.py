@@ -102,7 +102,7 @@ def fine_tune_all(plan: Plan, ledger: Ledger, progress: bool) -> tuple[dict[str,
                 size = relative_change(plan.space, plan.source, experts[name])
                 ledger.log.info("The expert of %s: its change has %.2g times the norm of its source.", name, size)
             if plan.config.oracle:
-                oracles[name] = ledger.run(finetune_model, plan.space, plan.target, task, theirs, progress).ref
+                oracles[name] = ledger.run(finetune_model, plan.space, plan.target, task.bare, theirs, progress).ref
     return experts, oracles
 
 
@@ -159,10 +159,13 @@ def measure(
     alpha: float,
     ledger: Ledger,
 ) -> float:
-    """Test accuracy of one cell: by a probe on its samples (on all, where it has none), or by a head."""
-    about = plan.space, files, plan.tasks[cell.task], weights, alpha
+    """Test accuracy of one cell: by a probe on its samples (on all, where it has none), or by a head; of an expert that
+    came with a classifier, by that.
+    """
+    task = plan.tasks[cell.task] if cell.method == EXPERT.spec else plan.tasks[cell.task].bare
+    about = plan.space, files, task, weights, alpha
     variant = plan.methods.get(cell.method)
-    if plan.probed and not (variant and variant.ends_in_head):
+    if plan.probed and task.own_head is None and not (variant and variant.ends_in_head):
         samples = found.labelled.calibration.set_of(cell.budget.asked) if found and found.labelled else None
         done = ledger.run(probe_model, *about, samples, plan.config.test_limit, label=cell.label)
     else:

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bico.last_steps import LastStep
-from bico.methods import Method
 from bico.reporting.card import Origin
 from bico.reporting.rows import Cell, Row
 from flows.cells import is_shown
@@ -18,7 +16,9 @@ def exports(plan: Plan, rows: Sequence[Row], vectors: Mapping[Cell, Ref]) -> dic
     """The models to write, by folder name: per task the one that is shown, all, or none."""
     measured = {row.cell: row for row in rows}
     return {
-        cell.folder: Export(vector, measured[cell], plan.strength(cell.method))
+        cell.folder: Export(
+            vector, measured[cell], plan.tasks[cell.task], plan.methods[cell.method], plan.strength(cell.method)
+        )
         for cell, vector in vectors.items()
         if plan.config.export == "all" or (plan.config.export == "one" and is_shown(plan, cell))
     }
@@ -27,7 +27,7 @@ def exports(plan: Plan, rows: Sequence[Row], vectors: Mapping[Cell, Ref]) -> dic
 def origin(plan: Plan) -> Origin:
     config = plan.config
     digests = {"source": plan.source.digest(), "target": plan.target.digest()}
-    drawn = config.sampling.value, config.completion.value, config.alpha
+    drawn = config.sampling.value, config.alpha
     return Origin(config.source, config.target, digests, *drawn, plan.target.family)
 
 
@@ -45,16 +45,22 @@ def recorded(plan: Plan) -> dict[str, Any]:
         "pseudo_labels": config.pseudo_labels.value,
         "loss": plan.loss,
         "measured_by": "probe" if plan.probed else "head",
+        "expert_head": next((t.own_head.digest[:16] for t in plan.tasks.values() if t.own_head), None),
         "alpha": config.alpha,
         "finetune": asdict(plan.finetuning[0]),
+        "finetune_target": asdict(plan.finetuning[1]),
         "test_limit": config.test_limit,
     }
 
 
 def settings_of(plan: Plan, cell: Cell) -> dict[str, Any]:
-    """What MLflow keeps of one cell's method: all its settings, also those that nobody gave."""
+    """What MLflow keeps of one cell's method: all its settings, also those that nobody gave, under the part's name; and
+    the run's own settings that the method takes (`RUN_DEFAULTS`), at the value that it took.
+    """
     variant = plan.methods.get(cell.method)
     if variant is None:
         return {}
-    parts: list[Method | LastStep] = [*([variant.method] if variant.method else []), *variant.steps]
-    return {f"{part.name}.{name}": value for part in parts for name, value in asdict(part).items()}
+    taken: dict[str, Any] = {"alpha": plan.config.alpha} if variant.method else {}
+    if completions := {str(completion) for _, completion in variant.needs.maps}:
+        taken["completion"] = ", ".join(sorted(completions))
+    return taken | {f"{part.name}.{name}": value for part in variant.parts for name, value in asdict(part).items()}

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import DataOption, JsonOption
+from flows.options import DataOption, JsonOption, expanded
 
 zoo_app = typer.Typer(no_args_is_help=True, help="The mini models that ship with the project.")
 
@@ -41,6 +41,7 @@ def zoo_build(
     from flows.pretrain import check, pretrain
     from flows.server import prefect_api
 
+    data, out = expanded(data), expanded(out)
     check(name, data or [])  # a name that is not there ends in one line, before a flow run fails
     with prefect_api():
         print(pretrain(name, out / (name if steps is None else f"{name}-{steps}"), data or [], steps=steps))

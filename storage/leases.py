@@ -58,7 +58,7 @@ class Leases:
                     with suppress(FileNotFoundError):
                         file.unlink()
                 else:
-                    leased.update(file.read_text().split())
+                    leased.update(file.read_text(encoding="utf-8").split())
             finally:
                 os.close(handle)
         return leased

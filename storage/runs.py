@@ -42,7 +42,7 @@ def read_run(tracker: Tracker, run: str) -> Recorded:
                 f"MLflow at {tracker.uri} has no results of a run {run!r}: give the id of a finished transfer's parent "
                 "run, as `bico transfer` prints it."
             ) from error
-        table = json.loads(Path(path).read_text())
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
     return Recorded(name, [dict(zip(table["columns"], values, strict=True)) for values in table["data"]])
 
 

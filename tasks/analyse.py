@@ -211,7 +211,7 @@ def write_figure(out: Path, name: str, records: Iterable[Measurement], figure: "
     out = out.expanduser().absolute()
     files = {kind: out / f"{name}.{kind}" for kind in ("png", "csv")}
     figure.savefig(files["png"], dpi=150)
-    with files["csv"].open("w", newline="") as stream:
+    with files["csv"].open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, fieldnames=[field.name for field in fields(Measurement)])
         writer.writeheader()
         writer.writerows(asdict(record) for record in records)

@@ -179,7 +179,7 @@ def write_accuracy(folder: Path, percent: float) -> None:
 
 def read_accuracy(ref: Ref) -> float:
     """Percent."""
-    return json.loads((folder_of(ref) / _METRICS).read_text())["accuracy"]
+    return json.loads((folder_of(ref) / _METRICS).read_text(encoding="utf-8"))["accuracy"]
 
 
 def write_measurements(folder: Path, records: Iterable["Measurement"]) -> None:
@@ -189,7 +189,9 @@ def write_measurements(folder: Path, records: Iterable["Measurement"]) -> None:
 def read_measurements(ref: Ref) -> list["Measurement"]:
     from bico.analysis.records import Measurement  # here, since workers that solve maps need no analyses
 
-    return [Measurement(**record) for record in json.loads((folder_of(ref) / _MEASUREMENTS).read_text())]
+    return [
+        Measurement(**record) for record in json.loads((folder_of(ref) / _MEASUREMENTS).read_text(encoding="utf-8"))
+    ]
 
 
 def _on_device_of(state: Mapping[str, Tensor], tensors: StateDict) -> StateDict:

@@ -6,13 +6,14 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
+from bico.errors import CheckpointError
 from bico.evaluation.accuracy import accuracy
 from bico.evaluation.linear_head import linear_head_accuracy
 from bico.models.loading import ModelFiles
 from storage.keys import Ref, artefact_key
 from tasks.artefacts import read_linear_head, read_update, write_accuracy
 from tasks.cached_stage import Done, Workspace, run_stage
-from tasks.inputs import TaskRef, open_head, open_model, open_split
+from tasks.inputs import TaskRef, classifier_for, open_head, open_model, open_split
 from tasks.progress import reported
 from tasks.retries import RETRIES
 
@@ -27,6 +28,7 @@ def evaluate_model(
     weights: Ref | None,
     alpha: float = 1.0,
     limit: int | None = None,
+    by_folder: bool = False,
 ) -> Done | State[Done]:
     """Stores the test accuracy (percent) of a model on a task.
 
@@ -35,7 +37,14 @@ def evaluate_model(
             model as it is.
         alpha: How much of the task vector is added.
         limit: Only the first so many test samples.
+        by_folder: Read with the classifier that lies in the model's folder.
+
+    Raises:
+        CheckpointError: If a classifier in the folder is asked for that is not there, or knows other classes.
     """
+    named = classifier_for(model, task) if by_folder else None
+    if by_folder and named is None:
+        raise CheckpointError(f"{model.ref} has no classifier for the classes of {task.name} in its folder.")
     key = artefact_key(
         "evaluate",
         VERSION,
@@ -44,6 +53,7 @@ def evaluate_model(
         weights=weights,
         alpha=alpha,
         limit=limit,
+        **({} if named is None else {"classifier": named.digest}),
     )
 
     def build(out: Path) -> None:
@@ -54,7 +64,8 @@ def evaluate_model(
             reported("evaluate", f"test samples of {task.name}", tested) as advance,
             opened.updated(read_update(weights, opened.state()), alpha),
         ):
-            batches, head = data.batches(250, limit), read_linear_head(weights)
+            batches = data.batches(250, limit)
+            head = read_linear_head(weights) if named is None else named.for_classes(task.open().class_names)
             if head is None:
                 percent = accuracy(opened, batches, open_head(model, space.device, task), on_batch=advance)
             else:

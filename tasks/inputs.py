@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import torch
 
 from bico.data.reading import NOTHING_SAID, Reading
 from bico.data.tasks import Prepared, Task, get_task
-from bico.evaluation.linear_head import read
+from bico.evaluation.head_files import NamedHead, load_head, read_head
+from bico.evaluation.linear_head import LinearHead, read
 from bico.evaluation.probe import as_head, fit_probe
 from bico.models.loading import ModelFiles, load
 from bico.models.protocol import PROBE, Model
@@ -19,6 +20,19 @@ MODELS, HEADS = 8, 256
 """How many are kept; a transfer needs two models, and heads for each task and draw."""
 SPLIT_BYTES = 4 << 30
 """Of preprocessed examples that all splits may keep; one that is in use can add its own `Prepared.BUDGET`."""
+
+
+@dataclass(frozen=True)
+class OwnHead:
+    """A classifier that came with one model, an expert's: its loss is taken in it, and it is measured by it."""
+
+    model: ModelFiles
+    path: str
+    digest: str
+    """Of what the file holds."""
+
+    def read(self) -> LinearHead:
+        return read_head(Path(self.path), self.model.allow_pickle)
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,8 @@ class TaskRef:
     """Of text, the loss whose gradients are taken; of pictures there is one only."""
     reading: Reading = NOTHING_SAID
     """What options say of how its folder is read."""
+    own_head: OwnHead | None = None
+    """In place of the head that the task would have in that model; other models keep theirs."""
 
     def open(self) -> Task:
         return get_task(self.name, [Path(folder) for folder in self.folders], self.reading)
@@ -38,7 +54,13 @@ class TaskRef:
     @property
     def identity(self) -> dict[str, object]:
         """What determines a loss on this task: for keys."""
-        return self.open().identity | ({} if self.loss is None else {"loss": self.loss})
+        posed = {} if self.loss is None else {"loss": self.loss}
+        return self.open().identity | posed | ({} if self.own_head is None else {"own_head": self.own_head.digest})
+
+    @property
+    def bare(self) -> "TaskRef":
+        """The task without a head of anybody's own."""
+        return replace(self, own_head=None)
 
 
 def open_model(files: ModelFiles, device: str) -> Model:
@@ -65,10 +87,22 @@ def _open_head(
     files: ModelFiles, device: str, task: TaskRef, indices: tuple[int, ...] | None, _content: str
 ) -> torch.Tensor:
     opened, model = task.open(), open_model(files, device)
+    if task.own_head is not None and task.own_head.model == files:
+        return as_head(task.own_head.read()).to(device)
     if task.loss != PROBE:
         return model.head(opened.class_names, opened.prompts)
     data = open_split(files, device, task, "train")
     return as_head(fit_probe(*read_features(model, data, indices), len(opened.class_names)))
+
+
+def classifier_for(files: ModelFiles, task: TaskRef) -> NamedHead | None:
+    """The classifier beside a model that was exported with one; None if there is none, or it knows other classes.
+
+    Raises:
+        CheckpointError: If it is damaged.
+    """
+    named = None if files.folder is None else load_head(files.folder)
+    return named if named is not None and named.for_classes(task.open().class_names) is not None else None
 
 
 def read_features(

@@ -7,8 +7,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
-from bico.evaluation.linear_head import linear_head_accuracy
-from bico.evaluation.probe import fit_probe
+from bico.evaluation.probe import fit_probe, probe_accuracy
 from bico.models.loading import ModelFiles
 from storage.keys import Ref, artefact_key
 from tasks.artefacts import read_update, write_accuracy
@@ -53,7 +52,7 @@ def probe_model(
         train, test = (open_split(model, space.device, task, split) for split in ("train", "test"))
         with opened.updated(read_update(weights, opened.state()), alpha):
             probe = fit_probe(*read_features(opened, train, indices), classes)
-            percent = linear_head_accuracy(opened, test.batches(250, limit), probe)
+            percent = probe_accuracy(opened, test.batches(250, limit), probe)
         write_accuracy(out, percent)
 
     return run_stage(space, "probe", key, build, {"model": model.ref, "task": task.name})

@@ -11,6 +11,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from bico.methods.variant import Variant
 from bico.models.loading import ModelFiles
 from bico.reporting.advice import advice
 from bico.reporting.card import Origin, model_card
@@ -21,6 +22,7 @@ from bico.reporting.tables import markdown_table
 from storage.keys import Ref
 from tasks.cached_stage import Workspace
 from tasks.export import export_model
+from tasks.inputs import TaskRef
 from tasks.retries import RETRIES
 
 CARD = "README.md"
@@ -34,6 +36,9 @@ class Export:
     """The target's task vector."""
     row: Row
     """Its row of the results."""
+    task: TaskRef
+    variant: Variant
+    """What was done to the target."""
     alpha: float = 1.0
     """How much of the task vector is added."""
 
@@ -62,19 +67,20 @@ def write_results(
     out = out.expanduser().absolute()
     out.mkdir(parents=True, exist_ok=True)
     table = markdown_table(rows)
-    with _replacing(out / "results.csv") as path, path.open("w", newline="") as file:
+    with _replacing(out / "results.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=COLUMNS)
         writer.writeheader()
         writer.writerows(row.record() for row in rows)
     with _replacing(out / "results.md") as path:
-        path.write_text("\n\n".join([table, *advice(rows)]) + "\n")
+        path.write_text("\n\n".join([table, *advice(rows)]) + "\n", encoding="utf-8")
     with _replacing(out / "accuracy.png") as path:
         plot_accuracy(rows).figure.savefig(path, dpi=150, format="png")
     with _replacing(out / "calibration.json") as path:
         path.write_text(json.dumps(calibrations))
     for name, export in models.items():
-        export_model(space, target, export.vector, export.alpha, folder := out / "models" / name)
-        (folder / CARD).write_text(model_card(export.row, start_of(export.row, rows), origin))
+        export_model(space, target, export.vector, export.alpha, folder := out / "models" / name, export.task)
+        card = model_card(export.row, export.variant, start_of(export.row, rows), origin, name)
+        (folder / CARD).write_text(card, encoding="utf-8")
     return {
         "table": str(out / "results.csv"),
         "markdown": str(out / "results.md"),

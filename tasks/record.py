@@ -33,6 +33,10 @@ class TrackingSettings(Protocol):
     def experiment(self) -> str: ...
 
 
+RUN_DEFAULTS = ("completion", "alpha")
+"""Parameters of a run that not every method takes, and that some take at another value: of a cell, what it took."""
+
+
 def metric_label(method: Spec, unlabelled: int) -> str:
     """MLflow's metric names have neither the equals sign of settings nor the plus of last steps.
 
@@ -60,7 +64,7 @@ def record_run(
     """Writes one MLflow run for the transfer and, under it, one per task, method, sample count and seed.
 
     Arguments:
-        details: All settings of each cell's method.
+        details: All settings of each cell's method, and those of `RUN_DEFAULTS` that it took.
         tags: With "prefect.flow_run", of which each has one run in MLflow: a retry goes on with it.
     """
     tracker = open_tracker(settings)
@@ -79,8 +83,9 @@ def record_run(
             metrics = {"accuracy": row.accuracy}
             if not is_reference(row.method) and (start := start_of(row, rows)) is not None:
                 metrics[gained] = row.accuracy - start
+            asked = {name: value for name, value in params.items() if name not in RUN_DEFAULTS}
             tracker.log_child(
-                parent, row.label, params | cell | dict(details[row.cell]), metrics, {"bico.kind": "cell"} | cell
+                parent, row.label, asked | cell | dict(details[row.cell]), metrics, {"bico.kind": "cell"} | cell
             )
         for path in (outputs[kind] for kind in ("table", "markdown", "plot", "calibration")):
             tracker.log_artifact(parent, Path(path))

@@ -43,7 +43,7 @@ class Record:
     def read(cls, path: Path) -> Self:
         """Raises ConfigError if the file is none of a record."""
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             return cls(**content | {"rows": tuple(Row.parse(row) for row in content["rows"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(

@@ -41,5 +41,5 @@ def show_page(key: str, text: str, description: str) -> None:
 
 def _write(path: Path, text: str) -> Path:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_text(text)
+    unfinished.write_text(text, encoding="utf-8")
     return unfinished.replace(path)

@@ -18,14 +18,18 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from bico import load_classifier
 from bico.data.reading import make_reading
 from bico.data.tasks import get_task
 from bico.errors import BicoError
+from bico.evaluation.head_files import read_head
+from bico.evaluation.predictions import predicted
 from bico.methods import Pair, get_method
 from bico.methods.variant import get_variant
 from bico.models import zoo
 from bico.models.clip.family import CONFIG, WEIGHTS
 from bico.models.families import find_weights
+from bico.models.files import HEAD_FILE
 from bico.models.loading import load, resolve
 from bico.models.releases import Release, releases_at
 from bico.reporting.compare import compare
@@ -210,6 +214,11 @@ def _other_weights(here: Here) -> None:
     zoo.verify(model, "0" * 64)
 
 
+def _head(here: Here, classes: int, width: int) -> Path:
+    save_file({"weight": torch.ones(classes, width)}, here.path / "head.safetensors")
+    return here.path / "head.safetensors"
+
+
 def _arrays(here: Here) -> Path:
     write_arrays(here.path / "arrays", {"a": torch.ones(3)})
     return here.path / "arrays"
@@ -250,6 +259,12 @@ MISTAKES = [
         "Configurations", "`finetune: {steps: 0}`", lambda h: h.yaml(TWO + "tasks: [digits]\nfinetune: {steps: 0}\n")
     ),
     Mistake("Configurations", "`alpha: .nan`", lambda h: h.plan(alpha=float("nan"))),
+    Mistake("Configurations", "`seeds: [-1]`", lambda h: h.yaml(TWO + "tasks: [digits]\nseeds: [-1]\n")),
+    Mistake("Configurations", "`finetune: {lr: .nan}`", lambda h: h.yaml(
+        TWO + "tasks: [digits]\nfinetune: {lr: .nan}\n")),
+    Mistake("Configurations", "`out: ~nobody-there/x`", lambda h: h.yaml(
+        TWO + "tasks: [digits]\nout: ~nobody-there/x\n")),
+    Mistake("Configurations", "method `bico+head:penalty=-1`", lambda h: get_variant("bico+head:penalty=-1")),
     Mistake("Configurations", "method `bicoo`", lambda h: get_method("bicoo")),
     Mistake("Configurations", "method `bico:complet=svd`", lambda h: get_method("bico:complet=svd")),
     Mistake("Configurations", "method `gradfix:mask=soft`", lambda h: get_method("gradfix:mask=soft")),
@@ -258,6 +273,8 @@ MISTAKES = [
     Mistake("Configurations", "`--loss text` of pictures", lambda h: h.plan(loss="text")),
     Mistake("Configurations", "`BICO_DEVICE=tpu`", lambda h: Settings.from_environment(device="tpu")),
     Mistake("Configurations", "`BICO_WORKERS=two`", lambda h: Settings.from_environment(workers="two")),
+    Mistake("Configurations", "`--workers 0`", lambda h: Settings.from_environment(workers=0)),
+    Mistake("Configurations", "`--home a?b`", lambda h: Settings.from_environment(home="a?b")),
     Mistake("Configurations", "`--memory -1`", lambda h: Settings.from_environment(memory=-1)),
     Mistake("Configurations", "`--out` below a file", lambda h: h.plan(out=h.file("file", "") / "below")),
     Mistake("Configurations", "`bico cache gc --older-than soon`", lambda h: parse_age("soon")),
@@ -330,6 +347,18 @@ MISTAKES = [
         "model.safetensors.index.json", '{"weight_map": {"x": "model-00001-of-00002.safetensors"}}').parent)),
     Mistake("Models and checkpoints", "a T5 without its embedding", lambda h: load(resolve(str(h.without_embedding())))),
     Mistake("Models and checkpoints", "an expert that is not there", lambda h: h.plan(expert=Path("none.safetensors"))),
+    Mistake("Models and checkpoints", "`--expert-head` without `--expert`", lambda h: h.plan(
+        expert_head=_head(h, 10, 8))),
+    Mistake("Models and checkpoints", "a head of other classes than the task", lambda h: h.plan(
+        expert=h.release() / WEIGHTS, expert_head=_head(h, 9, 8))),
+    Mistake("Models and checkpoints", "a head that reads another width", lambda h: h.plan(
+        expert=h.release() / WEIGHTS, expert_head=_head(h, 10, 16))),
+    Mistake("Models and checkpoints", "a head's file without a head", lambda h: read_head(h.release() / WEIGHTS)),
+    Mistake("Models and checkpoints", "a classifier of a model that has none", lambda h: load_classifier(h.release())),
+    Mistake("Models and checkpoints", "an exported head without its classes", lambda h: (
+        save_file({"weight": torch.ones(2, 3)}, h.release() / HEAD_FILE), load_classifier(h.release()))),
+    Mistake("Models and checkpoints", "scores that are not finite", lambda h: predicted(
+        torch.tensor([[0.0, torch.nan]]), "a model")),
     Mistake("Models and checkpoints", "a checkpoint that is a folder", lambda h: load_state(h.path)),
     Mistake("Models and checkpoints", "a pointer of git-lfs", lambda h: load_state(
         h.file("x.safetensors", "version https://git-lfs.github.com/spec/v1\n"))),

@@ -11,6 +11,7 @@ from transformers import T5ForConditionalGeneration
 
 from bico.data.layouts import parquet_files
 from bico.errors import CheckpointError, DataError
+from bico.evaluation.predictions import predicted
 from bico.evaluation.probe import fit_probe
 from bico.models import zoo
 from bico.models.loading import load, resolve
@@ -90,7 +91,7 @@ def probes(model: T5Encoder, folder: Path) -> tuple[float, float]:
     percent = []
     for known, new in zip(sentence_features(model, texts), sentence_features(model, test), strict=True):
         probe = fit_probe(known, labels, int(labels.max()) + 1)
-        right = (new @ probe.weight + probe.bias).argmax(1) == test_labels
+        right = predicted(probe.scores(new), model.name) == test_labels
         percent.append(round(100 * float(right.float().mean()), 2))
     return percent[0], percent[1]
 

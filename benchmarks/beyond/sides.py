@@ -12,6 +12,7 @@ from bico.calibration.covariances import Batch, split_at
 from bico.calibration.pseudo_labels import expert_scores
 from bico.data.tasks import Prepared, Task, get_task
 from bico.evaluation.linear_head import Readings, read
+from bico.evaluation.predictions import predicted
 from bico.finetune import MINI, finetune
 from bico.models.clip.vit import ClipViT
 from bico.models.loading import load, resolve
@@ -81,7 +82,7 @@ class Side:
         return self.test.split.labels[: self.limit]
 
     def percent(self, scores: Tensor) -> float:
-        return 100 * float((scores.argmax(1).cpu() == self.test_labels).double().mean())
+        return 100 * float((predicted(scores, self.model.name).cpu() == self.test_labels).double().mean())
 
     def zero_shot(self, features: Tensor) -> float:
         """Accuracy of features under the zero-shot head, percent."""

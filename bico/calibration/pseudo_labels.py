@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bico.evaluation.predictions import check_scores, predicted
 from bico.models.protocol import Model
 
 
@@ -29,11 +30,22 @@ def expert_scores(
         tau: The source's task vector.
         batches: Inputs as the source wants them (batch, ...).
         head: The source's classification head.
+
+    Raises:
+        CalibrationError: If a score is not finite.
     """
     with source.updated(tau):
-        return torch.cat([source.logits(inputs, head) for inputs in batches])
+        return check_scores(
+            torch.cat([source.logits(inputs, head) for inputs in batches]), f"the expert of {source.name}"
+        )
 
 
 def pseudo_labels(scores: Float[Tensor, "samples classes"], kind: PseudoLabels = PseudoLabels.HARD) -> Tensor:
-    """Returns targets of a cross-entropy loss: class indices (samples,), or probabilities (samples, classes)."""
-    return scores.softmax(dim=1) if PseudoLabels(kind) is PseudoLabels.SOFT else scores.argmax(dim=1)
+    """Returns targets of a cross-entropy loss: class indices (samples,), or probabilities (samples, classes).
+
+    Raises:
+        CalibrationError: If a score is not finite.
+    """
+    if PseudoLabels(kind) is PseudoLabels.SOFT:
+        return check_scores(scores, "an expert").softmax(dim=1)
+    return predicted(scores, "an expert")

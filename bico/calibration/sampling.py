@@ -2,17 +2,30 @@
 
 Every strategy orders the training split once per seed; the set for N is the first N of that order, so the first 50 of
 the set for 100 are the set for 50.
+
+A seed is that of one purpose: fine-tuning with seed 0, calibration with seed 0 and inputs without labels with seed 0 draw
+from streams that have nothing to do with each other. With one stream for all, the calibration set for 48 would be the
+first batch that the expert was trained on.
 """
 
+import zlib
 from collections.abc import Iterable
 from enum import StrEnum
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from bico.errors import CalibrationError, NotEnoughSamplesError
+
+
+class Purpose(StrEnum):
+    """What is drawn. Fine-tuning has its seed to itself (`bico.finetune`): experts that were made stay the same."""
+
+    CALIBRATION = "calibration"
+    UNLABELLED = "unlabelled"
 
 
 class Sampling(StrEnum):
@@ -48,7 +61,7 @@ def draw_samples(available: int, count: int, seed: int) -> Int[Tensor, " count"]
         NotEnoughSamplesError: If fewer than `count` samples are available.
     """
     _check(count, available, "the training split")
-    return torch.randperm(available, generator=_generator(seed))[:count]
+    return torch.randperm(available, generator=generator_of(Purpose.CALIBRATION, seed))[:count]
 
 
 def draw_unlabelled(available: int, taken: Iterable[int], count: int, seed: int) -> Int[Tensor, " count"]:
@@ -69,7 +82,7 @@ def draw_unlabelled(available: int, taken: Iterable[int], count: int, seed: int)
             f"{count} unlabelled inputs asked for, but the training split holds {available}, of which {len(taken)} serve "
             f"with labels: lower --unlabelled to {available - len(taken)}."
         )
-    order = torch.randperm(available, generator=_generator(seed))
+    order = torch.randperm(available, generator=generator_of(Purpose.UNLABELLED, seed))
     return torch.tensor([index for index in order.tolist() if index not in taken][:count])
 
 
@@ -108,7 +121,7 @@ def choose_samples(
     sampling = Sampling(sampling)
     if sampling is Sampling.RANDOM:
         return draw_samples(len(labels), count, seed)
-    generator = _generator(seed)
+    generator = generator_of(Purpose.CALIBRATION, seed)
     order = torch.randperm(len(labels), generator=generator)
     if sampling in (Sampling.HALF_CLASS, Sampling.ONE_CLASS):
         present = labels.unique()
@@ -157,5 +170,7 @@ def _check(count: int, available: int, where: str) -> None:
         )
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def generator_of(purpose: Purpose, seed: int) -> torch.Generator:
+    """Returns a generator whose stream belongs to one purpose and seed (>= 0) and to no other pair of them."""
+    entropy = np.random.SeedSequence([zlib.crc32(purpose.value.encode()), seed])  # crc32: the same on every machine
+    return torch.Generator().manual_seed(int(entropy.generate_state(1, np.uint64)[0]))

@@ -78,5 +78,6 @@ def linear_head_accuracy(
 
     Raises:
         ShapeError: If there are no samples.
+        CalibrationError: If a score is not finite.
     """
-    return percent_right(lambda inputs: linear_head.scores(read(model, [inputs]).pooled), batches, on_batch)
+    return percent_right(lambda inputs: linear_head.scores(read(model, [inputs]).pooled), batches, on_batch, model.name)

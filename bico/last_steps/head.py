@@ -1,5 +1,6 @@
 """A new classifier on what the projection reads: the expert's scores, or the labels, by regression."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from bico.errors import CalibrationError, ConfigError
 from bico.evaluation.linear_head import LinearHead
+from bico.evaluation.predictions import predicted
 from bico.last_steps.protocol import StepContext, StepResult
 from bico.linalg.logistic import logistic
 from bico.linalg.ridge import PENALTIES, ridge
@@ -50,6 +52,8 @@ class Head:
     told: ClassVar[frozenset[str]] = frozenset({"targets", "fit"})
 
     def __post_init__(self) -> None:
+        if not 0 <= self.penalty < math.inf:
+            raise ConfigError(f"head: penalty={self.penalty} must be a finite number >= 0; 0 chooses it.")
         if self.penalty and Fit(self.fit) is Fit.LOGISTIC:
             raise ConfigError("head: penalty is the ridge's; a logistic fit chooses its own by cross-validation.")
 
@@ -61,6 +65,14 @@ class Head:
     @property
     def needs_labels(self) -> bool:
         return Targets(self.targets) is Targets.LABELS
+
+    @property
+    def trained(self) -> str:
+        to = "the labels" if self.needs_labels else "the expert's scores"
+        if Fit(self.fit) is Fit.LOGISTIC:
+            to = "the labels" if self.needs_labels else "the expert's predictions"
+            return f"a linear classifier on its pooled features was fitted to {to} by logistic regression"
+        return f"a linear classifier on its pooled features was fitted to {to} by ridge regression"
 
     @property
     def needs(self) -> Needs:
@@ -81,7 +93,7 @@ class Head:
             pooled = pooled[: len(labels)]
             wanted = F.one_hot(labels, classes).to(pooled)
         else:
-            labels, wanted = context.scores.argmax(1), context.scores
+            labels, wanted = predicted(context.scores, "the expert"), context.scores
         return StepResult(vector, self.linear_head(pooled, labels.to(pooled.device), wanted.to(pooled), classes))
 
     def linear_head(self, pooled: Tensor, labels: Tensor, wanted: Tensor, classes: int) -> LinearHead:

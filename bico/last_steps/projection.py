@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bico.calibration.signals import Signal, signal_key
-from bico.errors import MethodError, ShapeError
+from bico.errors import ConfigError, MethodError, ShapeError
 from bico.evaluation.linear_head import projection_of
 from bico.last_steps.protocol import StepContext, StepResult
 from bico.linalg.procrustes import Completion
@@ -41,6 +41,14 @@ class Projection:
     keeps_vocabulary: ClassVar[bool] = True
     told: ClassVar[frozenset[str]] = frozenset()
     needs_labels: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.penalty >= 0:
+            raise ConfigError(f"projection: penalty={self.penalty} must be >= 0; 0 chooses it, inf changes nothing.")
+
+    @property
+    def trained(self) -> str:
+        return "its last projection was refitted to the expert's change of features by ridge regression"
 
     @property
     def needs(self) -> Needs:

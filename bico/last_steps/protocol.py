@@ -111,6 +111,11 @@ class LastStep(HasFields, Protocol):
         """How tables call it."""
         ...
 
+    @property
+    def trained(self) -> str:
+        """What of the target it has trained or fitted, for a model card: the subject and verb of a sentence."""
+        ...
+
     told: ClassVar[frozenset[str]]
     """Settings that the label tells; others are written behind it."""
 

@@ -1,5 +1,6 @@
 """A few steps of fine-tuning on the calibration samples: the baseline at matched data, or a finish after a transfer."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -37,12 +38,18 @@ class Tune:
     needs_labels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.lr <= 0:
-            raise ConfigError(f"tune needs steps >= 1, batch_size >= 1 and lr > 0, got {self}.")
+        if self.steps < 1 or self.batch_size < 1 or not 0 < self.lr < math.inf or not 0 <= self.seed < 2**63:
+            raise ConfigError(f"tune needs steps >= 1, batch_size >= 1, a finite lr > 0 and seed >= 0, got {self}.")
 
     @property
     def label(self) -> str:
         return f"{self.steps} steps"
+
+    @property
+    def trained(self) -> str:
+        return (
+            f"all of its trainable parameters were fine-tuned for {self.steps} AdamW steps at learning rate {self.lr:g}"
+        )
 
     @property
     def needs(self) -> Needs:

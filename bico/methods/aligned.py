@@ -33,6 +33,7 @@ class Aligned:
 
     name: ClassVar[str]
     carries_expert: ClassVar[bool] = True
+    trained: ClassVar[str] = ""
     input_side: ClassVar[Signal | None]
     output_side: ClassVar[Signal | None]
 

@@ -49,6 +49,10 @@ class FewShot:
             raise ConfigError(f"few-shot needs lr > 0, eps > 0 and weight_decay >= 0, all finite, got {self}.")
 
     @property
+    def trained(self) -> str:
+        return f"all of its trainable parameters took one AdamW step at learning rate {self.lr:g}"
+
+    @property
     def needs(self) -> Needs:
         return Needs(gradients=frozenset({ParameterGradient.SUM}))
 

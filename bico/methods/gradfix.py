@@ -54,6 +54,7 @@ class GradFix:
     reference: ClassVar[str] = "GradFix: gradient-sign masking (Rinaldi et al., 2025)"
     serves: ClassVar[Serves] = Serves.ONE_ARCHITECTURE
     carries_expert: ClassVar[bool] = True
+    trained: ClassVar[str] = ""
 
     @property
     def _kind(self) -> ParameterGradient:

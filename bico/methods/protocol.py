@@ -77,6 +77,13 @@ class Method(HasFields, Protocol):
     """Whether the expert's weights are carried over: a method that only looks at the samples is a baseline."""
 
     @property
+    def trained(self) -> str:
+        """What of the target it has trained or fitted, for a model card: the subject and verb of a sentence; empty if it
+        has trained nothing.
+        """
+        ...
+
+    @property
     def needs(self) -> Needs:
         """The evidence it asks for; none means that it needs no calibration."""
         ...

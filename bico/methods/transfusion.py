@@ -46,10 +46,11 @@ class TransFusion:
     reference: ClassVar[str] = "TransFusion: re-basin of task vectors (Rinaldi et al., 2025)"
     serves: ClassVar[Serves] = Serves.ONE_ARCHITECTURE
     carries_expert: ClassVar[bool] = True
+    trained: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        if self.sweeps < 1:
-            raise ConfigError(f"transfusion needs sweeps >= 1, got {self.sweeps}.")
+        if self.sweeps < 1 or not 0 <= self.seed < 2**63:
+            raise ConfigError(f"transfusion needs sweeps >= 1 and 0 <= seed < 2^63, got {self}.")
 
     @property
     def needs(self) -> Needs:

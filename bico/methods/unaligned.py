@@ -24,6 +24,7 @@ class Naive:
     reference: ClassVar[str] = "task arithmetic without alignment (BiCo, table 3)"
     serves: ClassVar[Serves] = Serves.ONE_ARCHITECTURE
     carries_expert: ClassVar[bool] = True
+    trained: ClassVar[str] = ""
 
     @property
     def needs(self) -> Needs:
@@ -79,6 +80,7 @@ class ZeroPad(_Corner):
     reference: ClassVar[str] = "zero-padding (BiCo, table 1)"
     serves: ClassVar[Serves] = Serves.WIDER
     carries_expert: ClassVar[bool] = True
+    trained: ClassVar[str] = ""
 
     def check_site(self, ours: Site, theirs: Site) -> None:
         if theirs.shape[0] < ours.shape[0] or theirs.shape[1] < ours.shape[1]:
@@ -96,6 +98,7 @@ class Crop(_Corner):
     reference: ClassVar[str] = "cropping (BiCo, table D)"
     serves: ClassVar[Serves] = Serves.NARROWER
     carries_expert: ClassVar[bool] = True
+    trained: ClassVar[str] = ""
 
     def check_site(self, ours: Site, theirs: Site) -> None:
         if theirs.shape[0] > ours.shape[0] or theirs.shape[1] > ours.shape[1]:

@@ -53,6 +53,11 @@ class Variant:
         return any(not step.keeps_vocabulary for step in self.steps)
 
     @property
+    def parts(self) -> tuple[Method | LastStep, ...]:
+        """Method and steps, in order."""
+        return (*((self.method,) if self.method else ()), *self.steps)
+
+    @property
     def needs_labels(self) -> bool:
         return any(step.needs_labels for step in self.steps)
 

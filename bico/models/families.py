@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from bico.errors import CheckpointError, ConfigError, nearest, one_line
 from bico.models.clip.family import CLIP
-from bico.models.files import ModelFiles, References
+from bico.models.files import CLASSES_FILE, HEAD_FILE, ModelFiles, References
 from bico.models.t5.family import T5
 from bico.models.weight_files import USUAL, WeightFiles, refuse_adapter, refuse_pickle, weight_files
 
@@ -242,7 +242,8 @@ def foreign_namings(family: str, parameters: Iterable[str]) -> "tuple[Naming, ..
 
 def hub_patterns() -> list[str]:
     """What is fetched of a hub's repository before it is known whose model it holds."""
-    return list(dict.fromkeys(pattern for family in families() for pattern in family.hub_patterns))
+    own = (pattern for family in families() for pattern in family.hub_patterns)
+    return list(dict.fromkeys([*own, HEAD_FILE, CLASSES_FILE]))
 
 
 def schemes() -> set[str]:

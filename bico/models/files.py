@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+HEAD_FILE, CLASSES_FILE = "linear_head.safetensors", "linear_head.json"
+"""Beside a model whose task vector came with a classifier: the classifier, and what its classes are called."""
+
 
 @dataclass(frozen=True)
 class ModelFiles:

@@ -1,26 +1,38 @@
-"""What was best with a budget of labels and unlabelled inputs, and whether the transfer was worth it."""
+"""What was best with a budget of labels and unlabelled inputs, and whether the transfer was worth it.
 
+A difference is said to be one by the standard of `bico.reporting.claims`: one-sided, at 5 %, over tasks where there are
+several (seeds of one task are not independent observations), over calibration draws where there is one task. The side
+that is said to win was picked as the best of several on the very test data that the test is made on, so the level is
+divided by their number (Bonferroni). Budgets are judged one by one.
+"""
+
+import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bico.calibration.budget import Budget
 from bico.methods.spec import Spec
 from bico.methods.variant import carries_expert, keeps_vocabulary
+from bico.reporting.claims import LEVEL, differences, p_above
 from bico.reporting.names import label_of
 from bico.reporting.references import doubts, is_reference, untouched
-from bico.reporting.rows import Row
-from bico.reporting.tables import mean_cell
+from bico.reporting.rows import Row, by_seed, mean_sd
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to serve the target, averaged over the tasks."""
+    """One way to serve the target, on all tasks."""
 
     method: Spec
     budget: Budget
-    by_seed: dict[int | None, float]
-    """Average accuracy over the tasks, percent; {None: ...} where nothing was drawn."""
+    rows: tuple[Row, ...]
+
+    @property
+    def by_seed(self) -> dict[int | None, float]:
+        """Average accuracy over the tasks, percent; {None: ...} where nothing was drawn."""
+        return by_seed(self.rows)
 
     @property
     def mean(self) -> float:
@@ -33,12 +45,59 @@ class Candidate:
         given += [f"{self.budget.unlabelled} unlabelled"] * bool(self.budget.unlabelled)
         return label_of(self.method) + (f" ({', '.join(given)})" if given else "")
 
-    def over(self, other: "Candidate") -> list[float]:
-        """Differences, paired by seed; what was not drawn serves every seed."""
-        return [self._at(seed) - other._at(seed) for seed in _seeds(self, other)]
+    @property
+    def measured(self) -> str:
+        return f"{self.name}: {mean_sd(list(self.by_seed.values()))} %"
 
-    def _at(self, seed: int | None) -> float:
-        return self.by_seed[seed if seed in self.by_seed else None]
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much one candidate is better than another, in points."""
+
+    values: tuple[float, ...]
+    """Independent observations: one per task where there are several, else one per calibration draw."""
+    unit: str
+    """What they are: tasks or draws."""
+    rounding: float
+    """Standard deviation of one value from this alone, that an accuracy is a share of a number of samples: few seeds of
+    a coarse measure agree by chance, which is no proof of a spread of zero."""
+
+    @classmethod
+    def of(cls, better: Candidate, worse: Candidate) -> "Gain":
+        found = differences(better.rows, worse.rows)
+        per_task = [statistics.fmean(seeds.values()) for seeds in found.values()]
+        rows = (*better.rows, *worse.rows)
+        steps = [_step({row.accuracy for row in rows if row.task == task}) for task in found]
+        rounding = math.sqrt(statistics.fmean(step**2 / 6 for step in steps))  # step²/12 for each side
+        if len(per_task) > 1:
+            return cls(tuple(per_task), "tasks", rounding)
+        return cls(tuple(*(seeds.values() for seeds in found.values())), "draws", rounding)
+
+    def is_certain(self, picked_from: int) -> bool:
+        """Whether the gain is above zero at the level of claims.
+
+        Arguments:
+            picked_from: How many candidates the better one is the best of.
+        """
+        if len(self.values) < 2:
+            return False  # nothing is known of the spread
+        return self.p < LEVEL / picked_from
+
+    @property
+    def p(self) -> float:
+        """Of the one-sided test that there is a gain."""
+        return p_above(self.values, 0.0, self.rounding)
+
+    def __str__(self) -> str:
+        mean, sd = mean_sd(self.values)
+        if sd is None:
+            return f"{mean:+.1f} points on one task with one draw, which allows no test"
+        return f"{mean:+.1f} ± {sd:.1f} points over {len(self.values)} {self.unit}"
+
+
+def _step(accuracies: Iterable[float]) -> float:
+    """The least difference between accuracies of one task: they come in steps of so many points, or of less."""
+    return min((b - a for a, b in pairwise(sorted(accuracies))), default=0.0)
 
 
 def budgets_of(rows: Iterable[Row]) -> list[Budget]:
@@ -51,27 +110,29 @@ def candidates(rows: Sequence[Row], budget: Budget) -> list[Candidate]:
     references are left out, and so is a method that lacks a task or a seed.
     """
     tasks, start = {row.task for row in rows}, untouched(rows).spec
-    grouped: dict[tuple[Spec, Budget], dict[int | None, dict[str, float]]] = {}
+    grouped: dict[tuple[Spec, Budget], list[Row]] = {}
     for row in rows:
         if (
             row.budget.asked in (0, budget.asked)
             and row.budget.unlabelled in (0, budget.unlabelled)
             and (not is_reference(row.method) or row.method == start)
         ):
-            grouped.setdefault((row.method, row.budget), {}).setdefault(row.seed, {})[row.task] = row.accuracy
-    seeds = {seed for found in grouped.values() for seed in found} - {None}
-    return [
-        Candidate(*key, {seed: statistics.fmean(found.values()) for seed, found in by_seed.items()})
-        for key, by_seed in grouped.items()
-        if all(set(found) == tasks for found in by_seed.values()) and set(by_seed) in ({None}, seeds)
-    ]
+            grouped.setdefault((row.method, row.budget), []).append(row)
+    seeds = {row.seed for found in grouped.values() for row in found} - {None}
+    return [Candidate(*key, tuple(found)) for key, found in grouped.items() if _is_whole(found, tasks, seeds)]
+
+
+def _is_whole(rows: Sequence[Row], tasks: set[str], seeds: set[int | None]) -> bool:
+    places = {(row.task, row.seed) for row in rows}
+    return places in [{(task, seed) for task in tasks for seed in drawn} for drawn in ({None}, seeds)]
 
 
 def recommend(rows: Sequence[Row], budget: Budget, carries: Callable[[Spec], bool] = carries_expert) -> str:
-    """Returns sentences on one budget: what was best, what was best without transport, and by how much, paired over seeds.
+    """Returns sentences on one budget: what transfer was best, and how it stands to the untouched target and to the best
+    without transport.
 
-    A difference counts where its mean is more than twice its standard error over seeds. The best are found on the very
-    test data whose accuracies are given, so they flatter a little.
+    The best are found on the very test data whose accuracies are given, so the accuracies flatter a little; the tests
+    are made for it.
 
     Arguments:
         rows: Of one pair, all tasks and seeds.
@@ -82,34 +143,44 @@ def recommend(rows: Sequence[Row], budget: Budget, carries: Callable[[Spec], boo
     zero = next((c for c in found if c.method == untouched(rows).spec), None)
     carried = [c for c in found if carries(c.method)]
     bare = [c for c in found if not carries(c.method) and c is not zero]
-    data = " and ".join(
-        [f"{budget.asked} labels"] * bool(budget.asked)
-        + [f"{budget.unlabelled} unlabelled inputs"] * bool(budget.unlabelled)
-    )
-    where = f"With {data}" if data else "Without data"
+    where = _where(budget)
     if not carried:
         return f"{where}: no transfer was measured on every task."
     best = max(carried, key=lambda c: c.mean)
-    said = [f"{where} the best transfer was {_measured(best)}."]
-    if not bare:
-        said.append(
-            "Nothing was measured without transport (`--baselines` does): whether the transfer is worth it is open."
-        )
-        return " ".join([*said, *_vocabulary(best, carried)])
-    baseline = max(bare, key=lambda c: c.mean)
-    gain = best.over(baseline)
-    without = f"the best without it, {_measured(baseline)}"
-    if zero is not None and zero.mean >= max(best.mean, baseline.mean):
-        return f"{where} nothing beats the target as it is ({zero.mean:.1f} %): {said[0]}"
-    if _counts(gain):
-        said.append(f"It beats {without}, by {_spread(gain)} points.")
-    elif _counts([-value for value in gain]):
-        said.append(f"The transfer is not worth it here: {without}, is better by {_spread([-v for v in gain])} points.")
+    said = [f"{where} the best transfer was {best.measured}."]
+    baseline = max(bare, key=lambda c: c.mean, default=None)
+    if zero is not None:
+        if zero.mean >= max(c.mean for c in (best, *bare)):
+            said[0] = (
+                f"{where} nothing beats the target as it is ({zero.mean:.1f} %): the best transfer was {best.measured}."
+            )
+        said.append(_judged(best, zero, f"the target as it is ({zero.mean:.1f} %)", len(carried), 1))
+    if baseline is not None:
+        name = f"the best without it ({baseline.measured})"
+        said.append(_judged(best, baseline, name, len(carried), len(bare)))
     else:
-        said.append(
-            f"Whether the transfer is worth it is open: {without}, is within the spread ({_spread(gain)} points)."
-        )
+        said.append("Nothing was measured without transport (`--baselines` does): whether it is worth it is open.")
     return " ".join([*said, *_vocabulary(best, carried)])
+
+
+def _where(budget: Budget) -> str:
+    data = [f"{budget.asked} labels"] * bool(budget.asked)
+    data += [f"{budget.unlabelled} unlabelled inputs"] * bool(budget.unlabelled)
+    return f"With {' and '.join(data)}" if data else "Without data"
+
+
+def _judged(best: Candidate, other: Candidate, name: str, transfers: int, others: int) -> str:
+    """One sentence: the best transfer beats something, or is not worth it, or neither can be said.
+
+    Arguments:
+        transfers: How many the best one was picked from; `others` the same of the other side.
+    """
+    gain, loss = Gain.of(best, other), Gain.of(other, best)
+    if gain.is_certain(transfers):
+        return f"It beats {name}, by {gain}."
+    if loss.is_certain(others):
+        return f"The transfer is not worth it here: {name} is better, by {loss}."
+    return f"Whether it is better than {name} is open: {gain}."
 
 
 def recommendations(rows: Sequence[Row]) -> list[str]:
@@ -133,29 +204,5 @@ def _vocabulary(best: Candidate, carried: list[Candidate]) -> list[str]:
         return []
     open_ones = [c for c in carried if keeps_vocabulary(c.method)]
     return [
-        f"Of transfers that keep the open vocabulary the best was {_measured(max(open_ones, key=lambda c: c.mean))}."
+        f"Of transfers that keep the open vocabulary the best was {max(open_ones, key=lambda c: c.mean).measured}."
     ] * bool(open_ones)
-
-
-def _seeds(*both: Candidate) -> list[int | None]:
-    drawn = sorted({seed for c in both for seed in c.by_seed if seed is not None})
-    return [*drawn] or [None]
-
-
-def _counts(differences: list[float]) -> bool:
-    mean = statistics.fmean(differences)
-    if len(differences) == 1:
-        return False  # no spread is known
-    return mean > 2 * statistics.stdev(differences) / len(differences) ** 0.5 and mean > 0
-
-
-def _spread(values: list[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:+.1f}, one seed"
-    return f"{statistics.fmean(values):+.1f} ± {statistics.stdev(values):.1f}"
-
-
-def _measured(candidate: Candidate) -> str:
-    values = list(candidate.by_seed.values())
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{candidate.name}: {mean_cell((candidate.mean, spread), len(values))} %"

@@ -98,11 +98,11 @@ def evaluate(found: Mapping[str, Mapping[int | None, float]], kind: Kind, margin
     draws = [seed for seed in next(iter(found.values())) if all(seed in seeds for seeds in found.values())]
     averages = [statistics.fmean(seeds[seed] for seeds in found.values()) for seed in draws]
     if kind is Kind.MORE:
-        p, opposite = _p_above(per_task, margin), _p_below(per_task, margin)
+        p, opposite = p_above(per_task, margin), _p_below(per_task, margin)
         favour = [d > margin for d in per_task]
     else:
-        p = max(_p_above(per_task, -margin), _p_below(per_task, margin))
-        opposite = min(_p_above(per_task, margin), _p_below(per_task, -margin))
+        p = max(p_above(per_task, -margin), _p_below(per_task, margin))
+        opposite = min(p_above(per_task, margin), _p_below(per_task, -margin))
         favour = [abs(d) < margin for d in per_task]
     verdict = Verdict.HELD if p < LEVEL else Verdict.NOT_HELD if opposite < LEVEL else Verdict.UNDECIDED
     return Outcome(
@@ -117,20 +117,24 @@ def evaluate(found: Mapping[str, Mapping[int | None, float]], kind: Kind, margin
     )
 
 
-def _p_above(values: Sequence[float], bound: float) -> float:
-    """The p of the one-sided t-test that the mean is above the bound."""
+def p_above(values: Sequence[float], bound: float, rounding: float = 0.0) -> float:
+    """Returns the p of the one-sided t-test that the mean is above a bound; NaN for one value.
+
+    Arguments:
+        rounding: Standard deviation that each value has for its own sake, however much the values agree.
+    """
     from scipy.stats import t  # slow to import, and only needed here
 
     if len(values) < 2:
         return math.nan
-    gap, sd = statistics.fmean(values) - bound, statistics.stdev(values)
+    gap, sd = statistics.fmean(values) - bound, math.hypot(statistics.stdev(values), rounding)
     if sd == 0:  # all tasks alike: nothing is left to chance
         return 0.0 if gap > 0 else 1.0
     return float(t.sf(gap / (sd / math.sqrt(len(values))), df=len(values) - 1))
 
 
 def _p_below(values: Sequence[float], bound: float) -> float:
-    return _p_above([-value for value in values], -bound)
+    return p_above([-value for value in values], -bound)
 
 
 def _sd(values: Sequence[float]) -> float:

@@ -71,9 +71,9 @@ class Compared:
         return _ANSWERS[self.outcome.verdict]
 
     @property
-    def sd(self) -> float:
-        """Of the deltas over cells, in points; 0 for one cell."""
-        return statistics.stdev(cell.delta for cell in self.cells) if len(self.cells) > 1 else 0.0
+    def sd(self) -> float | None:
+        """Of the deltas over cells, in points; None for one cell."""
+        return statistics.stdev(cell.delta for cell in self.cells) if len(self.cells) > 1 else None
 
 
 @dataclass(frozen=True)
@@ -181,9 +181,9 @@ def comparison_table(found: Comparison) -> str:
     for one in found.methods.values():
         p = "–" if one.outcome.tasks < 2 else f"{_p(one):.3g}"
         counts = f"{one.outcome.in_favour} of {one.outcome.tasks}"
+        sd = "–" if one.sd is None else f"{one.sd:.2f}"
         lines.append(
-            f"| {one.label} | {len(one.cells)} | {one.outcome.mean:+.2f} | {one.sd:.2f} | {counts} | {p} "
-            f"| {one.answer} |"
+            f"| {one.label} | {len(one.cells)} | {one.outcome.mean:+.2f} | {sd} | {counts} | {p} | {one.answer} |"
         )
     lines += ["", f"{found.methods[found.about].label}, cell by cell:", ""]
     lines += ["| task | N | seed | first | second | delta |", "| --- | ---: | ---: | ---: | ---: | ---: |"]

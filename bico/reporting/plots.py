@@ -1,5 +1,6 @@
 """Results as a plot."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,8 @@ def _curve(
 ) -> None:
     summaries = sorted(summaries, key=lambda s: s.budget)
     counts = [s.budget.asked for s in summaries]
-    means, spreads = zip(*(s.average for s in summaries), strict=True)
+    means = [s.average.mean for s in summaries]
+    spreads = [math.nan if s.average.sd is None else s.average.sd for s in summaries]  # one seed has no bar
     ax.errorbar(counts, means, spreads, color=colour, marker=marker, ls=line, ms=4, capsize=3, label=label)
     for s in summaries:
         dots = by_seed(row for row in rows if row.budget == s.budget).values()

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from bico.calibration.budget import NOTHING, Budget
 from bico.methods.spec import Spec
@@ -82,15 +82,31 @@ COLUMNS = ("task", "method", "samples", "seed", "accuracy", "unlabelled")
 """Of a table of rows, in order."""
 
 
+class Mean(NamedTuple):
+    """A mean, and the spread of what it is the mean of.
+
+    Example:
+        >>> str(mean_sd([50.0, 52.0])), str(mean_sd([50.0]))
+        ('51.0 ± 1.4', '50.0')
+    """
+
+    mean: float
+    sd: float | None
+    """Standard deviation of a sample (n - 1); None for a single value, which has none."""
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}" if self.sd is None else f"{self.mean:.1f} ± {self.sd:.1f}"
+
+
 @dataclass(frozen=True)
 class Summary:
     """Accuracies of one method at one budget, in percent."""
 
     method: Spec
     budget: Budget
-    per_task: dict[str, tuple[float, float]]
+    per_task: dict[str, Mean]
     """Mean and standard deviation over seeds."""
-    average: tuple[float, float]
+    average: Mean
     """Mean over tasks and seeds, and the standard deviation over seeds of the average over tasks."""
     seeds: int
 
@@ -98,7 +114,7 @@ class Summary:
 def summarise(rows: Iterable[Row]) -> list[Summary]:
     """Returns one summary per method and budget, in the order of the rows.
 
-    Standard deviations are those of a sample (n - 1), and 0 for a single value. A seed that lacks a task counts with the
+    A seed that lacks a task counts with the
     tasks that it has.
     """
     grouped: dict[tuple[Spec, Budget], list[Row]] = {}
@@ -121,5 +137,5 @@ def by_seed(rows: Iterable[Row]) -> dict[int | None, float]:
     return {seed: statistics.fmean(values) for seed, values in found.items()}
 
 
-def mean_sd(values: Sequence[float]) -> tuple[float, float]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def mean_sd(values: Sequence[float]) -> Mean:
+    return Mean(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)

@@ -26,10 +26,10 @@ def markdown_table(rows: Sequence[Row], beside: Mapping[str, Mapping[tuple[Spec,
     for s in summaries:
         start = starts.get(s.budget.asked if base is TARGET_PROBE else 0)
         gain = "" if start is None or s.method == base.spec else f"{s.average[0] - start:+.1f}"
-        cells = [mean_cell(s.per_task[task], s.seeds) if task in s.per_task else "–" for task in tasks]
+        cells = [str(s.per_task[task]) if task in s.per_task else "–" for task in tasks]
         numbers = [str(n) if n else "–" for n in (s.budget.asked, s.budget.unlabelled)][: len(counts)]
         more = [column.get((s.method, s.budget.asked), "") for column in beside.values()]
-        cells = [label_of(s.method), *numbers, *cells, mean_cell(s.average, s.seeds), gain, *more]
+        cells = [label_of(s.method), *numbers, *cells, str(s.average), gain, *more]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -48,7 +48,8 @@ def headlines(rows: Sequence[Row], method: Spec = Spec.parse("bico")) -> list[st
     if zero is None:
         return []
     name, (mean, sd) = label_of(method), averages[method, largest]
-    lines = [f"- N={largest}: {name} − {base.label} = {mean - zero[0]:+.1f} ± {sd:.1f} points"]
+    spread = "" if sd is None else f" ± {sd:.1f}"
+    lines = [f"- N={largest}: {name} − {base.label} = {mean - zero[0]:+.1f}{spread} points"]
     for other in map(Spec.parse, _COMPARED):
         found = averages.get((other, largest), averages.get((other, 0)))
         if found is not None:
@@ -58,8 +59,3 @@ def headlines(rows: Sequence[Row], method: Spec = Spec.parse("bico")) -> list[st
         share = 100 * (mean - zero[0]) / (fine_tuned[0] - zero[0])
         lines.append(f"- N={largest}: {share:.0f} % of the gap to the fine-tuned target is closed")
     return lines
-
-
-def mean_cell(value: tuple[float, float], seeds: int) -> str:
-    """Writes a mean with its standard deviation, which a single seed does not have."""
-    return f"{value[0]:.1f} ± {value[1]:.1f}" if seeds > 1 else f"{value[0]:.1f}"

@@ -26,7 +26,7 @@ ROWS = [
 
 def test_spreads_are_over_seeds_and_averages_over_tasks_first() -> None:
     zero, bico = summarise(ROWS)
-    assert zero.average == (20.0, 0.0)
+    assert zero.average == (20.0, None)
     assert bico.per_task["a"] == pytest.approx((42.0, 8**0.5))  # sd of 40 and 44, n - 1
     assert bico.per_task["b"] == (60.0, 0.0)
     assert bico.average == pytest.approx((51.0, 2**0.5))  # the averages of the two seeds are 50 and 52

@@ -95,6 +95,29 @@ def _without_keys(bias: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Pinned(Calibration):
+    """Samples that no draw changes, so that the numbers of the stages are of the stages alone; which samples a seed draws
+    is pinned in tests/library/test_sampling.py.
+    """
+
+    @cached_property
+    def indices(self) -> list[int]:
+        return _plain_order(self)[: self.budgets[-1].samples]
+
+
+@dataclass(frozen=True)
+class PinnedUnlabelled(PseudoLabelled):
+    @cached_property
+    def indices(self) -> list[int]:
+        return [index for index in _plain_order(self) if index not in self.taken][:UNLABELLED]
+
+
+def _plain_order(calibration: Calibration) -> list[int]:
+    size = calibration.task.open().sizes["train"]
+    return torch.randperm(size, generator=torch.Generator().manual_seed(calibration.seed)).tolist()
+
+
+@dataclass(frozen=True)
 class Bench:
     """Runs stages as plain functions, each artefact once."""
 
@@ -118,12 +141,12 @@ class Bench:
         return self.run(finetune.finetune_model, self.files[name], DIGITS, RECIPE).ref
 
     def calibration(self, pair: tuple[str, str]) -> Calibration:
-        return Calibration(*(self.files[name] for name in pair), DIGITS, BUDGETS, seed=0, batch_size=16)
+        return Pinned(*(self.files[name] for name in pair), DIGITS, BUDGETS, seed=0, batch_size=16)
 
     def unlabelled(self, pair: tuple[str, str]) -> PseudoLabelled:
         known = self.calibration(pair)
         about = {"expert": self.expert(pair[0]), "taken": tuple(known.indices)}
-        return PseudoLabelled(
+        return PinnedUnlabelled(
             known.source, known.target, DIGITS, (Budget(unlabelled=UNLABELLED),), seed=0, batch_size=16, **about
         )
 

@@ -1,20 +1,25 @@
 """The thread with last steps, inputs without labels and baselines: its stages, and that it does what the library does."""
 
 import json
+from operator import eq
 from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
+from bico import load_classifier
 from bico.calibration.covariances import Batch
 from bico.calibration.pseudo_labels import expert_scores, pseudo_labels
+from bico.data.tasks import get_task
 from bico.errors import ConfigError, NotEnoughSamplesError
 from bico.last_steps import Samples
 from bico.methods.variant import get_variant, run
 from bico.models.loading import load, resolve
 from flows.config import TransferConfig
 from flows.plan import make_plan
+from flows.single import evaluate_one
+from flows.transfer import Result
 from storage.checkpoints import load_state
 from tasks.inputs import TaskRef, open_split
 from tests.flow_setup import Bench
@@ -46,6 +51,22 @@ def in_memory(bench: Bench, text: str, calibration: list[dict], samples: int) ->
 
     samples = Samples(batch(known, False), batch(unknown, True))
     return run(get_variant(text, lr=1e-3), tau, source, target, samples, heads).vector
+
+
+def check_exported(result: Result, bench: Bench, *data: Path) -> None:
+    """What `bico evaluate` says of an exported model with a classifier is its row, and what the model's card says."""
+    for row in result.rows:
+        if (folder := result.outputs["models"].get(row.cell.folder)) is None:
+            continue
+        (measured,) = evaluate_one(folder, [row.task], list(data), None, 30, bench.settings)["rows"]
+        assert measured == {"task": row.task, "accuracy": row.accuracy, "by": "classifier in the folder"}
+        card = (Path(folder) / "README.md").read_text()
+        assert f"{row.accuracy:.2f} %" in card and f'load_classifier("{row.cell.folder}")' in card
+        own = get_task(row.task, list(data))
+        test = own.open("test")
+        said = load_classifier(folder)([test.example(i) for i in range(30)])
+        right = [own.class_names[int(label)] for label in test.labels[:30]]
+        assert 100 * sum(map(eq, said, right)) / 30 == pytest.approx(row.accuracy)
 
 
 def test_last_steps_and_unlabelled_inputs_are_stages_of_their_own(bench: Bench) -> None:
@@ -101,8 +122,8 @@ def test_no_labels_at_all_and_baselines(bench: Bench) -> None:
         "few-shot", "none+tune:steps=30",
     }  # fmt: skip
     assert all(r.budget.asked == 0 for r in result.rows)
-    folder = Path(result.outputs["models"]["digits-bico+head-n0-u12-seed0"])
-    assert (folder / "linear_head.safetensors").exists()
+    assert list(result.outputs["models"]) == ["digits-bico+head-n0-u12-seed0"]
+    check_exported(result, bench)
     assert "With 12 unlabelled inputs" in Path(result.outputs["markdown"]).read_text()
     assert computed(bench.run(methods=methods, samples=[0], unlabelled=UNLABELLED, baselines=True, seeds=[0, 1])) == {}
 
@@ -114,7 +135,8 @@ def test_text_models_get_the_same_through_their_probe(words: Bench) -> None:  # 
         *((m, 12, u) for m in ("bico", "bico+head", "none+head", "none+head:fit=logistic", "none+tune:steps=30") for u in (0, 9)),
         *((f"none+head:targets=labels{fit}", 12, 0) for fit in ("", ":fit=logistic")),
     }  # fmt: skip
-    assert (Path(result.outputs["models"]["colours-bico+head-n12-u9-seed0"]) / "linear_head.safetensors").exists()
+    assert list(result.outputs["models"]) == ["colours-bico+head-n12-u9-seed0"]
+    check_exported(result, words, words.folder / "colours")
     assert computed(words.run(**about)) == {}
     for changes, message in (
         ({"samples": [0]}, "is measured by a probe"),

@@ -16,12 +16,15 @@ from prefect.client.schemas.objects import Artifact
 import tasks.progress
 from bico.errors import ConnectionLostError, StoreError
 from bico.reporting.block_report import BlockReport, worst
+from flows.plan import make_plan
 from flows.results import rows_of
 from flows.transfer import Result
+from flows.written import settings_of
 from storage.tracking import Tracker
 from tasks.progress import reported
 from tasks.record import record_run, register
 from tests.flow_setup import Bench
+from tests.rows import row
 
 
 def artifacts(flow_run: str) -> dict[str, Artifact]:
@@ -77,6 +80,30 @@ def _recorded_in_mlflow(client: MlflowClient, run: str, result: Result) -> None:
     (bico,) = (child for child in children if child.data.tags["method"] == "bico")
     assert bico.data.tags["task"] == "digits" and bico.data.tags["samples"] == "8" and bico.data.tags["seed"] == "0"
     assert bico.data.metrics["over zero-shot"] == pytest.approx(by_method["bico"] - by_method["zero-shot"])
+
+    # What was used, and nothing that was not.
+    assert bico.data.params["bico.others"] == "leave" and bico.data.params["completion"] == "partial"
+    (zero,) = (child for child in children if child.data.tags["method"] == "zero-shot")
+    assert not {"completion", "alpha"} & set(zero.data.params)
+    assert "±" not in parent.data.tags["mlflow.note.content"]  # one draw
+
+
+def test_a_cell_keeps_the_settings_that_were_used(bench: Bench) -> None:
+    methods = ["bico:others=add:completion=svd", "bico", "naive", "none+head:penalty=2", "none+tune"]
+    plan = make_plan(bench.config(methods=methods, completion="partial", alpha=0.5), bench.settings)
+    found = {str(m): settings_of(plan, row("digits", str(m), 8, 0, 0.0)) for m in plan.methods}
+    svd = found["bico:others=add:completion=svd"]
+    assert svd == {"alpha": 0.5, "completion": "svd", "bico.completion": "svd", "bico.others": "add"}
+    assert found["bico"] == {
+        "alpha": 0.5,
+        "completion": "partial",
+        "bico.completion": "partial",
+        "bico.others": "leave",
+    }
+    assert found["naive"] == {"alpha": 0.5}
+    assert found["none+head:penalty=2"] == {"head.targets": "expert", "head.fit": "ridge", "head.penalty": 2.0}
+    assert found["none+tune"]["tune.lr"] == plan.finetuning[1].lr and found["none+tune"]["tune.steps"] == 30
+    assert settings_of(plan, row("digits", "zero-shot", 0, None, 0.0)) == {}
 
 
 def test_a_retry_goes_on_with_the_run_it_began(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,13 @@ class ClipViT:
         return self.model.encode_image(inputs.to(self.device))
 
     def logits(self, inputs: Tensor, head: Tensor) -> Float[Tensor, "batch classes"]:
-        return self.model.logit_scale.exp() * F.normalize(self.features(inputs), dim=-1) @ head.T
+        """Class scores: by the cosines to a zero-shot head (classes, features), or of a linear classifier of features
+        (classes, features + 1) with its biases in the last column.
+        """
+        features = self.features(inputs)
+        if head.shape[1] == features.shape[1] + 1:
+            return features @ head[:, :-1].T + head[:, -1]
+        return self.model.logit_scale.exp() * F.normalize(features, dim=-1) @ head.T
 
     def loss(
         self, inputs: Tensor, labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"], head: Tensor
