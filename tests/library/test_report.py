@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -8,7 +9,7 @@ from bico.models.clip.vit import ClipViT
 from bico.reporting.names import colour_of, label_of
 from bico.reporting.plots import plot_accuracy
 from bico.reporting.rows import Row, summarise
-from bico.reporting.tables import headlines, markdown_table
+from bico.reporting.tables import headlines, markdown_table, spread_note
 from tests.rows import row, spec
 from tests.tiny import head, pictures
 
@@ -98,3 +99,17 @@ def test_a_row_comes_back_from_csv_with_all_it_has() -> None:
     assert Row.parse(older) == row("digits", "bico+head", 20, None, 61.5)
     with pytest.raises(ValueError, match="could not convert"):
         Row.parse(record | {"accuracy": "high"})
+
+
+def test_one_seed_has_no_spread_wherever_rows_are_shown() -> None:
+    alone = [r for r in ROWS if not r.seed]
+    assert "±" not in markdown_table(alone) + "".join(headlines(alone)) + spread_note(alone)
+    assert summarise(alone)[1].average == (50.0, None) and str(summarise(alone)[1].average) == "50.0"
+    (bars,) = [container for container in plot_accuracy(alone).containers]
+    assert all(np.isnan(segment[:, 1]).all() for segment in bars.lines[2][0].get_segments())
+
+
+def test_a_task_with_one_seed_has_no_spread_beside_one_with_two() -> None:
+    rows = [*ROWS[:4], ROWS[4]]  # a has seeds 0 and 1, b has seed 0
+    assert "| 42.0 ± 2.8 | 60.0 | 47.0 ± 4.2 |" in markdown_table(rows).splitlines()[3]
+    assert spread_note(rows) == ", mean ± sd over the calibration seeds"
