@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from bico import task_vector
     from bico.calibration.covariances import Batch
     from bico.calibration.loaders import batches
-    from bico.classifier import load_classifier
     from bico.errors import BicoError
+    from bico.evaluation.classifier import load_classifier
     from bico.in_memory import transfer
     from bico.methods import METHODS, get_method
     from bico.models.wrapped import wrap
@@ -49,7 +49,7 @@ _HOMES = {
     "BicoError": "bico.errors",
     "batches": "bico.calibration.loaders",
     "get_method": "bico.methods",
-    "load_classifier": "bico.classifier",
+    "load_classifier": "bico.evaluation.classifier",
     "transfer": "bico.in_memory",
     "wrap": "bico.models.wrapped",
 }

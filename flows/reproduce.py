@@ -172,10 +172,9 @@ def heading(recipe: Recipe, mini: bool, configs: Mapping[str, TransferConfig]) -
         config = next(iter(configs.values()))
         tested = "" if config.test_limit is None else f"; at most {config.test_limit} test {recipe.shows}s per task"
         seeds = ", ".join(map(str, config.seeds))
-        lines += [
-            "",
-            f"Accuracy in %, mean ± sd over the calibration seeds {seeds}; sd of the average over tasks{tested}.",
-        ]
+        of_one = f"Accuracy in %, calibration seed {seeds}{tested}."
+        spread = f"Accuracy in %, mean ± sd over the calibration seeds {seeds}; sd of the average over tasks{tested}."
+        lines += ["", spread if len(config.seeds) > 1 else of_one]
         lines += ["N counts samples per class (K)."] * (config.sampling is Sampling.PER_CLASS)
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ Needs nothing but Python: all of it has to be settled before the libraries that 
 """
 
 import codecs
+import contextlib
 import importlib.util
 import os
 import sys
@@ -60,8 +61,11 @@ def leave_read_only_home() -> None:
     own = Path(os.environ.get("BICO_HOME") or ".bico").expanduser().absolute()
     home = Path(os.environ.get("HOME") or "/")
     for variable, (usual, instead) in FOLDERS.items():
-        if not is_writable(home / usual):
-            os.environ.setdefault(variable, str(own / instead))
+        if variable in os.environ or is_writable(home / usual):
+            continue
+        os.environ[variable] = str(own / instead)
+        with contextlib.suppress(OSError):  # whether BiCo's folder can be written is told before any work
+            (own / instead).mkdir(parents=True, exist_ok=True)
 
 
 def is_writable(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from bico.reporting.advice import advice
 from bico.reporting.block_report import BlockReport, worst
 from bico.reporting.names import label_of, short_name
 from bico.reporting.rows import Row
-from bico.reporting.tables import headlines, markdown_table
+from bico.reporting.tables import headlines, markdown_table, spread_note
 
 
 @task(name="show-results", task_run_name="show-results", cache_policy=NO_CACHE, persist_result=False)
@@ -49,7 +49,7 @@ def page(
     models: Mapping[str, str],
 ) -> str:
     """A run on one page: what came out, what was done for it, and where the models are."""
-    parts = [f"# {pair}", "Accuracy in %, mean ± sd over calibration seeds.", markdown_table(rows)]
+    parts = [f"# {pair}", f"Accuracy in %{spread_note(rows)}.", markdown_table(rows)]
     if lines := headlines(rows):
         parts.append("\n".join(lines))
     parts += advice(rows)

@@ -1,6 +1,5 @@
 """A new classifier on what the projection reads: the expert's scores, or the labels, by regression."""
 
-import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
@@ -52,8 +51,8 @@ class Head:
     told: ClassVar[frozenset[str]] = frozenset({"targets", "fit"})
 
     def __post_init__(self) -> None:
-        if not 0 <= self.penalty < math.inf:
-            raise ConfigError(f"head: penalty={self.penalty} must be a finite number >= 0; 0 chooses it.")
+        if not self.penalty >= 0:
+            raise ConfigError(f"head: penalty={self.penalty} must be >= 0; 0 chooses it.")
         if self.penalty and Fit(self.fit) is Fit.LOGISTIC:
             raise ConfigError("head: penalty is the ridge's; a logistic fit chooses its own by cross-validation.")
 

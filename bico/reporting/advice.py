@@ -202,7 +202,7 @@ def _vocabulary(best: Candidate, carried: list[Candidate]) -> list[str]:
     """A user may need other classes tomorrow."""
     if keeps_vocabulary(best.method):
         return []
-    open_ones = [c for c in carried if keeps_vocabulary(c.method)]
-    return [
-        f"Of transfers that keep the open vocabulary the best was {max(open_ones, key=lambda c: c.mean).measured}."
-    ] * bool(open_ones)
+    best_open = max((c for c in carried if keeps_vocabulary(c.method)), key=lambda c: c.mean, default=None)
+    if best_open is None:
+        return []
+    return [f"Of transfers that keep the open vocabulary the best was {best_open.measured}."]

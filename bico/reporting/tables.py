@@ -34,6 +34,11 @@ def markdown_table(rows: Sequence[Row], beside: Mapping[str, Mapping[tuple[Spec,
     return "\n".join(lines)
 
 
+def spread_note(rows: Sequence[Row], seeds: str = "seeds") -> str:
+    """What stands behind the sign ± in a table of these rows; empty where there is none, as with one seed."""
+    return f", mean ± sd over the calibration {seeds}" if "±" in markdown_table(rows) else ""
+
+
 _COMPARED = ("theseus", SOURCE_PROBE.name, "naive", "zero-pad", "crop")
 
 

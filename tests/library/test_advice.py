@@ -152,6 +152,12 @@ def test_a_head_is_told_apart_from_what_keeps_the_vocabulary() -> None:
     )
 
 
+def test_a_head_alone_is_advised_on_without_a_word_about_vocabularies() -> None:
+    said = recommend([*ZERO, *drawn("bico+head", 70)], Budget(100))
+    assert said.startswith("With 100 labels the best transfer was BiCo + head (100 labels): 70.0 ± 1.0 %.")
+    assert "vocabulary" not in said
+
+
 def test_baselines_are_added_once() -> None:
     def named(*methods: str) -> list[str]:
         return [str(found) for found in baselines(map(spec, methods))]

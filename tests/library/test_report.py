@@ -10,7 +10,7 @@ from bico.reporting.names import colour_of, label_of
 from bico.reporting.plots import plot_accuracy
 from bico.reporting.references import doubts
 from bico.reporting.rows import Row, summarise
-from bico.reporting.tables import headlines, markdown_table
+from bico.reporting.tables import headlines, markdown_table, spread_note
 from tests.rows import row, spec
 from tests.tiny import head, pictures
 
@@ -108,3 +108,22 @@ def test_an_expert_without_skill_is_doubted() -> None:
     assert [said[:44] for said in doubts(rows)] == ["The expert scores 70.0 % on digits, where it"]
     assert advice(rows)[0] == doubts(rows)[0]
     assert doubts(rows[1:2]) == []  # an expert that was made here has no such row beside it
+
+
+def test_one_seed_has_no_spread_wherever_rows_are_shown() -> None:
+    alone = [r for r in ROWS if not r.seed]
+    assert "±" not in markdown_table(alone) + "".join(headlines(alone)) + spread_note(alone)
+    assert summarise(alone)[1].average == (50.0, None) and str(summarise(alone)[1].average) == "50.0"
+    assert bars_of(alone) == 0 and bars_of(ROWS) == 1
+
+
+def bars_of(rows: list[Row]) -> int:
+    """How many error bars the plot has."""
+    (drawn,) = plot_accuracy(rows).containers
+    return sum(len(segment) > 0 for segment in drawn.lines[2][0].get_segments())
+
+
+def test_a_task_with_one_seed_has_no_spread_beside_one_with_two() -> None:
+    rows = [*ROWS[:4], ROWS[4]]  # a has seeds 0 and 1, b has seed 0
+    assert "| 42.0 ± 2.8 | 60.0 | 47.0 ± 4.2 |" in markdown_table(rows).splitlines()[3]
+    assert spread_note(rows) == ", mean ± sd over the calibration seeds"

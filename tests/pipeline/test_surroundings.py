@@ -87,6 +87,7 @@ def test_a_home_that_cannot_be_written_is_not_written(home: Path, monkeypatch: p
     surroundings.leave_read_only_home()
     found = surroundings.os.environ
     assert found["PREFECT_HOME"] == str(home.parent / "bico/prefect") and found["HF_HOME"] == "set/by/the/user"
+    assert Path(found["PREFECT_HOME"]).is_dir()  # Prefect makes no parents
 
 
 def test_a_folder_is_writable_if_it_can_be_made(tmp_path: Path) -> None:

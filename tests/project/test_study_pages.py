@@ -78,7 +78,7 @@ def test_an_idea_counts_as_a_transfer() -> None:
     ]
     (said,) = advice(cells).splitlines()
     assert "the best transfer was bico-halves (100 labels, 500 unlabelled): 70.5" in said
-    assert "It beats the best without it, no transport + head" in said
+    assert "It beats the best without it (no transport + head" in said
 
 
 def test_the_middle_of_an_axis_is_what_the_regimes_have_of_its_recipes() -> None:
