@@ -69,7 +69,8 @@ def expert_of(
     if kept := [name for name in state if name not in stored]:
         notes.append(f"{checkpoint.place} holds no {', '.join(kept)}: the source's own stays.")
     notes += [doubt] * bool(doubt)
-    notes.append(f"The expert's change has {length / size:.2g} times the norm of its source.")
+    if vector:
+        notes.append(f"The expert's change has {length / size:.2g} times the norm of its source.")
     notes += _not_carried(model, vector, beside) + _strangers(reading, whole, model)
     return Expert(expert, tuple(notes))
 
@@ -140,8 +141,8 @@ def _not_carried(model: Model, vector: Mapping[str, Tensor], beside: Mapping[str
     total, said = norm({**vector, **beside}), []
     if beside:
         said.append(
-            f"The expert also changed {len(beside)} tensors outside of what is carried, such as {next(iter(beside))}: they "
-            f"are dropped, with {_share(beside, total)} of its change's norm."
+            f"The expert also changed what is not carried, {len(beside)} tensors such as {next(iter(beside))}: they are "
+            f"dropped, with {_share(beside, total)} of its change's norm."
         )
     if off_sites:
         said.append(

@@ -67,7 +67,7 @@ def weight_files(place: str | Path, allow_pickle: bool = False, stems: tuple[str
     """Finds the files of weights at a place.
 
     Arguments:
-        place: A file, or a folder: of open_clip or transformers, in one file or in shards with their index; of an
+        place: A file, an index of shards, or a folder: of open_clip or transformers, in one file or in shards with their index; of an
             open_clip training run, of which the last epoch is taken.
         allow_pickle: Also take files that `torch.save` wrote.
         stems: Of several files in a folder the first that is called so is taken.
@@ -77,6 +77,8 @@ def weight_files(place: str | Path, allow_pickle: bool = False, stems: tuple[str
             of other files, several files of which none is the usual one, an adapter, a pickle that is not allowed.
     """
     place = Path(place).expanduser()
+    if place.name.endswith(".index.json"):
+        place = place.parent
     if not place.is_dir():
         refuse_adapter_file(place)
         refuse_pickle(place, allow_pickle)

@@ -167,7 +167,7 @@ def test_how_far_an_expert_is_and_what_is_not_carried_is_told(clip: ClipViT) -> 
     changes = {"visual.proj": step, "visual.ln_pre.bias": bias, "text_projection": words}
     expert = read(clip, source | {name: source[name] + change for name, change in changes.items()})
     assert "0.05 times" in expert.notes[0]  # 3, 4 and 12 hundredths make 5 and 13
-    assert "changed 1 tensors outside of what is carried, such as text_projection" in expert.notes[1]
+    assert "changed what is not carried, 1 tensors such as text_projection" in expert.notes[1]
     assert "with 92 % of its change's norm" in expert.notes[1]
     assert "1 of the 2 tensors that changed belong to no linear map, such as visual.ln_pre.bias" in expert.notes[2]
     assert "with 31 % of the change's norm" in expert.notes[2]

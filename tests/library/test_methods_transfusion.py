@@ -1,8 +1,10 @@
 """TransFusion finds a planted permutation, exactly."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from bico.errors import MethodError
@@ -125,3 +127,13 @@ def test_other_heads_and_other_families_are_refused(source: ClipViT, target: Cli
     states = pair.source_sites, pair.target_sites, pair.source_state, pair.target_state
     with pytest.raises(MethodError, match="no permutation group for visual.class_embedding"):
         method.check(Pair(*states))
+
+
+def test_a_table_that_names_what_the_model_lacks_is_refused_before_any_work(source: ClipViT, target: ClipViT) -> None:
+    def without(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in state.items() if name != "visual.ln_pre.bias"}
+
+    pair = Pair.of(source, target)
+    pair = replace(pair, source_state=without(pair.source_state), target_state=without(pair.target_state))
+    with pytest.raises(MethodError, match="has a permutation group for visual.ln_pre.bias, which the model lacks"):
+        get_method("transfusion").check(pair)

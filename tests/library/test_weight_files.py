@@ -37,6 +37,7 @@ def test_shards_are_read_together(tmp_path: Path) -> None:
     read = read_checkpoint(sharded(tmp_path))
     assert {name: tensor.tolist() for name, tensor in read.tensors.items()} == {"a": [1, 1], "b": [0, 0, 0]}
     assert read.notes == ()
+    assert read_checkpoint(tmp_path / INDEX).tensors.keys() == {"a", "b"}
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_an_expert_of_ones_own_is_adopted(words: Bench, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "expert")
     result = run(words, expert=tmp_path / "expert/model.safetensors", oracle=False)
     assert computed(result)["adopt-expert"] == 1 and "fine-tune" not in computed(result)
-    assert {str(row.method) for row in result.rows} == {"target-probe", "source-probe", "bico", "expert"}
+    assert {str(row.method) for row in result.rows} == {"target-probe", "source-probe", "bico", "source", "expert"}
 
 
 def test_a_method_without_calibration_is_probed_at_every_n(words: Bench) -> None:
