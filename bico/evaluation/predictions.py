@@ -32,6 +32,7 @@ def predicted(scores: Float[Tensor, "samples classes"], of: str = "a model") -> 
         CalibrationError: If a score is not finite.
 
     Example:
+        >>> import torch
         >>> predicted(torch.tensor([[0.1, 0.9], [2.0, -1.0]])).tolist()
         [1, 0]
     """
