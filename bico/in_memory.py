@@ -6,6 +6,7 @@ from torch import Tensor
 
 from bico.calibration.covariances import Batch, Covariances, Heads, cross_covariances
 from bico.calibration.parameter_gradients import Gradients, parameter_gradients
+from bico.calibration.scales import Scales, Side, signal_scales
 from bico.errors import CalibrationError
 from bico.methods import Gathered, Method, Needs, Pair
 from bico.methods.bico import BiCo
@@ -75,9 +76,14 @@ def gather_needs(
                 raise CalibrationError(f"{model.name} takes its loss in a classification head: give `heads`.")
     covariances: Covariances = {}
     gradients: Gradients = {}
+    scales: dict[Side, Scales] = {}
     if signals := needs.signals:
         ((_, covariances),) = cross_covariances(source, target, batches, heads, signals, [count], sites)
     if kinds := needs.gradients:
         theirs = ((batch.target, batch.labels) for batch in batches)
         ((_, gradients),) = parameter_gradients(target, theirs, heads[1], kinds, [count])
-    return Gathered(count, covariances, gradients, wanted=needs.maps)
+    if needs.scales:
+        for side, model, head in zip(Side, (source, target), heads, strict=True):
+            inputs = ((batch.source if side is Side.SOURCE else batch.target, batch.labels) for batch in batches)
+            ((_, scales[side]),) = signal_scales(model, inputs, head, [count])
+    return Gathered(count, covariances, gradients, scales, wanted=needs.maps)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from bico.calibration.budget import Budget
 from bico.calibration.parameter_gradients import ParameterGradient
+from bico.calibration.scales import Side
 from bico.calibration.signals import Signal
 from bico.methods import Needs
 from bico.models.sites import Site
@@ -29,6 +30,7 @@ from tasks.gradients import collect_parameter_gradients, gradients_key
 from tasks.inputs import open_model
 from tasks.maps import BlockMaps, SignalMaps
 from tasks.procrustes import solve_maps
+from tasks.scales import collect_scales
 
 Draw = tuple[str, int]
 """(task, calibration seed)."""
@@ -41,6 +43,7 @@ class Gathered:
     calibration: Calibration
     covariances: Mapping[Signal, Ref]
     gradients: Mapping[ParameterGradient, Ref]
+    scales: Mapping[Side, Ref]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Collected:
             self.maps(needs, budget),
             {kind: labelled.gradients[kind] for kind in needs.gradients} if labelled else {},
             {kind: unlabelled.gradients[kind] for kind in needs.gradients} if unlabelled else {},
+            labelled.scales if labelled and needs.scales else {},
+            unlabelled.scales if unlabelled and needs.scales else {},
         )
 
     def maps(self, needs: Needs, budget: Budget) -> tuple[SignalMaps, ...]:
@@ -142,7 +147,9 @@ def gather(plan: Plan, calibration: Calibration, ledger: Ledger) -> Gathered:
     if plan.gradients:
         ledger.run(collect_parameter_gradients, plan.space, calibration, plan.gradients)
     refs = {kind: plan.space.artefacts.ref(gradients_key(calibration, kind)) for kind in plan.gradients}
-    return Gathered(calibration, covariances, refs)
+    sides = Side if plan.scales else ()
+    scales = {side: ledger.run(collect_scales, plan.space, calibration, side).ref for side in sides}
+    return Gathered(calibration, covariances, refs, scales)
 
 
 def solve_all(

@@ -61,6 +61,11 @@ class Plan:
         return (ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS) if ablation else (ACTIVATIONS, GRADIENTS)
 
     @property
+    def scales(self) -> bool:
+        """Whether a method needs to know how large signals are."""
+        return any(method.needs.scales for method in self.methods.values())
+
+    @property
     def gradients(self) -> tuple[ParameterGradient, ...]:
         """What parameter gradients of the target the methods need, all together."""
         return tuple(sorted({kind for method in self.methods.values() for kind in method.needs.gradients}))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bico.calibration.scales import Scale, Scales
 from bico.calibration.signals import Signal
 from bico.evaluation.linear_head import LinearHead
 from bico.linalg.procrustes import AlignmentMap
@@ -33,6 +34,7 @@ EXPORTED_VECTOR = TASK_VECTOR
 """Beside an exported model."""
 _METRICS = "metrics.json"
 _MEASUREMENTS = "measurements.json"
+_SCALES = "scales.json"
 _COVARIANCES, _MAPS, _DISTANCES = "covariances", "maps", "distances"
 
 
@@ -149,7 +151,7 @@ def determined_shares(ref: Ref, names: Sequence[str]) -> list[float]:
     return [ranks[name] / spectrum.numel() for name, (_, spectrum) in zip(names, spectra, strict=True)]
 
 
-# Gradients and distances ----------------------------------------------------------------------------------------------
+# Gradients, scales and distances ----------------------------------------------------------------------------------------------
 
 
 def write_parameter_gradients(folder: Path, count: int, gradients: StateDict, about: Mapping[str, Any]) -> None:
@@ -160,6 +162,21 @@ def write_parameter_gradients(folder: Path, count: int, gradients: StateDict, ab
 def read_parameter_gradients(ref: Ref, count: int) -> StateDict:
     """A statistic at one count, by parameter."""
     return read_arrays(folder_of(ref) / f"gradients-{count}")
+
+
+def write_scales(folder: Path, scales: Mapping[int, Scales]) -> None:
+    """Leaves the scales of one model's signals, by the count of samples."""
+    records = {
+        str(count): [[tensor, signal, *scale] for (tensor, signal), scale in found.items()]
+        for count, found in scales.items()
+    }
+    (folder / _SCALES).write_text(json.dumps(records))
+
+
+def read_scales(ref: Ref, count: int) -> Scales:
+    """Scales at one count, by signal key."""
+    records = json.loads((folder_of(ref) / _SCALES).read_text())[str(count)]
+    return {(tensor, Signal(signal)): Scale(squares, rows) for tensor, signal, squares, rows in records}
 
 
 def write_distances(folder: Path, distances: Tensor) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from bico.calibration.budget import Budget
 from bico.calibration.pseudo_labels import PseudoLabels, expert_scores, pseudo_labels
 from bico.calibration.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled
+from bico.calibration.scales import Side
 from bico.models.loading import ModelFiles
 from bico.models.protocol import PROBE
 from storage.keys import Ref
@@ -33,6 +34,9 @@ class Calibration:
     """Distances to class centroids, for the strategies that go by them."""
     batch_size: int = 32
     """Changes memory and rounding only, so it does not enter the key."""
+
+    def model(self, side: Side) -> ModelFiles:
+        return self.source if side is Side.SOURCE else self.target
 
     @property
     def counts(self) -> dict[int, int]:

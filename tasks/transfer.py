@@ -1,6 +1,5 @@
 """Carry a task vector over: evidence and the expert in, the target's task vector out."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 from prefect import task
@@ -8,6 +7,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
 from bico.methods import Method, Pair
+from bico.methods.settings import identity
 from bico.models.loading import ModelFiles
 from storage.keys import Ref, artefact_key
 from tasks.artefacts import read_task_vector, write_vector
@@ -31,7 +31,7 @@ def transfer_vector(
         target=target.digest(),
         expert=expert,
         method=method.name,
-        settings=asdict(method),
+        settings=identity(method),
         **evidence.identity,
     )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bico.evaluation.accuracy import percent_right
 from bico.evaluation.linear_head import LinearHead
-from bico.linalg.logistic import logistic
+from bico.linalg.logistic import held_out_losses, logistic
 from bico.models.protocol import Model
 
 
@@ -21,11 +21,9 @@ def fit_probe(features: Float[Tensor, "samples features"], labels: Int[Tensor, "
     Raises:
         CalibrationError: If there are fewer than two samples, or features are not finite.
     """
-    wide = features.double()
-    mean, scale = wide.mean(0), wide.std(0, correction=0)
-    varies = ~(scale <= 1e-9 * scale.max())  # a constant feature says nothing, and has no scale
-    fitted = logistic(((wide - mean) / scale)[:, varies], labels, classes)
-    weight = wide.new_zeros(wide.shape[1], classes)
+    unit, mean, scale, varies = _standardised(features)
+    fitted = logistic(unit, labels, classes)
+    weight = unit.new_zeros(len(mean), classes)
     weight[varies] = fitted.weight / scale[varies, None]
     return LinearHead(weight.to(features), (fitted.bias - mean @ weight).to(features))
 
@@ -54,8 +52,29 @@ def probe_accuracy(
     )
 
 
+def probe_losses(
+    features: Float[Tensor, "samples features"], labels: Int[Tensor, " samples"], classes: int
+) -> Float[Tensor, " samples"]:
+    """Returns the cross-entropy of every sample, in nats, by a probe that was fitted on the others (four folds), at the
+    penalty that is best on average.
+
+    Raises:
+        CalibrationError: If there are fewer than two samples, or features are not finite.
+    """
+    losses = held_out_losses(_standardised(features)[0], labels, classes)
+    return losses[losses.sum(1).argmin()]
+
+
 def as_head(probe: LinearHead) -> Float[Tensor, "classes columns"]:
     """Returns a linear classifier of features as a head in which a model takes its loss: weights, and the bias in the last
     column.
     """
     return torch.cat([probe.weight.T, probe.bias[:, None]], dim=1)
+
+
+def _standardised(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Features of unit variance in float64, without constant ones, which say nothing; mean, scale, and which ones vary."""
+    wide = features.double()
+    mean, scale = wide.mean(0), wide.std(0, correction=0)
+    varies = ~(scale <= 1e-9 * scale.max())
+    return ((wide - mean) / scale)[:, varies], mean, scale, varies

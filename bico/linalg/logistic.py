@@ -39,27 +39,57 @@ def logistic(
     Raises:
         CalibrationError: If there are fewer than two rows, or values are not finite.
     """
+    _check(x)
+    unit, mean, scale = _standardised(x)
+    labels = labels.to(x.device)
+    penalty = penalties[0]
+    if len(penalties) > 1:
+        penalty = penalties[int(_held_out(unit, labels, classes, penalties).sum(1).argmin())]
+    weight, bias = _path(unit, labels, classes, [p for p in penalties if p >= penalty])[-1]
+    return Fitted((weight / scale).to(x), (bias - mean @ weight / scale).to(x))
+
+
+def held_out_losses(
+    x: Float[Tensor, "rows inputs"],
+    labels: Int[Tensor, " rows"],
+    classes: int,
+    penalties: Sequence[float] = PENALTIES,
+) -> Float[Tensor, "penalties rows"]:
+    """Returns the cross-entropy of every row, in nats, by a regression that has not seen its fold.
+
+    Raises:
+        CalibrationError: If there are fewer than two rows, or values are not finite.
+    """
+    _check(x)
+    return _held_out(_standardised(x)[0], labels.to(x.device), classes, penalties)
+
+
+def _check(x: Tensor) -> None:
     if len(x) < 2:
         raise CalibrationError(f"A logistic regression needs at least two samples, got {len(x)}: raise --samples.")
     if not x.isfinite().all():
         raise CalibrationError(
             "A logistic regression got inputs that are not finite: a model or its inputs are broken."
         )
-    wide, labels = x.double(), labels.to(x.device)
+
+
+def _standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Inputs in float64, centred and scaled by one number for all; their mean and that number."""
+    wide = x.double()
     mean = wide.mean(0)
     scale = (wide - mean).square().mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
-    unit = (wide - mean) / scale
-    penalty = penalties[0]
-    if len(penalties) > 1:
-        fold = torch.arange(len(x), device=x.device) % min(FOLDS, len(x))
-        losses = torch.zeros(len(penalties), dtype=torch.float64)
-        for left_out in fold.unique():
-            kept, held = fold != left_out, fold == left_out
-            for index, (weight, bias) in enumerate(_path(unit[kept], labels[kept], classes, penalties)):
-                losses[index] += float(F.cross_entropy(unit[held] @ weight + bias, labels[held], reduction="sum"))
-        penalty = penalties[int(losses.argmin())]
-    weight, bias = _path(unit, labels, classes, [p for p in penalties if p >= penalty])[-1]
-    return Fitted((weight / scale).to(x), (bias - mean @ weight / scale).to(x))
+    return (wide - mean) / scale, mean, scale
+
+
+def _held_out(x: Tensor, labels: Tensor, classes: int, penalties: Sequence[float]) -> Tensor:
+    """(penalties, rows); row i is in fold i mod `FOLDS`."""
+    fold = torch.arange(len(x), device=x.device) % min(FOLDS, len(x))
+    losses = x.new_zeros(len(penalties), len(x))
+    for left_out in fold.unique():
+        kept, held = fold != left_out, fold == left_out
+        for index, (weight, bias) in enumerate(_path(x[kept], labels[kept], classes, penalties)):
+            losses[index, held] = F.cross_entropy(x[held] @ weight + bias, labels[held], reduction="none")
+    return losses
 
 
 def _path(x: Tensor, labels: Tensor, classes: int, penalties: Sequence[float]) -> list[tuple[Tensor, Tensor]]:

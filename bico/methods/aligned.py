@@ -1,17 +1,20 @@
 """Methods that rotate every site's update into the target's coordinates: a method is a pair of signals."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
 
+from bico.calibration.scales import Side
 from bico.calibration.signals import Signal, signal_key
 from bico.errors import MethodError, ShapeError
 from bico.linalg.matmul import product
 from bico.linalg.procrustes import Completion
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.protocol import Others, Pair, carry_others, check_others
+from bico.methods.settings import ADDED_LATER
+from bico.methods.strength import Sizes, Strength, effect_strengths
 from bico.models.sites import Site, assemble
 from bico.task_vector import StateDict
 
@@ -30,6 +33,8 @@ class Aligned:
     completion: Completion = Completion.PARTIAL
     """What maps do outside the calibrated span."""
     others: Others = Others.LEAVE
+    strength: Strength = field(default=Strength.FIXED, metadata=ADDED_LATER)
+    """By how much each site's carried update is multiplied before α."""
 
     name: ClassVar[str]
     carries_expert: ClassVar[bool] = True
@@ -40,7 +45,8 @@ class Aligned:
     @property
     def needs(self) -> Needs:
         sides = (self.input_side, self.output_side)
-        return Needs(maps=frozenset((signal, self.completion) for signal in sides if signal is not None))
+        maps = frozenset((signal, self.completion) for signal in sides if signal is not None)
+        return Needs(maps, scales=self.strength is Strength.EFFECT)
 
     def check(self, pair: Pair) -> None:
         matched = pair.matched
@@ -64,9 +70,14 @@ class Aligned:
             ours = matched[site.name]
             q_in, q_out = (self._map(site, side, evidence) for side in (self.input_side, self.output_side))
             self._check_maps(ours, site, q_in, q_out)
-            weights[site.name] = _carry(q_out, ours.weight.read(tau), q_in)
-            if site.bias is not None and ours.bias is not None:  # a match has both or none
-                biases[site.name] = _carry(q_out, ours.bias.read(tau), None)
+            weight = _carry(q_out, ours.weight.read(tau), q_in)
+            bias = None if site.bias is None or ours.bias is None else _carry(q_out, ours.bias.read(tau), None)
+            if self.strength is Strength.EFFECT:
+                strengths = effect_strengths(_sizes(ours, Side.SOURCE, evidence), _sizes(site, Side.TARGET, evidence))
+                weight, bias = strengths[0] * weight, None if bias is None else strengths[1] * bias
+            weights[site.name] = weight
+            if bias is not None:  # a match has both or none
+                biases[site.name] = bias
         return assemble(weights, biases, pair.target_sites, pair.target_state) | carry_others(tau, pair, self.others)
 
     def _map(self, site: Site, signal: Signal | None, evidence: Evidence) -> Tensor | None:
@@ -87,3 +98,7 @@ def _carry(q_out: Tensor | None, update: Tensor, q_in: Tensor | None) -> Tensor:
     rows = rows if q_out is None else product(q_out.T, rows)
     rows = rows if q_in is None else product(rows, q_in)
     return rows if update.ndim == 2 else rows[:, 0]
+
+
+def _sizes(site: Site, side: Side, evidence: Evidence) -> Sizes:
+    return Sizes(*(evidence.scale(side, signal_key(site, signal)) for signal in (Signal.INPUT, Signal.OUTPUT)))

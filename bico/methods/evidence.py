@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from bico.calibration.parameter_gradients import ParameterGradient
+from bico.calibration.scales import Scale, Scales, Side
 from bico.calibration.signals import Signal, SignalKey
 from bico.errors import MethodError
 from bico.linalg.procrustes import RANK_TOLERANCE, Completion, procrustes
@@ -20,9 +21,14 @@ class Needs:
     """Alignment maps, of both models' signals."""
     gradients: frozenset[ParameterGradient] = frozenset()
     """Statistics of the target's parameter gradients."""
+    scales: bool = False
+    """How large what the sites of both models read and give is."""
 
     def __bool__(self) -> bool:
-        return bool(self.maps or self.gradients)
+        return bool(self.maps or self.gradients or self.scales)
+
+    def __or__(self, other: "Needs") -> "Needs":
+        return Needs(self.maps | other.maps, self.gradients | other.gradients, self.scales or other.scales)
 
     @property
     def signals(self) -> frozenset[Signal]:
@@ -34,7 +40,7 @@ class Evidence(Protocol):
     """Gives a method what its `needs` name, all from the same calibration samples.
 
     Raises:
-        MethodError: From `map` and `gradient`, if the method asks for what it did not declare.
+        MethodError: From all of them, if the method asks for what it did not declare.
     """
 
     samples: int
@@ -48,6 +54,10 @@ class Evidence(Protocol):
         """A statistic of the target's loss gradients, by parameter."""
         ...
 
+    def scale(self, side: Side, key: SignalKey) -> Scale:
+        """How large the rows of a signal of one of the models are, by that model's own signal key."""
+        ...
+
 
 @dataclass
 class Gathered:
@@ -56,6 +66,7 @@ class Gathered:
     samples: int = 0
     covariances: MutableMapping[SignalKey, Tensor] = field(default_factory=dict)
     gradients: Mapping[ParameterGradient, Mapping[str, Tensor]] = field(default_factory=dict)
+    scales: Mapping[Side, Scales] = field(default_factory=dict)
     rtol: float = RANK_TOLERANCE
     wanted: frozenset[tuple[Signal, Completion]] | None = None
     """All maps that will be asked for. A covariance is then let go of with the last map that is made of it, so that maps
@@ -77,6 +88,11 @@ class Gathered:
         if kind not in self.gradients:
             raise undeclared(f"parameter gradients ({kind})")
         return self.gradients[kind]
+
+    def scale(self, side: Side, key: SignalKey) -> Scale:
+        if key not in self.scales.get(side, {}):
+            raise undeclared(f"scale of the {key[1]} of {key[0]} in the {side}")
+        return self.scales[side][key]
 
 
 def undeclared(what: str) -> MethodError:

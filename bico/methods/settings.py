@@ -3,12 +3,17 @@
 from collections.abc import Mapping
 from dataclasses import Field, fields
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol, TypeVar, cast, get_type_hints
+from typing import Any, ClassVar, Protocol, TypeVar, cast, get_type_hints, runtime_checkable
 
 from bico.errors import ConfigError, UnknownMethodError, nearest
 from bico.methods.spec import Part
 
+ADDED_LATER = {"added_later": True}
+"""Metadata of a setting that came after results had been stored: keys leave it out while it has its default, so that they
+are found."""
 
+
+@runtime_checkable  # beartype checks it in the tests
 class HasFields(Protocol):
     """A dataclass, to protocols: its fields are the settings."""
 
@@ -48,6 +53,15 @@ def build_part(part: Part, methods: Mapping[str, type[M]], defaults: Mapping[str
             raise ConfigError(f"Method {text!r}: {key} is given twice.")
         given[key] = _value(text, key, value, kinds[key])
     return method(**{key: value for key, value in defaults.items() if key in kinds} | given)
+
+
+def identity(part: HasFields) -> dict[str, Any]:
+    """What of a method's settings enters keys: all, but those that came later only where they are not the default."""
+    return {
+        field.name: getattr(part, field.name)
+        for field in fields(part)
+        if not field.metadata.get("added_later") or getattr(part, field.name) != field.default
+    }
 
 
 def _value(text: str, key: str, value: str, kind: type) -> Any:

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from torch import Tensor
@@ -29,9 +31,7 @@ class Variant:
     def needs(self) -> Needs:
         """The evidence that method and steps ask for, together."""
         parts = [step.needs for step in self.steps] + ([self.method.needs] if self.method else [])
-        return Needs(
-            frozenset().union(*(part.maps for part in parts)), frozenset().union(*(part.gradients for part in parts))
-        )
+        return reduce(or_, parts, Needs())
 
     @property
     def steps_need(self) -> Needs:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from tasks import analyse, collect, distances, evaluate, finetune, gradients, last_steps, maps, probe, transfer
+from tasks import analyse, collect, distances, evaluate, finetune, gradients, last_steps, maps, probe, scales, transfer
 from tests.pipeline.golden_stages import measure
 
 PINNED = Path(__file__).with_name("golden.json")
@@ -29,6 +29,7 @@ VERSIONS: dict[str, tuple[ModuleType, str]] = {
     "collect-gradients": (collect, "VERSION"),
     "collect-input-gradients": (collect, "VERSION"),
     "collect-parameter-gradients": (gradients, "VERSION"),
+    "collect-scales": (scales, "VERSION"),
     "procrustes": (maps, "VERSION"),
     "transfer": (transfer, "VERSION"),
     "last-steps": (last_steps, "VERSION"),
@@ -47,7 +48,7 @@ BEFORE: dict[str, tuple[str, ...]] = {
     "adopt-expert": ("fine-tune",),
     **dict.fromkeys(COLLECTED[:3], ("fine-tune",)),  # for inputs without labels
     "procrustes": COLLECTED[:3],
-    "transfer": ("fine-tune", "procrustes", *COLLECTED),
+    "transfer": ("fine-tune", "procrustes", "collect-scales", *COLLECTED),
     "last-steps": ("transfer",),
     "evaluate": ("last-steps",),
     "probe": ("fine-tune",),

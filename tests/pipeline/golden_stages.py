@@ -16,6 +16,7 @@ from torch import Tensor
 from bico.analysis import Measurement
 from bico.calibration.budget import Budget
 from bico.calibration.parameter_gradients import ParameterGradient
+from bico.calibration.scales import Side
 from bico.calibration.signals import Signal
 from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import Completion
@@ -39,6 +40,7 @@ from tasks import (
     last_steps,
     probe,
     procrustes,
+    scales,
     transfer,
 )
 from tasks.cached_stage import Done, Workspace
@@ -57,7 +59,8 @@ BUDGETS = tuple(Budget(count, size=count) for count in SAMPLES)
 TRACED = (1, 15, 30)
 LR = 1e-3
 METHODS = {
-    "bico": ("a", "b"), "bico:completion=svd": ("a", "b"), "theseus": ("a", "wide"), "gradient-only": ("a", "b"),
+    "bico": ("a", "b"), "bico:completion=svd": ("a", "b"), "bico:strength=effect": ("a", "wide"),
+    "theseus": ("a", "wide"), "gradient-only": ("a", "b"),
     "input-only": ("a", "b"), "output-only": ("a", "b"), "gradfix": ("a", "b"),
     "gradfix:mask=force:vote=mean": ("a", "b"), "transfusion": ("a", "b"), "few-shot": ("a", "b"),
     "naive": ("a", "b"), "zero-pad": ("a", "wide"), "crop": ("wide", "a"),
@@ -65,7 +68,7 @@ METHODS = {
 """A pair of models for each."""
 STEPS = (
     "bico+projection", "none+projection", "bico+head", "none+head:targets=labels", "none+head:fit=logistic",
-    "bico+tune:steps=4",
+    "bico+tune:steps=4", "bico+search",
 )  # fmt: skip
 Numbers = dict[str, float]
 
@@ -184,7 +187,11 @@ class Bench:
         if not needs:
             return EvidenceRefs()
         kinds = {kind: self.gradient(pair, kind).ref for kind in sorted(needs.gradients)}
-        return EvidenceRefs(BUDGETS[1], self.maps(pair, needs), kinds)
+        moved = {side: self.scales(pair, side).ref for side in (Side if needs.scales else ())}
+        return EvidenceRefs(BUDGETS[1], self.maps(pair, needs), kinds, scales=moved)
+
+    def scales(self, pair: tuple[str, str], side: Side) -> Done:
+        return self.run(scales.collect_scales, self.calibration(pair), side)
 
     def gradient(self, pair: tuple[str, str], kind: ParameterGradient) -> Done:
         return self.run(gradients.collect_parameter_gradients, self.calibration(pair), (kind,))
@@ -236,6 +243,9 @@ def everything(bench: Bench) -> Iterator[tuple[str, str, Numbers]]:
     for kind in ParameterGradient:
         read = artefacts.read_parameter_gradients(bench.gradient(pair, kind).ref, SAMPLES[1])
         yield "collect-parameter-gradients", kind, summary(without_noise(read))
+    for side in Side:
+        found = artefacts.read_scales(bench.scales(pair, side).ref, SAMPLES[1])
+        yield "collect-scales", side, summary({"": torch.tensor([scale.squares for _, scale in sorted(found.items())])})
     yield from _maps(bench, pair)
 
     for text, models in METHODS.items():

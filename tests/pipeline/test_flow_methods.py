@@ -92,3 +92,18 @@ def test_input_gradients_are_collected_when_a_method_asks_for_them(bench: Bench)
     assert "collect-input-gradients" not in artefacts(bench)
     more = bench.run(methods=["bico", "gradient-only"], oracle=False)
     assert computed(more) == {"collect-input-gradients": 1, "procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
+
+
+def test_strengths_share_maps_and_take_one_forward_pass_of_each_model(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.run(methods=["bico"], oracle=False)
+    passes = count_passes(monkeypatch)
+    more = bench.run(methods=["bico", "bico:strength=effect", "bico:strength=effect+search"], oracle=False)
+    # Two sample counts; the search's transport is that of the method alone.
+    assert computed(more) == {"collect-scales": 2, "transfer": 2, "last-steps": 2, "evaluate": 4}
+    assert passes["backward"] == 0
+    assert artefacts(bench).count("collect-scales") == 2
+    vectors = {row.method for row in more.rows if row.seed is not None}
+    assert {str(method) for method in vectors} == {"bico", "bico:strength=effect", "bico:strength=effect+search"}
+    assert "| BiCo, strength effect | 8 |" in Path(more.outputs["markdown"]).read_text()
