@@ -20,7 +20,7 @@ from bico.methods.spec import Spec
 from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles, resolve
 from bico.models.matching import match_sites
-from bico.models.protocol import TEXT, Model
+from bico.models.protocol import PROBE, TEXT, Model
 from bico.reporting.baselines import baselines
 from flows.config import Settings, TransferConfig
 from tasks.cached_stage import Workspace
@@ -132,8 +132,9 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
 
 
 def usual_finetuning(model: Model) -> FinetuneConfig:
-    """The protocol for a model of this size."""
-    return default_config(sum(p.numel() for p in model.trainable()))
+    """The protocol of the model's family, if it has one of its own; else that for a model of this size."""
+    own: FinetuneConfig | None = getattr(model, "finetuning", None)
+    return own or default_config(sum(p.numel() for p in model.trainable()))
 
 
 def check_labels(config: TransferConfig, methods: Mapping[Spec, Variant]) -> None:
@@ -155,8 +156,8 @@ def pose(task: TaskRef, model: Model, loss: str | None) -> TaskRef:
     chosen = loss or model.losses[0]
     if chosen not in model.losses:
         raise ConfigError(f"loss={chosen}: {model.name} has no such loss; {nearest(chosen, model.losses)}")
-    # A family of one loss does not name it: its results are known without.
-    return replace(task, loss=chosen if len(model.losses) > 1 else None)
+    # A family of one loss does not name it: its results are known without. Only a probe has to be fitted.
+    return replace(task, loss=chosen if len(model.losses) > 1 or chosen == PROBE else None)
 
 
 def check_samples(config: TransferConfig, ref: TaskRef) -> None:

@@ -104,7 +104,7 @@ def test_missing_files_are_named(release: Path) -> None:
     (release / WEIGHTS).rename(release / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="no .safetensors weights in .*save_pretrained"):
         resolve(str(release))
-    reconfigure(release, model_type="bert")
+    reconfigure(release, model_type="gpt2")
     with pytest.raises(CheckpointError, match="no model in .*config.json of a T5"):
         resolve(str(release))
     (release / CONFIG).write_text("{")
