@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bico.calibration.budget import Budget
@@ -11,6 +11,7 @@ from bico.calibration.memory import plan_memory
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled, set_sizes
+from bico.calibration.shared_tokens import check_shared, share
 from bico.calibration.signals import Signal
 from bico.data.base import check_modality
 from bico.errors import ConfigError, NotEnoughSamplesError, OutputError, nearest
@@ -20,7 +21,7 @@ from bico.methods.spec import Spec
 from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles, resolve
 from bico.models.matching import match_sites
-from bico.models.protocol import PROBE, TEXT, Model
+from bico.models.protocol import PROBE, TEXT, Model, Placed
 from bico.reporting.baselines import baselines
 from flows.config import Settings, TransferConfig
 from tasks.cached_stage import Workspace
@@ -46,6 +47,10 @@ class Plan:
     """The loss that the tasks are posed in."""
     probed: bool
     """Whether models are measured by linear probes on the calibration samples; else by their own heads."""
+    shared_tokens: Mapping[str, float] = field(default_factory=dict)
+    """Of a pair with two tokenizers, by task: the share of characters in tokens that end where one of the other's does."""
+    notes: tuple[str, ...] = ()
+    """What was taken for granted and should be known."""
 
     @property
     def maps(self) -> list[tuple[Signal, Completion]]:
@@ -118,7 +123,9 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         raise ConfigError(
             "pseudo_labels=soft: the loss of a class's words takes no probabilities; use pseudo_labels=hard or loss=probe."
         )
-    plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, theirs.probed)
+    shared = {name: part for name, task in tasks.items() if (part := tokens_shared(ours, theirs, task)) is not None}
+    notes = tuple(note for model in (ours, theirs) for note in getattr(model, "notes", ()))
+    plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, theirs.probed, shared, notes)
     if plan.maps:
         signals = [signal for group in plan.collected for signal in group]
         plan_memory(ours, theirs, signals, config.batch_size, len(config.samples), settings.memory)
@@ -129,6 +136,25 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
             )
         read_expert(space, source, str(config.expert))
     return plan
+
+
+def tokens_shared(source: Model, target: Model, task: TaskRef) -> float | None:
+    """How much of a task's texts two tokenizers cut alike, by the first training samples; None for one tokenizer.
+
+    Raises:
+        CalibrationError: If it is nothing.
+    """
+    if source.vocabulary == target.vocabulary or not (isinstance(source, Placed) and isinstance(target, Placed)):
+        return None
+    data = task.open().open("train")
+    examples = [data.example(index) for index in range(min(len(data), LOOKED_AT))]
+    found = share(source.places(source.prepare(examples)), target.places(target.prepare(examples)))
+    check_shared(found, source.name, target.name)
+    return found.part
+
+
+LOOKED_AT = 256
+"""Samples that tell how alike two tokenizers cut a task's texts."""
 
 
 def usual_finetuning(model: Model) -> FinetuneConfig:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
+from transformers.utils import logging
 
 from benchmarks.real.models import MINILM, MPNET, ONNX, SMALL
 from bico.models.families import get_family
@@ -70,6 +71,8 @@ def written(folder: Path) -> Tensor:
 
 def main(out: Path) -> None:
     worst = 0.0
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     for name in (MINILM, SMALL, MPNET):
         ours = features(out / name)
         compared = {"sentence-transformers": theirs(out / name), "written again": written(out / name)}

@@ -22,4 +22,11 @@ def probe_loss(
     Arguments:
         labels: Class indices, or a probability for every class.
     """
-    return F.cross_entropy(probe_scores(features, head), labels.to(features.device), reduction="sum")
+    return class_loss(probe_scores(features, head), labels)
+
+
+def class_loss(
+    scores: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of class scores, summed over the batch."""
+    return F.cross_entropy(scores, labels.to(scores.device), reduction="sum")

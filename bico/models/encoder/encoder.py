@@ -40,6 +40,8 @@ class TextEncoder:
     grid = None
     permutations = ()
     finetuning: FinetuneConfig = ENCODER
+    probe_samples = 2000
+    """Enough for the head that an expert is tuned in; a probe of every text of a large task takes longer than the tuning."""
 
     def __init__(
         self, model: Any, tokenizer: Any, recipe: Recipe, dense: Sequence[nn.Module] = (), name: str = "model"
@@ -73,6 +75,13 @@ class TextEncoder:
         # Some read which of two texts a token is of; where the tokenizer does not say so, all is the first.
         takes = signature(model.forward).parameters
         self._kinds = "token_type_ids" in takes and "token_type_ids" in tokenizer.model_input_names
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was taken for granted of this model."""
+        if self.recipe.said:
+            return ()
+        return (f"{self.name} does not say how its tokens are pooled: the mean is taken.",)
 
     @property
     def device(self) -> torch.device:
@@ -142,9 +151,13 @@ class TextEncoder:
                 f"{self.name} takes tokens (batch, tokens, {FIELDS}), got {inputs.dtype} of shape {tuple(inputs.shape)}: "
                 "prepare texts with this model's own `prepare`."
             )
+        return self.model(**self.model_inputs(inputs)).last_hidden_state
+
+    def model_inputs(self, inputs: Tensor) -> dict[str, Tensor]:
+        """What the model of transformers is called with."""
         ids, kinds = (inputs[..., field].to(self.device) for field in (0, 1))
         more = {"token_type_ids": kinds} if self._kinds else {}
-        return self.model(input_ids=ids, attention_mask=self.mask(inputs).long(), **more).last_hidden_state
+        return {"input_ids": ids, "attention_mask": self.mask(inputs).long(), **more}
 
     def _pooled(self, inputs: Tensor) -> Tensor:
         """Which tokens are pooled: the real ones, but for a prompt's and what stands before it."""
