@@ -17,7 +17,7 @@ LENGTHS = tuple(
 PROMPTS = "config_sentence_transformers.json"
 MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 """Poolings by the names of sentence-transformers, in the order in which several are joined (`bico.models.pooling`)."""
-_SWITCHES = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean"}
+_SWITCHES = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean", "weightedmean_tokens": "weightedmean"}
 """What older pooling configurations call the modes, where that is not their name."""
 
 
