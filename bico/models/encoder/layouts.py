@@ -36,8 +36,9 @@ class Layout:
     """The module in a block that makes these calls, the tokens' first."""
 
 
-def _plain(q: str, k: str, v: str, o: str, wi: str, wo: str) -> dict[str, Part]:
-    return {role: Part(path) for role, path in zip(("q", "k", "v", "o", "wi", "wo"), (q, k, v, o, wi, wo), strict=True)}
+def _plain(*paths: str) -> dict[str, Part]:
+    """Modules for q, k, v, o, wi and wo, in this order."""
+    return {role: Part(path) for role, path in zip(("q", "k", "v", "o", "wi", "wo"), paths, strict=True)}
 
 
 _BERT = Layout(

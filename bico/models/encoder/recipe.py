@@ -71,7 +71,7 @@ def read_recipe(folder: Path) -> Recipe:
     if "Normalize" in kinds and "Dense" in kinds[kinds.index("Normalize") :]:
         raise CheckpointError(f"{folder / MODULES} has a Dense behind Normalize; only the other order is read.")
     encoder, pooling = places[0][1], _json(places[1][1] / CONFIG)
-    lengths = next((_json(encoder / name) for name in LENGTHS if (encoder / name).is_file()), {})
+    lengths: dict[str, Any] = next((_json(encoder / name) for name in LENGTHS if (encoder / name).is_file()), {})
     prompts = _json(folder / PROMPTS) if (folder / PROMPTS).is_file() else {}
     return Recipe(
         encoder,
