@@ -96,6 +96,14 @@ def test_a_folder_of_sentence_transformers_goes_through_all_its_modules(tmp_path
     assert resolve(str(again)).digest() == files.digest() != resolve(str(tmp_path / "plain")).digest()
 
 
+def test_a_folder_named_from_where_one_stands_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sentence_folder(tmp_path / "st", "Normalize")
+    monkeypatch.chdir(tmp_path)
+    (again := tmp_path / "again").mkdir()
+    get_family("encoder").save(load(files := resolve("st")), files, again)
+    assert resolve("again").digest() == files.digest()
+
+
 def test_an_older_folder_keeps_its_encoder_in_a_folder_of_its_own(tmp_path: Path) -> None:
     folder = write_sentence_folder(tmp_path / "st", at="0_Transformer")
     model = load(files := resolve(str(folder)))

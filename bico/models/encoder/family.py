@@ -33,8 +33,8 @@ class EncoderFamily:
     distributions = ("transformers", "tokenizers")
     references = None
     folder_format = (
-        f"{CONFIG} of a text encoder ({', '.join(LAYOUTS)}) beside weights and tokenizer (transformers' format), or "
-        "a folder of sentence-transformers with one"
+        f"{CONFIG} of a text encoder (bert, mpnet and their like) beside weights and tokenizer (transformers' format), or "
+        f"{MODULES} (sentence-transformers)"
     )
     hub_patterns = (
         CONFIG,
@@ -58,6 +58,7 @@ class EncoderFamily:
             return False
 
     def find_folder(self, ref: str, folder: Path, allow_pickle: bool) -> ModelFiles:
+        folder = folder.resolve()  # files are written again at the places that they have in it
         recipe = read_recipe(folder)
         at = recipe.encoder
         try:
@@ -80,7 +81,7 @@ class EncoderFamily:
         about = {path for name in (MODULES, PROMPTS) for path in folder.glob(name)}
         behind = {path for part in folder.glob("[1-9]_*") for path in part.iterdir() if _is_kept(path)}
         others = sorted((beside | about | behind) - {at / CONFIG, *weights})
-        return ModelFiles(ref, self.name, weights[0], (at / CONFIG, *weights, *others), folder.resolve())
+        return ModelFiles(ref, self.name, weights[0], (at / CONFIG, *weights, *others), folder)
 
     def load(self, files: ModelFiles, device: Any) -> Any:
         require("transformers", "text", files.ref)
