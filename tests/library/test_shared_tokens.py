@@ -91,6 +91,19 @@ def test_rows_are_made_at_shared_ends_and_what_has_no_counterpart_is_left_out() 
     assert second.rows(signal, summed=True).flatten().tolist() == [1, 5, 9, 6, 17, 10]
 
 
+def test_a_place_is_the_character_that_a_token_ends_at() -> None:
+    wordy, bytewise = tiny_encoder(1), tiny_encoder(1, "roberta", bytes_tokenizer())
+    assert wordy.places(wordy.prepare(["bake  mopra, x"]))[0].tolist() == [0, *ends(4, 8, 11, 12, 14), END]
+    pair = Text("", ("bake", "li mo"))
+    second = [TEXT + place for place in ends(2, 5)]
+    assert wordy.places(wordy.prepare([pair]))[0].tolist() == [0, *ends(4), END, *second, 2 * TEXT]
+    found = bytewise.places(bytewise.prepare([pair]))[0].tolist()
+    assert found.count(END) == 2 and found[-1] == 2 * TEXT and found == sorted(found)
+    assert {0, *ends(4), *second} < set(found)  # words end alike, whatever is inside
+    prompted = tiny_encoder(1, recipe=Recipe(Path(), prompt="mo: "))
+    assert [place for place in prompted.places(prompted.prepare(["bake"]))[0].tolist() if place > 1] == [*ends(4), END]
+
+
 def test_the_share_is_of_the_model_with_less() -> None:
     ours, theirs = torch.tensor([[0, *ends(4, 6), END]]), torch.tensor([[0, *ends(2, 4, 5, 6), END]])
     assert share(ours, theirs) == Share(6, 3) and share(theirs, ours).part == 0.5  # `ke` and `y` of `ba|ke|t|y`
