@@ -11,7 +11,7 @@ PROCESSES ?= 3
 # Files whose tests share a server or a cluster run in one process, the longest groups first: tests/distribution.py.
 PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
-.PHONY: help demo test test-fast coverage faults rehearsal lint types setup constraints clean
+.PHONY: help demo test test-fast coverage faults rehearsal real-models lint types setup constraints clean
 
 help:
 	@echo "make demo         set up, then transfer experts between the embedded models (bico demo)"
@@ -20,6 +20,7 @@ help:
 	@echo "make coverage     set up, then run the test suite and say which lines it never reaches"
 	@echo "make faults       set up, then inject hundreds of faults, two at once, and write benchmarks/results/faults.md"
 	@echo "make rehearsal    set up, then start all servers on loopback, deploy, run, check and photograph (15 minutes)"
+	@echo "make real-models  set up, then fetch three real text encoders and compare them with their references (0.6 GB)"
 	@echo "make lint         set up, then check style and layers"
 	@echo "make types        set up, then check types (mypy)"
 	@echo "make setup        install into $(VENV), if pyproject.toml or constraints.txt changed"
@@ -44,6 +45,9 @@ faults: setup
 
 rehearsal: setup
 	@$(BIN)/python -m tests.rehearsal --log docs/rehearsal.log --pictures docs/images
+
+real-models: setup
+	@$(BIN)/python -m benchmarks.real.models --out out/real-models
 
 types: setup
 	@$(BIN)/mypy

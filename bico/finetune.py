@@ -44,6 +44,9 @@ class FinetuneConfig:
 MINI = FinetuneConfig(steps=100, batch_size=48, lr=5e-4, warmup=10)
 """The same protocol for towers of a few million parameters, which need larger steps and fewer of them."""
 
+ENCODER = FinetuneConfig(steps=300, batch_size=32, lr=5e-5, warmup=30)
+"""The same protocol for pre-trained text encoders, at the batch and the rate that they are usually tuned with."""
+
 MINI_TOWER = 20_000_000
 """Image towers below this number of parameters are fine-tuned by `MINI` unless the user says otherwise."""
 

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bico.calibration.budget import Budget
@@ -11,6 +11,7 @@ from bico.calibration.memory import plan_memory
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled, set_sizes
+from bico.calibration.shared_tokens import check_shared, share
 from bico.calibration.signals import Signal
 from bico.errors import ConfigError, NotEnoughSamplesError, OutputError
 from bico.finetune import FinetuneConfig, default_config
@@ -19,7 +20,7 @@ from bico.methods.spec import Spec
 from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
-from bico.models.protocol import TEXT, Model
+from bico.models.protocol import TEXT, Model, Placed
 from bico.reporting.baselines import baselines
 from flows.config import Settings, TransferConfig
 from flows.inputs import find_files, pose, task_refs, tell, with_head
@@ -46,8 +47,11 @@ class Plan:
     """The loss that the tasks are posed in."""
     probed: bool
     """Whether models are measured by linear probes on the calibration samples; else by their own heads."""
+    shared_tokens: Mapping[str, float] = field(default_factory=dict)
+    """Of a pair with two tokenizers, by task: the share of characters in tokens that end where one of the other's does."""
     notes: tuple[str, ...] = ()
-    """What to tell of the expert: how it was read, how far it is from the source, what of it is not carried."""
+    """What to tell: what was taken for granted of the models; of an expert how it was read, how far it is from the source,
+    what of it is not carried."""
 
     @property
     def maps(self) -> list[tuple[Signal, Completion]]:
@@ -124,7 +128,9 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         raise ConfigError(
             "pseudo_labels=soft: the loss of a class's words takes no probabilities; use pseudo_labels=hard or loss=probe."
         )
-    plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, theirs.probed)
+    shared = {name: part for name, task in tasks.items() if (part := tokens_shared(ours, theirs, task)) is not None}
+    notes = tuple(note for model in (ours, theirs) for note in getattr(model, "notes", ()))
+    plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, theirs.probed, shared, notes)
     if plan.maps:
         signals = [signal for group in plan.collected for signal in group]
         plan_memory(ours, theirs, signals, config.batch_size, len(config.samples), settings.memory)
@@ -133,8 +139,8 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
             raise ConfigError(
                 f"--expert is an expert for one task, but {len(tasks)} tasks were given: {', '.join(tasks)}."
             )
-        notes = read_expert(space, source, str(config.expert), config.expert_farthest).notes
-        plan = replace(plan, notes=notes)
+        told = read_expert(space, source, str(config.expert), config.expert_farthest).notes
+        plan = replace(plan, notes=(*notes, *told))
     if config.expert_head is not None:
         if config.expert is None:
             raise ConfigError("--expert-head is the classifier of an expert: give --expert too.")
@@ -142,9 +148,29 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     return plan
 
 
+def tokens_shared(source: Model, target: Model, task: TaskRef) -> float | None:
+    """How much of a task's texts two tokenizers cut alike, by the first training samples; None for one tokenizer.
+
+    Raises:
+        CalibrationError: If it is nothing.
+    """
+    if source.vocabulary == target.vocabulary or not (isinstance(source, Placed) and isinstance(target, Placed)):
+        return None
+    data = task.open().open("train")
+    examples = [data.example(index) for index in range(min(len(data), LOOKED_AT))]
+    found = share(source.places(source.prepare(examples)), target.places(target.prepare(examples)))
+    check_shared(found, source.name, target.name)
+    return found.part
+
+
+LOOKED_AT = 256
+"""Samples that tell how alike two tokenizers cut a task's texts."""
+
+
 def usual_finetuning(model: Model) -> FinetuneConfig:
-    """The protocol for a model of this size."""
-    return default_config(sum(p.numel() for p in model.trainable()))
+    """The protocol of the model's family, if it has one of its own; else that for a model of this size."""
+    own: FinetuneConfig | None = getattr(model, "finetuning", None)
+    return own or default_config(sum(p.numel() for p in model.trainable()))
 
 
 def check_labels(config: TransferConfig, methods: Mapping[Spec, Variant]) -> None:

@@ -28,7 +28,7 @@ from flows.collect import Collected, Draw, collect_all, solve_all
 from flows.config import Settings, TransferConfig
 from flows.ledger import Ledger, totals
 from flows.plan import Plan, make_plan
-from flows.written import exports, origin, recorded, settings_of
+from flows.written import alike, exports, origin, recorded, settings_of
 from storage.keys import Ref
 from tasks.artefacts import read_accuracy
 from tasks.block_report import report_blocks
@@ -74,7 +74,8 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
         rows, vectors = transfer_all(plan, experts, oracles, collected, ledger)
         blocks = report_all_blocks(plan, vectors, collected)
     counts = {stage: dict(counter) for stage, counter in ledger.counts.items()}
-    drawn = [one.drawn for found in collected.values() for one in found.calibrations if one is not None]
+    known = [one for found in collected.values() for one in found.calibrations if one is not None]
+    drawn = [one.drawn | alike(plan, one.task.name) for one in known]
     written = exports(plan, rows, vectors)
     outputs = write_results(plan.space, config.out, plan.target, rows, drawn, written, origin(plan))
     show_results(config.source, config.target, rows, blocks, counts, Path(outputs["plot"]), outputs["models"])

@@ -50,7 +50,13 @@ def recorded(plan: Plan) -> dict[str, Any]:
         "finetune": asdict(plan.finetuning[0]),
         "finetune_target": asdict(plan.finetuning[1]),
         "test_limit": config.test_limit,
+        **{f"shared_tokens.{task}": part for task, part in plan.shared_tokens.items()},
     }
+
+
+def alike(plan: Plan, task: str) -> dict[str, float]:
+    """How much of a task's texts the pair's two tokenizers cut alike, if there are two."""
+    return {"shared_tokens": plan.shared_tokens[task]} if task in plan.shared_tokens else {}
 
 
 def settings_of(plan: Plan, cell: Cell) -> dict[str, Any]:

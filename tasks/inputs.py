@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from bico.calibration.sampling import draw_samples
 from bico.data.reading import NOTHING_SAID, Reading
 from bico.data.tasks import Prepared, Task, get_task
 from bico.evaluation.head_files import NamedHead, load_head, read_head
@@ -77,7 +78,8 @@ def open_head(files: ModelFiles, device: str, task: TaskRef, indices: tuple[int,
     """The head in which the task's loss is taken.
 
     Arguments:
-        indices: Training samples from which a head that has to be fitted is fitted; all, unless given.
+        indices: Training samples from which a head that has to be fitted is fitted; all, unless given, or as many as
+            the model's family finds enough.
     """
     return _open_head(files, device, task, indices, files.digest())
 
@@ -92,6 +94,9 @@ def _open_head(
     if task.loss != PROBE:
         return model.head(opened.class_names, opened.prompts)
     data = open_split(files, device, task, "train")
+    enough: int | None = getattr(model, "probe_samples", None)
+    if indices is None and enough is not None and enough < len(data):
+        indices = tuple(draw_samples(len(data), enough, seed=0).tolist())
     return as_head(fit_probe(*read_features(model, data, indices), len(opened.class_names)))
 
 

@@ -9,13 +9,14 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from bico.calibration.shared_tokens import Between, Share, Take, check_shared, share, shared_rows, takes
 from bico.calibration.signals import Signal, SignalKey, signal_key, watch
 from bico.calibration.token_grids import resample_tokens
 from bico.errors import CalibrationError
 from bico.linalg.matmul import add_product, product
 from bico.models.inputs import Inputs
 from bico.models.matching import match_sites
-from bico.models.protocol import Calibratable
+from bico.models.protocol import Calibratable, Placed
 from bico.models.sites import Site
 
 Covariances = dict[SignalKey, Tensor]
@@ -87,6 +88,7 @@ def cross_covariances(
     snapshots: Sequence[int],
     sites: Sequence[Site] | None = None,
     on_batch: Callable[[int], None] = lambda seen: None,
+    between: Between = Between.LAST,
 ) -> Iterator[tuple[int, Covariances]]:
     r"""Streams `Σ rows_sourceᵀ rows_target` of every signal at every matched site.
 
@@ -107,6 +109,7 @@ def cross_covariances(
         snapshots: Sample counts at which the sums so far are yielded.
         sites: The target's sites to serve; all of them by default.
         on_batch: Called with the number of samples seen, for progress.
+        between: What becomes of activations between the shared ends of two tokenizers.
 
     Yields:
         Pairs of a sample count and the covariances up to there. The tensors are the caller's own; they are copies until
@@ -118,6 +121,7 @@ def cross_covariances(
     """
     signals = list(signals)
     sums: Covariances = {}
+    found = Share()
 
     def multiply(key: SignalKey, ours: Tensor, theirs: Tensor) -> None:
         if key in sums:
@@ -126,9 +130,11 @@ def cross_covariances(
             sums[key] = product(ours.T, theirs)
 
     for batch, seen, due in until_snapshots(batches, lambda batch: len(batch.labels), snapshots):
-        pair_rows(source, target, batch, heads, signals, multiply, sites)
+        pair_rows(source, target, batch, heads, signals, multiply, sites, between)
+        found += batch_share(source, target, batch)
         on_batch(seen)
         if due:
+            check_shared(found, source.name, target.name)
             _check_finite(sums)
             last = seen == max(snapshots)
             yield seen, sums if last else {key: value.clone() for key, value in sums.items()}
@@ -142,15 +148,18 @@ def pair_rows(
     signals: Iterable[Signal],
     receive: Callable[[SignalKey, Float[Tensor, "rows source"], Float[Tensor, "rows target"]], None],
     sites: Sequence[Site] | None = None,
+    between: Between = Between.LAST,
 ) -> None:
     """Runs one batch through both models and hands over the rows of each signal that belong together, as they come up.
 
-    The source's tokens are brought onto the target's grid, one signal at a time; padding is left out. Of gradients, rows
+    The source's patches are brought onto the target's grid, one signal at a time; texts that two tokenizers cut in other
+    ways give the rows that both have (`shared_tokens.py`). Padding is left out. Of gradients, rows
     that are zero in either model are dropped. Nothing is kept beyond its use.
 
     Arguments:
         receive: Takes the *target's* signal key, the source's rows and the target's.
         sites: The target's sites to serve; all of them by default.
+        between: What becomes of activations between the shared ends of two tokenizers.
 
     Raises:
         CalibrationError: If a selected signal was never seen, or came up twice, or was changed in place; if the two models
@@ -169,8 +178,7 @@ def pair_rows(
     stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, keep)
     uses = Counter(partner.values())  # a deeper target uses some of the source's signals more than once
 
-    masks = source.mask(batch.source), target.mask(batch.target)
-    _check_masks(*masks)
+    regrouped, take_ours, take_theirs = _takes(source, target, batch, between)
 
     def meet(key: SignalKey, theirs: Tensor) -> None:
         source_key = partner[key]
@@ -183,7 +191,7 @@ def pair_rows(
             )
         if ours.ndim == 3 and source.grid and target.grid and source.grid != target.grid:
             ours = resample_tokens(ours, source.grid, target.grid)
-        if ours.shape[:-1] != theirs.shape[:-1]:
+        if len(ours) != len(theirs) or (ours.shape[:-1] != theirs.shape[:-1] and not regrouped):
             raise CalibrationError(
                 f"The {key[1]} of {key[0]} has {_rows(theirs)} in {target.name}, and its counterpart {source_key[0]} has "
                 f"{_rows(ours)} in {source.name}: rows can be matched one by one only if both models have as many for the "
@@ -191,7 +199,7 @@ def pair_rows(
             )
         wide = torch.promote_types(torch.promote_types(ours.dtype, theirs.dtype), torch.float32)  # sums need the digits
         ours, theirs = ours.to(theirs.device, wide), theirs.to(wide)
-        rows = real_rows(ours, masks[0]), real_rows(theirs, masks[1])
+        rows = take_ours(ours, key[1]), take_theirs(theirs, key[1])
         receive(key, *(_nonzero(*rows) if key[1].is_gradient else rows))
 
     stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, meet)
@@ -275,6 +283,30 @@ def _nonzero(
     """The rows that are not zero in either model."""
     carries = ours.any(dim=1) & theirs.any(dim=1)
     return (ours, theirs) if carries.all() else (ours[carries], theirs[carries])
+
+
+def batch_share(source: Calibratable, target: Calibratable, batch: Batch) -> Share:
+    """How much of a batch's texts two tokenizers cut alike; empty where tokens match by themselves."""
+    if not (isinstance(source, Placed) and isinstance(target, Placed)):
+        return Share()
+    return share(source.places(batch.source).cpu(), target.places(batch.target).cpu())
+
+
+def _takes(source: Calibratable, target: Calibratable, batch: Batch, between: Between) -> tuple[bool, Take, Take]:
+    """Whether tokens are brought to shared ends, and how each model's signals become rows."""
+    if isinstance(source, Placed) and isinstance(target, Placed):
+        ours, theirs = source.places(batch.source).cpu(), target.places(batch.target).cpu()
+        if not torch.equal(ours, theirs):
+            first, second = shared_rows(ours, theirs)
+            return True, takes(first, between), takes(second, between)
+    masks = source.mask(batch.source), target.mask(batch.target)
+    _check_masks(*masks)
+    first_mask, second_mask = masks
+    return (
+        False,
+        lambda signal, _kind: real_rows(signal, first_mask),
+        lambda signal, _kind: real_rows(signal, second_mask),
+    )
 
 
 def _check_masks(ours: Tensor | None, theirs: Tensor | None) -> None:

@@ -40,6 +40,17 @@ FORMS: dict[str, Form] = {
 }
 
 
+class Text(str):
+    """An example put to a text-to-text model, which knows the texts that it is made of: encoders read these."""
+
+    parts: tuple[str, ...]
+
+    def __new__(cls, put: str, parts: tuple[str, ...]) -> "Text":
+        made = super().__new__(cls, put)
+        made.parts = parts
+        return made
+
+
 @dataclass(frozen=True)
 class Posed:
     """A form that fits one table."""
@@ -48,9 +59,10 @@ class Posed:
     columns: tuple[str, ...]
     answers: tuple[str, ...]
 
-    def put(self, row: Mapping[str, Any]) -> str:
+    def put(self, row: Mapping[str, Any]) -> Text:
         """What the model reads for one row."""
-        return self.prompt.format(*(row[column] for column in self.columns))
+        parts = tuple(str(row[column]) for column in self.columns)
+        return Text(self.prompt.format(*parts), parts)
 
 
 def form_of(

@@ -1,7 +1,7 @@
 """The strength of a transfer by a line search on the labels: forward passes only."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,10 @@ class Search:
     keeps_vocabulary: ClassVar[bool] = True
     told: ClassVar[frozenset[str]] = frozenset()
     needs_labels: ClassVar[bool] = True
+
+    @property
+    def trained(self) -> str:
+        return "the strength of the transfer was chosen on the labels"
 
     @property
     def needs(self) -> Needs:
@@ -79,9 +83,10 @@ def _far(strength: float) -> float:
 @torch.no_grad()
 def _losses(context: StepContext, vector: StateDict) -> Float[Tensor, " samples"]:
     target, head = context.target, context.heads[1]
+    samples = [cast(Tensor, batch.target) for batch in context.samples.labelled]
     with target.updated(vector):
         if target.probed:
-            features = torch.cat([target.features(batch.target) for batch in context.samples.labelled])
+            features = torch.cat([target.features(inputs) for inputs in samples])
             return probe_losses(features, context.labels.cpu(), len(head)).cpu()
-        logits = torch.cat([target.logits(batch.target, head) for batch in context.samples.labelled])
+        logits = torch.cat([target.logits(inputs, head) for inputs in samples])
         return F.cross_entropy(logits.double(), context.labels.to(logits.device), reduction="none").cpu()

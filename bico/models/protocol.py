@@ -126,17 +126,28 @@ class Model(Calibratable, Protocol):
         ...
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """A model of texts that knows where in them its tokens end, so that those of two tokenizers can be matched."""
+
+    def places(self, inputs: Any) -> Tensor:
+        """The place of each token (batch, tokens), by `bico.models.places`; they never fall along a sequence."""
+        ...
+
+
 def check_pair(source: Calibratable, target: Calibratable) -> None:
     """Raises MethodError unless tokens of the two models can be matched: they read the same kind of thing, and text by
-    one tokenizer.
+    one tokenizer, or by two that know where in the text their tokens end.
     """
     if source.modality != target.modality:
         raise MethodError(
             f"{source.name} reads {source.modality}s and {target.name} {target.modality}s: source and target must be of "
             "the same family."
         )
-    if source.vocabulary != target.vocabulary:
+    placed = isinstance(source, Placed) and isinstance(target, Placed)
+    if source.vocabulary != target.vocabulary and not placed:
         raise MethodError(
             f"{source.name} and {target.name} have different tokenizers, so their tokens are not the same rows: a pair of "
-            "text models must share one tokenizer (vocabulary and ids)."
+            "text models must share one tokenizer (vocabulary and ids), unless both are of a family that knows where in "
+            "the text its tokens end."
         )

@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from bico.errors import CheckpointError, ShapeError
+from bico.models.pooling import mean
+from bico.models.probed import probe_loss, probe_scores
 from bico.models.protocol import PROBE, TEXT
 from bico.models.sites import Site, Slot
 from bico.task_vector import StateDict, added, check_finite
@@ -109,13 +111,13 @@ class T5Encoder:
 
     def features(self, inputs: Tensor) -> Float[Tensor, "batch features"]:
         """The mean of the encoder's outputs over real tokens."""
-        return self._pool(self._encode(inputs), self.mask(inputs))
+        return mean(self._encode(inputs), self.mask(inputs))
 
     def logits(self, inputs: Tensor, head: Tensor) -> Float[Tensor, "batch classes"]:
         """Class scores: of a probe, or the log-likelihoods of the classes' words."""
         hidden, mask = self._encode(inputs), self.mask(inputs)
         if head.is_floating_point():
-            return _probe(self._pool(hidden, mask), head)
+            return probe_scores(mean(hidden, mask), head)
         scores = [self._likelihood(hidden, mask, words.expand(len(inputs), -1)) for words in head]
         return torch.stack(scores, dim=1)
 
@@ -129,7 +131,7 @@ class T5Encoder:
         """
         labels = labels.to(self.device)
         if head.is_floating_point():
-            return F.cross_entropy(self.logits(inputs, head), labels, reduction="sum")
+            return probe_loss(self.features(inputs), labels, head)
         if labels.is_floating_point():
             return -(labels * self.logits(inputs, head)).sum()
         return -self._likelihood(self._encode(inputs), self.mask(inputs), head[labels]).sum()
@@ -150,11 +152,6 @@ class T5Encoder:
         mask = self.mask(inputs)
         return self.model.encoder(input_ids=inputs.to(self.device), attention_mask=mask.long()).last_hidden_state
 
-    @staticmethod
-    def _pool(hidden: Tensor, mask: Tensor) -> Tensor:
-        weights = mask.to(hidden)[..., None]
-        return (hidden * weights).sum(1) / weights.sum(1)
-
     def _likelihood(self, hidden: Tensor, mask: Tensor, words: Int[Tensor, "batch tokens"]) -> Float[Tensor, " batch"]:
         """Log-likelihood of each row's words, given the encoder's outputs."""
         logits = self.model(
@@ -166,10 +163,6 @@ class T5Encoder:
         # Padding stands behind the words, so the causal decoder does not see it, and here it is left out.
         loss = F.cross_entropy(logits.transpose(1, 2), words, ignore_index=self.pad, reduction="none")
         return -loss.sum(1)
-
-
-def _probe(features: Tensor, head: Tensor) -> Tensor:
-    return features @ head[:, :-1].T + head[:, -1]
 
 
 def t5_sites(model: PreTrainedModel) -> tuple[Site, ...]:

@@ -1,0 +1,1 @@
+"""Text encoders of transformers, bare or in a folder of sentence-transformers."""

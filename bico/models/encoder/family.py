@@ -1,0 +1,102 @@
+"""The family's entry in the table: names, files and the way to the rest, without transformers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bico.errors import CheckpointError
+from bico.models.encoder.layouts import LAYOUTS
+from bico.models.encoder.recipe import CONFIG, LENGTHS, MODULES, PROMPTS, read_recipe
+from bico.models.files import ModelFiles
+from bico.models.libraries import require
+
+WEIGHTS = "model.safetensors"
+TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
+BESIDE = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    *TOKENIZER,
+    *LENGTHS,
+)
+"""What lies beside configuration and weights, where it does."""
+
+
+class EncoderFamily:
+    """Text encoders of transformers, in folders that `save_pretrained` or sentence-transformers writes: safetensors only,
+    and no code of theirs.
+    """
+
+    name = "encoder"
+    library = "transformers"
+    distributions = ("transformers", "tokenizers")
+    references = None
+    folder_format = (
+        f"{CONFIG} of a text encoder (bert, mpnet and their like) beside weights and tokenizer (transformers' format), or "
+        f"{MODULES} (sentence-transformers)"
+    )
+    hub_patterns = (
+        CONFIG,
+        MODULES,
+        PROMPTS,
+        "*.safetensors",
+        "*.safetensors.index.json",
+        *BESIDE,
+        *(f"[0-9]_*/{name}" for name in (CONFIG, "*.safetensors", "*.safetensors.index.json", *BESIDE)),
+    )
+    weights_note = f"`{WEIGHTS}` are the whole weights, in the format of the folder that they came from"
+    baseline = "a probe of the target before"
+
+    def recognises(self, folder: Path) -> bool:
+        """A configuration of a kind that the table of layouts has, or a list of modules, also a damaged one."""
+        if (folder / MODULES).is_file():
+            return True
+        try:
+            return json.loads((folder / CONFIG).read_text())["model_type"] in LAYOUTS
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def find_folder(self, ref: str, folder: Path, allow_pickle: bool) -> ModelFiles:
+        folder = folder.resolve()  # files are written again at the places that they have in it
+        recipe = read_recipe(folder)
+        at = recipe.encoder
+        try:
+            kind = json.loads((at / CONFIG).read_text())["model_type"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{ref}: {at / CONFIG} is not a configuration of transformers.") from error
+        if kind not in LAYOUTS:
+            raise CheckpointError(
+                f"{ref}: {at / CONFIG} is of type {kind!r}: the text encoders that are read are {', '.join(LAYOUTS)}."
+            )
+        weights = sorted(at.glob("*.safetensors"))
+        if not weights:
+            raise CheckpointError(
+                f"{ref}: no .safetensors weights in {at}: text encoders are read from nothing else; save them again with "
+                "`save_pretrained`."
+            )
+        if not any((at / name).is_file() for name in TOKENIZER):
+            raise CheckpointError(f"{ref}: no tokenizer in {at}: it holds {' or '.join(TOKENIZER)}.")
+        beside = {path for name in BESIDE for path in at.glob(name)} | set(at.glob("*.safetensors.index.json"))
+        about = {path for name in (MODULES, PROMPTS) for path in folder.glob(name)}
+        behind = {path for part in folder.glob("[1-9]_*") for path in part.iterdir() if _is_kept(path)}
+        others = sorted((beside | about | behind) - {at / CONFIG, *weights})
+        return ModelFiles(ref, self.name, weights[0], (at / CONFIG, *weights, *others), folder)
+
+    def load(self, files: ModelFiles, device: Any) -> Any:
+        require("transformers", "text", files.ref)
+        from bico.models.encoder.loading import load
+
+        return load(files, device)
+
+    def save(self, model: Any, files: ModelFiles, folder: Path) -> None:
+        from bico.models.encoder.loading import save
+
+        save(model, files, folder)
+
+
+def _is_kept(path: Path) -> bool:
+    return path.suffix in (".json", ".safetensors")
+
+
+ENCODER = EncoderFamily()
