@@ -11,9 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import onnx
 import torch
-from onnx import numpy_helper
 from safetensors.torch import save_file
 
 LEAD = "model.0.auto_model."
@@ -29,6 +27,9 @@ def recover(file: Path, like: Path, folder: Path) -> None:
     Arguments:
         like: A folder whose tokenizer, pooling and shape, but for the depth, are the file's.
     """
+    import onnx  # of the environment that `models.py` makes
+    from onnx import numpy_helper
+
     graph = onnx.load(str(file)).graph
     tensors = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in graph.initializer}
     state = {name.removeprefix(LEAD): tensor for name, tensor in tensors.items() if name.startswith(LEAD)}

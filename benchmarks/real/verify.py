@@ -11,10 +11,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 import torch.nn.functional as F
-from sentence_transformers import SentenceTransformer
 from torch import Tensor
 from transformers.utils import logging
 
@@ -40,11 +38,15 @@ def features(folder: Path) -> Tensor:
 
 
 def theirs(folder: Path) -> Tensor:
+    from sentence_transformers import SentenceTransformer  # of the environment that `models.py` makes
+
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
     return F.normalize(torch.as_tensor(model.encode(list(SENTENCES))).float(), dim=1)
 
 
 def of_onnx(file: Path, tokens_of: Path) -> Tensor:
+    import onnxruntime  # of the environment that `models.py` makes
+
     model, session = (
         load(resolve(str(tokens_of))),
         onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]),

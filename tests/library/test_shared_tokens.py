@@ -215,8 +215,8 @@ def test_a_skill_is_carried_between_tokenizers_that_cut_differently() -> None:
         between: transfer_between(tau, source, target, batch_of(source, target, drawn), heads, between)
         for between in Between
     }
-    assert cosine(found[Between.LAST], true) > 0.6 > 0.5 > cosine(by_index(tau, source, target, drawn, heads), true)
-    assert cosine(found[Between.LAST], true) > cosine(found[Between.SUM], true)
+    assert min(cosine(vector, true) for vector in found.values()) > 0.8  # measured: 0.920 of the last, 0.918 of the sum
+    assert cosine(by_index(tau, source, target, drawn, heads), true) < 0.4  # 0.13
 
 
 def test_tokenizers_with_nothing_in_common_are_refused_with_the_share() -> None:

@@ -1,7 +1,7 @@
 """Blocks whose linear maps are not modules of their own, opened so that hooks see each of them."""
 
 from contextlib import ExitStack
-from typing import cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ def opened(block: nn.Module, layout: Layout, stack: ExitStack) -> dict[str, nn.M
     modules: dict[str, nn.Module] = {}
     splits: dict[str, Split] = {}
     for role, part in layout.parts.items():
-        module = block.get_submodule(part.path)
+        module: Any = block.get_submodule(part.path)
         if part.of > 1:
             if part.path not in splits:
                 splits[part.path] = Split(cast(nn.Linear, module), part.of)
