@@ -21,11 +21,11 @@ def opened(block: nn.Module, layout: Layout, stack: ExitStack) -> dict[str, nn.M
         module: Any = block.get_submodule(part.path)
         if part.of > 1:
             if part.path not in splits:
-                splits[part.path] = Split(cast(nn.Linear, module), part.of)
+                splits[part.path] = Split(module, part.of)
                 _replace(block, part.path, splits[part.path], stack)
             module = splits[part.path].parts[part.index]
         elif role in layout.twice:
-            first = FirstCall(cast(nn.Linear, module))
+            first = FirstCall(module)
             _replace(block, part.path, first, stack)
             around = block.get_submodule(layout.around)
             handle = around.register_forward_pre_hook(lambda _module, _inputs, first=first: first.begin())
