@@ -30,7 +30,10 @@ PAIRS = {
 TASKS = ("trec", "subj", "mrpc", "rte", "snli")
 UNRELATED = {"trec": "subj", "subj": "trec", "mrpc": "trec", "rte": "subj", "snli": "subj"}
 """Whose expert is the control: of a task that has nothing to do with this one."""
-METHODS = ["bico", "theseus", "gradient-only", "few-shot", "bico+head", "bico+tune"]
+METHODS = [
+    "bico", "bico:strength=effect", "bico+search", "bico:strength=effect+search", "theseus", "theseus:strength=effect",
+    "gradient-only", "few-shot", "bico+head", "bico:strength=effect+tune",
+]  # fmt: skip
 """The baselines come by themselves: probes, few-shot, last steps without transport."""
 ONE_SIDED = ["input-only", "output-only"]
 """For pairs of equal width only: a side without a signal keeps its coordinates."""
@@ -47,7 +50,7 @@ def run(pair: str, task: str, given: argparse.Namespace) -> None:
     brief = {
         "source": source, "target": target, "tasks": [task], "methods": METHODS + ONE_SIDED * alike,
         "samples": [int(n) for n in given.samples.split(",")], "seeds": [int(n) for n in given.seeds.split(",")],
-        "finetune": FINETUNE, "oracle": given.oracle, "export": "none",
+        "finetune": FINETUNE, "oracle": given.oracle, "export": "none", "test_limit": given.test_limit,
     }  # fmt: skip
     folders = ["--data", str(given.data / task)]
     rows = _transfer(out, brief, folders)
@@ -56,7 +59,7 @@ def run(pair: str, task: str, given: argparse.Namespace) -> None:
     if not expert.is_file():
         expert.parent.mkdir(parents=True, exist_ok=True)
         _bico("finetune", source, "--task", other, "--data", str(given.data / other), "--out", str(expert))
-    control = brief | {"methods": ["bico", "theseus"], "oracle": False, "baselines": False}
+    control = brief | {"methods": METHODS[:4], "oracle": False, "baselines": False}
     rows += [
         row | {"method": CONTROL + row["method"]}
         for row in _transfer(out / "control", control, [*folders, "--expert", str(expert)])
@@ -113,6 +116,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("out/real-models"))
     parser.add_argument("--samples", default="50")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--test-limit", type=int, default=1000, help="only the first so many test samples")
     parser.add_argument("--oracle", action="store_true", help="fine-tune the target, too")
     parser.add_argument("--out", type=Path, default=Path("out/real"))
     given = parser.parse_args()
