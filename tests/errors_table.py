@@ -350,9 +350,9 @@ MISTAKES = [
     Mistake("Models and checkpoints", "`--expert-head` without `--expert`", lambda h: h.plan(
         expert_head=_head(h, 10, 8))),
     Mistake("Models and checkpoints", "a head of other classes than the task", lambda h: h.plan(
-        expert=h.release() / WEIGHTS, expert_head=_head(h, 9, 8))),
+        expert=h.expert(lambda t: 1.1 * t), expert_head=_head(h, 9, 8))),
     Mistake("Models and checkpoints", "a head that reads another width", lambda h: h.plan(
-        expert=h.release() / WEIGHTS, expert_head=_head(h, 10, 16))),
+        expert=h.expert(lambda t: 1.1 * t), expert_head=_head(h, 10, 16))),
     Mistake("Models and checkpoints", "a head's file without a head", lambda h: read_head(h.release() / WEIGHTS)),
     Mistake("Models and checkpoints", "a classifier of a model that has none", lambda h: load_classifier(h.release())),
     Mistake("Models and checkpoints", "an exported head without its classes", lambda h: (

@@ -77,7 +77,9 @@ def _standardised(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs in float64, centred and scaled by one number for all; their mean and that number."""
     wide = x.double()
     mean = wide.mean(0)
-    scale = (wide - mean).square().mean().sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+    # Without columns there is nothing to scale, and only the bias to fit: the mean of nothing would be NaN.
+    spread = (wide - mean).square().mean() if wide.numel() else wide.new_tensor(1.0)
+    scale = spread.sqrt().clamp(min=torch.finfo(torch.float64).tiny)
     return (wide - mean) / scale, mean, scale
 
 

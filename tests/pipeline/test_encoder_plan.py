@@ -6,6 +6,7 @@ import datasets
 import pytest
 import torch
 
+import tasks.inputs
 from bico.finetune import ENCODER
 from bico.models.encoder.encoder import TextEncoder
 from flows.config import Settings, TransferConfig
@@ -63,6 +64,6 @@ def test_an_experts_head_is_fitted_to_as_many_texts_as_are_enough(
     assert (ids == 2).sum() == 2 and set(kinds.tolist()) == {0, 1}  # a pair, in the tokenizer's form
     head = open_head(plan.source, "cpu", task)
     monkeypatch.setattr(TextEncoder, "probe_samples", 10)
-    open_head.cache_clear()
+    tasks.inputs._open_head.cache_clear()
     fewer = open_head(plan.source, "cpu", task)
     assert head.shape == fewer.shape == (2, 13) and not torch.allclose(head, fewer)

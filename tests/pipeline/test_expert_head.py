@@ -7,7 +7,7 @@ import pytest
 import torch
 from prefect.client.schemas import State
 from prefect.logging import disable_run_logger
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from bico.calibration.budget import Budget
@@ -26,12 +26,16 @@ from tasks.inputs import open_head, open_model, open_split
 from tests.releases import write_release
 from tests.tiny import pictures
 
+EXPERT = "expert.safetensors"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two releases of other widths, and an expert with a head of ten classes."""
     root = tmp_path_factory.mktemp("own-head")
     write_release(root / "a", 1)
+    state = load_file(root / "a" / WEIGHTS)
+    save_file({name: tensor + 0.01 * torch.randn_like(tensor.float()) for name, tensor in state.items()}, root / EXPERT)
     write_release(root / "b", 2, embed=12)
     torch.manual_seed(7)
     save_file({"fc.weight": torch.randn(10, 8), "fc.bias": torch.randn(10)}, root / "head.safetensors")
@@ -40,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(folder: Path, **changes: Any) -> Plan:
     about = {"source": str(folder / "a"), "target": str(folder / "b"), "tasks": ["digits"], "methods": ["bico"]}
-    about |= {"samples": [4], "baselines": False, "expert": folder / "a" / WEIGHTS, "out": folder / "out"}
+    about |= {"samples": [4], "baselines": False, "expert": folder / EXPERT, "out": folder / "out"}
     about |= {"expert_head": folder / "head.safetensors"}
     return make_plan(TransferConfig(**about | changes), Settings(home=folder / "home", device="cpu"))
 
@@ -92,7 +96,7 @@ def test_a_classifier_that_does_not_fit_is_refused(
         plan(folder, expert_head=tmp_path / "h.safetensors")
     settings = Settings(home=folder / "home", device="cpu")
     with pytest.raises(ConfigError, match=words):
-        plan_evaluate(str(folder / "a"), ["digits"], [], None, settings, tmp_path / "h.safetensors")
+        plan_evaluate(str(folder / "a"), ["digits"], [], None, settings, head=tmp_path / "h.safetensors")
 
 
 def test_a_classifier_without_an_expert_or_a_file_is_refused(folder: Path) -> None:

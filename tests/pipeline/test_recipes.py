@@ -188,7 +188,7 @@ def test_a_section_of_probes_counts_from_the_target_s_own() -> None:
     assert "| average | over target probe | paper | paper, over target probe |" in text
     assert "| BiCo | 50 | 45.0 | 45.0 | +5.0 | 67.02 | +12.32 |" in text
     assert "| BiCo | 200 | 62.0 | 62.0 | +2.0 | 76.12 | +5.02 |" in text
-    assert "- N=200: BiCo − target probe = +2.0 ± 0.0 points" in text
+    assert "- N=200: BiCo − target probe = +2.0 points" in text
     assert "test texts" in heading(recipe, True, {"pair": config.model_copy(update={"test_limit": 500})})
 
 

@@ -93,12 +93,19 @@ def test_a_cell_keeps_the_settings_that_were_used(bench: Bench) -> None:
     plan = make_plan(bench.config(methods=methods, completion="partial", alpha=0.5), bench.settings)
     found = {str(m): settings_of(plan, row("digits", str(m), 8, 0, 0.0)) for m in plan.methods}
     svd = found["bico:others=add:completion=svd"]
-    assert svd == {"alpha": 0.5, "completion": "svd", "bico.completion": "svd", "bico.others": "add"}
+    assert svd == {
+        "alpha": 0.5,
+        "completion": "svd",
+        "bico.completion": "svd",
+        "bico.others": "add",
+        "bico.strength": "fixed",
+    }
     assert found["bico"] == {
         "alpha": 0.5,
         "completion": "partial",
         "bico.completion": "partial",
         "bico.others": "leave",
+        "bico.strength": "fixed",
     }
     assert found["naive"] == {"alpha": 0.5}
     assert found["none+head:penalty=2"] == {"head.targets": "expert", "head.fit": "ridge", "head.penalty": 2.0}

@@ -84,8 +84,8 @@ def base_names(keys: Iterable[str], known: Mapping[str, Tensor], prefix: str) ->
     (`0.auto_model.`), and a wrapper around that by one more.
 
     Example:
-        >>> names = base_names(["0.auto_model.x.weight", "bert.x.weight", "classifier.weight"], {"x.weight": 0}, "bert")
-        >>> names
+        >>> known = {"x.weight": torch.zeros(1)}
+        >>> base_names(["0.auto_model.x.weight", "bert.x.weight", "classifier.weight"], known, "bert")
         {'0.auto_model.x.weight': 'x.weight', 'bert.x.weight': 'x.weight'}
     """
     found = {}
