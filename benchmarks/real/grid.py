@@ -48,9 +48,10 @@ def run(pair: str, task: str, given: argparse.Namespace) -> None:
     source, target = (str(given.models / name) for name in PAIRS[pair])
     alike = MPNET not in PAIRS[pair]
     brief = {
-        "source": source, "target": target, "tasks": [task], "methods": METHODS + ONE_SIDED * alike,
+        "source": source, "target": target, "tasks": [task], "methods": given.methods or METHODS + ONE_SIDED * alike,
         "samples": [int(n) for n in given.samples.split(",")], "seeds": [int(n) for n in given.seeds.split(",")],
         "finetune": FINETUNE, "oracle": given.oracle, "export": "none", "test_limit": given.test_limit,
+        "baselines": not given.methods,
     }  # fmt: skip
     folders = ["--data", str(given.data / task)]
     rows = _transfer(out, brief, folders)
@@ -59,7 +60,8 @@ def run(pair: str, task: str, given: argparse.Namespace) -> None:
     if not expert.is_file():
         expert.parent.mkdir(parents=True, exist_ok=True)
         _bico("finetune", source, "--task", other, "--data", str(given.data / other), "--out", str(expert))
-    control = brief | {"methods": METHODS[:4], "oracle": False, "baselines": False}
+    carried = [method for method in brief["methods"] if method.startswith("bico")]
+    control = brief | {"methods": carried, "oracle": False, "baselines": False}
     rows += [
         row | {"method": CONTROL + row["method"]}
         for row in _transfer(out / "control", control, [*folders, "--expert", str(expert)])
@@ -116,6 +118,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("out/real-models"))
     parser.add_argument("--samples", default="50")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--methods", type=lambda text: text.split(","), help="these alone, without baselines")
     parser.add_argument("--test-limit", type=int, default=1000, help="only the first so many test samples")
     parser.add_argument("--oracle", action="store_true", help="fine-tune the target, too")
     parser.add_argument("--out", type=Path, default=Path("out/real"))
