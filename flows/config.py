@@ -27,6 +27,7 @@ from bico.errors import ConfigError, at_home, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import Completion
 from bico.methods.spec import Spec
+from bico.methods.variant import searched
 from bico.models.experts import FARTHEST
 from bico.models.families import spellings
 from bico.reporting.names import short_name
@@ -46,6 +47,9 @@ def _as_pairs(value: Any) -> Any:
 
 READING = ("image_column", "label_column", "text_columns", "prompts", "class_names", "test_share", "test_seed")
 """The fields that say how a folder of data is read."""
+
+AUTO = "auto"
+"""Stands for a strength that is searched."""
 
 MANY = 2**31 - 1
 """More samples than any data set has: what is above is a slip, and overflows further on."""
@@ -98,8 +102,11 @@ class TransferConfig(BaseModel):
     """Of text models, the loss that fine-tuning takes and whose gradients are aligned: probe or text [default: probe]."""
     completion: Completion = Completion.PARTIAL
     """What maps do outside the calibrated span: partial (nothing) or svd (the paper's plain map)."""
-    alpha: float = 1.0
-    """How much of the task vector is added; never tuned on test data."""
+    alpha: Annotated[float, Option(words=(AUTO,)), WithJsonSchema({"anyOf": [{"type": "number"}, {"const": AUTO}]})] = (
+        1.0
+    )
+    """How much of the task vector is added, never tuned on test data; auto searches it on the labels, as +search behind every
+    method that carries the expert."""
     expert: Path | None = None
     """A fine-tuned checkpoint of the source, a file or a folder; without it the source is fine-tuned here."""
     expert_farthest: Annotated[float, Field(gt=0)] = FARTHEST
@@ -139,6 +146,17 @@ class TransferConfig(BaseModel):
     def _at_home(cls, value: Path | list[Path] | None) -> Path | list[Path] | None:
         """A shell expands `~` neither in YAML nor behind the equals sign of an option."""
         return [at_home(path) for path in value] if isinstance(value, list) else value and at_home(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _searched(cls, values: Any) -> Any:
+        """`alpha: auto` says the same as a search behind every method."""
+        if not (isinstance(values, dict) and values.get("alpha") == AUTO):
+            return values
+        methods = values.get("methods", cls.model_fields["methods"].default)
+        if isinstance(methods, list):
+            methods = [searched(Spec.parse(one)) if isinstance(one, str | Spec) else one for one in methods]
+        return values | {"alpha": 1.0, "methods": methods}
 
     @field_validator("samples")
     @classmethod

@@ -40,11 +40,19 @@ class Option:
     """How the default is told, if not as the value itself."""
     whole: bool
     """Of a list, whether each value is given by itself, commas and all, and the option repeated."""
+    words: tuple[str, ...]
+    """Of a number, words that may stand in its place."""
 
     def __init__(
-        self, *names: str, metavar: str | None = None, default: str | None = None, whole: bool = False
+        self,
+        *names: str,
+        metavar: str | None = None,
+        default: str | None = None,
+        whole: bool = False,
+        words: tuple[str, ...] = (),
     ) -> None:
-        for key, value in {"names": names, "metavar": metavar, "default": default, "whole": whole}.items():
+        given = {"names": names, "metavar": metavar, "default": default, "whole": whole, "words": words}
+        for key, value in given.items():
             object.__setattr__(self, key, value)
 
 
@@ -81,12 +89,14 @@ class Field:
 
     @property
     def taken_as(self) -> Any:
-        """The type that the command line reads: choices and lists are read as text, so that the model tells what is
+        """The type that the command line reads: choices, lists and numbers that may be words are read as text, so that the model tells what is
         wrong with them, in one line.
 
         Raises:
             TypeError: If a field has a type that no option can hold, and does not say that it is `OnlyInFiles`.
         """
+        if self.option.words:
+            return str
         if self.type in (bool, int, float, str, Path) or self.type == list[Path] or self.option.whole:
             return self.type
         if self.many or self.choices:
@@ -100,6 +110,8 @@ class Field:
 
     @property
     def metavar(self) -> str | None:
+        if self.option.words and not self.option.metavar:
+            return "|".join(["NUMBER", *self.option.words])
         if self.option.metavar or not (self.choices or self.many):
             return self.option.metavar
         if self.choices:

@@ -77,7 +77,8 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
     known = [one for found in collected.values() for one in found.calibrations if one is not None]
     drawn = [one.drawn | alike(plan, one.task.name) for one in known]
     written = exports(plan, rows, vectors)
-    outputs = write_results(plan.space, config.out, plan.target, rows, drawn, written, origin(plan))
+    searched = {cell: vector for cell, vector in vectors.items() if plan.methods[cell.method].steps}
+    outputs = write_results(plan.space, config.out, plan.target, rows, drawn, written, origin(plan), searched)
     show_results(config.source, config.target, rows, blocks, counts, Path(outputs["plot"]), outputs["models"])
     outputs["prefect"] = {"flow_run": str(runtime.flow_run.id)}
     tags = {"prefect.flow_run": outputs["prefect"]["flow_run"], **{f"stages.{k}": v for k, v in totals(counts).items()}}
@@ -203,7 +204,7 @@ def report_all_blocks(
     for cell, vector in vectors.items():
         if is_shown(plan, cell):
             found = Collected() if cell.seed is None else collected.get((cell.task, cell.seed), Collected())
-            maps = found.maps(plan.methods[cell.method].needs, cell.budget)
-            strength = plan.strength(cell.method)
-            blocks += report_blocks(plan.space, plan.target, cell.task, vector, maps, cell.budget, strength)
+            evidence = found.evidence(plan.methods[cell.method].needs, cell.budget)
+            models, strength = (plan.source, plan.target), plan.strength(cell.method)
+            blocks += report_blocks(plan.space, models, cell.task, vector, evidence, strength)
     return blocks

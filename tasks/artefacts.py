@@ -27,6 +27,7 @@ from storage.keys import Ref
 
 if TYPE_CHECKING:
     from bico.analysis.records import Measurement
+    from bico.last_steps.curve import StrengthCurve
 
 EXPERT = "expert.safetensors"
 VECTOR = "task_vector.safetensors"
@@ -35,6 +36,7 @@ EXPORTED_VECTOR = TASK_VECTOR
 _METRICS = "metrics.json"
 _MEASUREMENTS = "measurements.json"
 _SCALES = "scales.json"
+_CURVE = "strengths.json"
 _COVARIANCES, _MAPS, _DISTANCES = "covariances", "maps", "distances"
 
 
@@ -54,8 +56,14 @@ def read_task_vector(expert: Ref, state: Mapping[str, Tensor]) -> StateDict:
     return subtract(_on_device_of(state, load_state(expert_file(expert))), state)
 
 
-def write_vector(folder: Path, vector: StateDict, state: Mapping[str, Tensor], head: LinearHead | None = None) -> None:
-    """Leaves a task vector of the target, and the classifier that comes with it.
+def write_vector(
+    folder: Path,
+    vector: StateDict,
+    state: Mapping[str, Tensor],
+    head: LinearHead | None = None,
+    curve: "StrengthCurve | None" = None,
+) -> None:
+    """Leaves a task vector of the target, the classifier that comes with it, and how its strength was found.
 
     Arguments:
         state: The target's parameters. A file has to hold a tensor, so an empty vector is written as a zero for one.
@@ -64,6 +72,8 @@ def write_vector(folder: Path, vector: StateDict, state: Mapping[str, Tensor], h
     save_state(folder / VECTOR, vector or {name: torch.zeros_like(state[name])})
     if head is not None:
         save_state(folder / LINEAR_HEAD, {"weight": head.weight, "bias": head.bias})
+    if curve is not None:
+        (folder / _CURVE).write_text(json.dumps(asdict(curve)))
 
 
 def vector_file(ref: Ref) -> Path:
@@ -91,6 +101,17 @@ def read_update(weights: Ref | None, state: StateDict) -> StateDict:
 def read_linear_head(weights: Ref | None) -> LinearHead | None:
     file = None if weights is None else linear_head_file(weights)
     return None if file is None else LinearHead(**load_state(file))
+
+
+def read_curve(weights: Ref) -> "StrengthCurve | None":
+    """How the strength of a stored task vector was found, if it was searched (and later than curves are kept)."""
+    from bico.last_steps.curve import StrengthCurve  # here, since workers that solve maps need no last steps
+
+    file = folder_of(weights) / _CURVE
+    if not file.exists():
+        return None
+    found = json.loads(file.read_text(encoding="utf-8"))
+    return StrengthCurve(tuple(found["strengths"]), tuple(found["losses"]), found["chosen"])
 
 
 def write_checkpoint(folder: Path, step: int, state: StateDict) -> None:

@@ -1,18 +1,18 @@
 """Judge a transfer block by block, from what the store holds."""
 
-from collections.abc import Sequence
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from bico.calibration.budget import Budget
+from bico.calibration.scales import Side
+from bico.methods.strength import sizes_of
 from bico.models.loading import ModelFiles
+from bico.models.matching import match_sites
 from bico.reporting.block_report import BlockReport, judge_blocks
 from storage.keys import Ref
 from tasks.artefacts import determined_shares, read_vector
 from tasks.cached_stage import Workspace
+from tasks.evidence import EvidenceRefs, StoredEvidence
 from tasks.inputs import open_model
-from tasks.maps import SignalMaps
 from tasks.retries import RETRIES
 
 
@@ -26,24 +26,30 @@ from tasks.retries import RETRIES
 )
 def report_blocks(
     space: Workspace,
-    target: ModelFiles,
+    models: tuple[ModelFiles, ModelFiles],
     name: str,
     vector: Ref,
-    maps: Sequence[SignalMaps],
-    budget: Budget,
+    evidence: EvidenceRefs,
     alpha: float,
 ) -> list[BlockReport]:
     """Tells how well the maps of a transfer are determined and how much it changes each block.
 
     Arguments:
+        models: Source and target.
         name: The task's.
-        maps: Those that the method used.
-        budget: With which samples.
+        evidence: What the method used.
     """
     shares: dict[tuple[str, str], list[float]] = {}
-    for part in maps:
-        found = determined_shares(space.artefacts.ref(part.key), part.names(budget.asked))
+    for part in evidence.maps:
+        found = determined_shares(space.artefacts.ref(part.key), part.names(evidence.budget.asked))
         shares.setdefault((part.group, part.signal.value), []).extend(found)
-    opened = open_model(target, space.device)
+    source, opened = (open_model(files, space.device) for files in models)
     state = {key: tensor.detach().cpu() for key, tensor in opened.state().items()}
-    return judge_blocks(name, opened.sites, shares, state, read_vector(vector), alpha)
+    sizes = None
+    if evidence.scales or evidence.pseudo_labelled_scales:
+        stored, matched = StoredEvidence(space, evidence), match_sites(source.sites, opened.sites)
+        sizes = {
+            site.name: (sizes_of(matched[site.name], Side.SOURCE, stored), sizes_of(site, Side.TARGET, stored))
+            for site in opened.sites
+        }
+    return judge_blocks(name, opened.sites, shares, state, read_vector(vector), alpha, sizes)

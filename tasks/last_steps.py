@@ -77,7 +77,7 @@ def take_last_steps(
         context = StepContext(ours, theirs, (head, their_head), read_task_vector(expert, ours.state()), samples)
         start = {} if vector is None else scale(read_vector(vector, space.device), alpha)
         result = finish(steps, start, context, StoredEvidence(space, evidence))
-        write_vector(out, result.vector, theirs.state(), result.linear_head)
+        write_vector(out, result.vector, theirs.state(), result.linear_head, result.curve)
 
     about = {"steps": [step.name for step in steps], "samples": evidence.budget.asked}
     return run_stage(space, "last-steps", key, build, about | {"unlabelled": evidence.budget.unlabelled})

@@ -17,9 +17,11 @@ from bico.reporting.advice import advice
 from bico.reporting.card import Origin, model_card
 from bico.reporting.plots import plot_accuracy
 from bico.reporting.references import start_of
-from bico.reporting.rows import COLUMNS, Row
+from bico.reporting.rows import COLUMNS, Cell, Row
+from bico.reporting.strengths import plot_strengths, strength_lines
 from bico.reporting.tables import markdown_table
 from storage.keys import Ref
+from tasks.artefacts import read_curve
 from tasks.cached_stage import Workspace
 from tasks.export import export_model
 from tasks.inputs import TaskRef
@@ -52,14 +54,16 @@ def write_results(
     calibrations: list[dict[str, Any]],
     models: Mapping[str, Export],
     origin: Origin,
+    searched: Mapping[Cell, Ref],
 ) -> dict[str, Any]:
     """Writes the results table (CSV, Markdown), the plot, the calibration samples, and each chosen model with its task
-    vector and a card.
+    vector and a card; where strengths were searched, a plot of what the searches saw.
 
     Arguments:
         calibrations: Which samples were drawn, by task and seed (`Calibration.drawn`).
         models: By folder name.
         origin: What the models were made of, and how much of each task vector is added.
+        searched: Task vectors whose strength may have been searched.
 
     Returns:
         What was written, by kind.
@@ -67,25 +71,33 @@ def write_results(
     out = out.expanduser().absolute()
     out.mkdir(parents=True, exist_ok=True)
     table = markdown_table(rows)
+    curves = {cell: curve for cell, ref in searched.items() if (curve := read_curve(ref))}
+    found = "\n".join(["Strengths found (`strengths.png`):", *strength_lines(curves)]) if curves else ""
     with _replacing(out / "results.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=COLUMNS)
         writer.writeheader()
         writer.writerows(row.record() for row in rows)
     with _replacing(out / "results.md") as path:
-        path.write_text("\n\n".join([table, *advice(rows)]) + "\n", encoding="utf-8")
+        path.write_text("\n\n".join([table, *advice(rows), *([found] if found else [])]) + "\n", encoding="utf-8")
     with _replacing(out / "accuracy.png") as path:
         plot_accuracy(rows).figure.savefig(path, dpi=150, format="png")
+    if curves:
+        with _replacing(out / "strengths.png") as path:
+            plot_strengths(curves).figure.savefig(path, dpi=150, format="png")
     with _replacing(out / "calibration.json") as path:
         path.write_text(json.dumps(calibrations))
     for name, export in models.items():
         export_model(space, target, export.vector, export.alpha, folder := out / "models" / name, export.task)
-        card = model_card(export.row, export.variant, start_of(export.row, rows), origin, name)
+        card = model_card(
+            export.row, export.variant, start_of(export.row, rows), origin, name, read_curve(export.vector)
+        )
         (folder / CARD).write_text(card, encoding="utf-8")
     return {
         "table": str(out / "results.csv"),
         "markdown": str(out / "results.md"),
         "plot": str(out / "accuracy.png"),
         "calibration": str(out / "calibration.json"),
+        **({"strengths": str(out / "strengths.png")} if curves else {}),
         "models": {name: str(out / "models" / name) for name in models},
     }
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from bico.calibration.covariances import Batch
 from bico.calibration.pseudo_labels import expert_scores
 from bico.evaluation.linear_head import LinearHead, Readings, read
+from bico.last_steps.curve import StrengthCurve
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.settings import HasFields
 from bico.models.protocol import Model
@@ -91,6 +92,8 @@ class StepResult:
     """Its task vector; parameters that it does not name stay as they are."""
     linear_head: LinearHead | None = None
     """A classifier that takes the place of projection and head."""
+    curve: StrengthCurve | None = None
+    """What a search of the strength saw."""
 
 
 @runtime_checkable  # beartype checks it in the tests

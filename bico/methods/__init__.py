@@ -4,13 +4,16 @@ from typing import Any
 
 from bico.methods.ablations import GradientOnly, InputOnly, OutputOnly
 from bico.methods.bico import BiCo
+from bico.methods.cross_lora import CrossLora
 from bico.methods.evidence import Evidence, Gathered, Needs
 from bico.methods.few_shot import FewShot
 from bico.methods.gradfix import GradFix
+from bico.methods.orthogonal_shift import OrthogonalShift
 from bico.methods.protocol import Method, Others, Pair, Serves
 from bico.methods.settings import build_part
 from bico.methods.spec import Part
 from bico.methods.theseus import Theseus
+from bico.methods.theseus_data_free import TheseusDataFree
 from bico.methods.transfusion import TransFusion
 from bico.methods.unaligned import Crop, Naive, ZeroPad
 
@@ -22,8 +25,11 @@ _METHODS: tuple[type[Method], ...] = (
     GradientOnly,
     GradFix,
     TransFusion,
+    TheseusDataFree,
+    CrossLora,
     FewShot,
     Naive,
+    OrthogonalShift,
     ZeroPad,
     Crop,
 )

@@ -14,7 +14,7 @@ from bico.linalg.procrustes import Completion
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.protocol import Others, Pair, carry_others, check_others
 from bico.methods.settings import ADDED_LATER
-from bico.methods.strength import Sizes, Strength, effect_strengths
+from bico.methods.strength import Strength, effect_strengths, sizes_of
 from bico.models.sites import Site, assemble
 from bico.task_vector import StateDict
 
@@ -73,7 +73,9 @@ class Aligned:
             weight = _carry(q_out, ours.weight.read(tau), q_in)
             bias = None if site.bias is None or ours.bias is None else _carry(q_out, ours.bias.read(tau), None)
             if self.strength is Strength.EFFECT:
-                strengths = effect_strengths(_sizes(ours, Side.SOURCE, evidence), _sizes(site, Side.TARGET, evidence))
+                strengths = effect_strengths(
+                    sizes_of(ours, Side.SOURCE, evidence), sizes_of(site, Side.TARGET, evidence)
+                )
                 weight, bias = strengths[0] * weight, None if bias is None else strengths[1] * bias
             weights[site.name] = weight
             if bias is not None:  # a match has both or none
@@ -98,7 +100,3 @@ def _carry(q_out: Tensor | None, update: Tensor, q_in: Tensor | None) -> Tensor:
     rows = rows if q_out is None else product(q_out.T, rows)
     rows = rows if q_in is None else product(rows, q_in)
     return rows if update.ndim == 2 else rows[:, 0]
-
-
-def _sizes(site: Site, side: Side, evidence: Evidence) -> Sizes:
-    return Sizes(*(evidence.scale(side, signal_key(site, signal)) for signal in (Signal.INPUT, Signal.OUTPUT)))

@@ -15,7 +15,10 @@ model's own update has strength one at every rank.
 from enum import StrEnum
 from typing import NamedTuple
 
-from bico.calibration.scales import Scale
+from bico.calibration.scales import Scale, Side
+from bico.calibration.signals import Signal, signal_key
+from bico.methods.evidence import Evidence
+from bico.models.sites import Site
 
 
 class Strength(StrEnum):
@@ -32,6 +35,15 @@ class Sizes(NamedTuple):
 
     reads: Scale
     gives: Scale
+
+
+def sizes_of(site: Site, side: Side, evidence: Evidence) -> Sizes:
+    """Returns the sizes of one site of one of the models, as they were gathered.
+
+    Raises:
+        MethodError: If they were not.
+    """
+    return Sizes(*(evidence.scale(side, signal_key(site, signal)) for signal in (Signal.INPUT, Signal.OUTPUT)))
 
 
 def effect_strengths(ours: Sizes, theirs: Sizes) -> tuple[float, float]:

@@ -16,12 +16,12 @@ from bico.task_vector import StateDict
 
 @dataclass(frozen=True)
 class Naive:
-    """Adds the source's task vector as it is, every parameter of it: `θ_B + τ_A`. Identical architectures only."""
+    """Copies the source's task vector as it is, every parameter of it: `θ_B + τ_A`. Identical architectures only."""
 
     name: ClassVar[str] = "naive"
     label: ClassVar[str] = "naive"
     colour: ClassVar[str] = "#6b7280"
-    reference: ClassVar[str] = "task arithmetic without alignment (BiCo, table 3)"
+    reference: ClassVar[str] = "copy: task arithmetic without alignment (BiCo, table 3)"
     serves: ClassVar[Serves] = Serves.ONE_ARCHITECTURE
     carries_expert: ClassVar[bool] = True
     trained: ClassVar[str] = ""

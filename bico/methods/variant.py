@@ -1,7 +1,7 @@
 """What a spec stands for: a method and the last steps behind it, with all settings, ready to run."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -12,9 +12,10 @@ from bico.errors import ConfigError, UnknownMethodError, nearest
 from bico.evaluation.linear_head import projection_of
 from bico.in_memory import gather_needs
 from bico.last_steps import LAST_STEPS, LastStep, Samples, StepContext, StepResult
+from bico.last_steps.search import Search
 from bico.methods import METHODS, Evidence, Method, Needs, Pair
 from bico.methods.settings import build_part
-from bico.methods.spec import Spec
+from bico.methods.spec import Part, Spec
 from bico.models.protocol import Model
 from bico.task_vector import StateDict, scale
 
@@ -110,6 +111,18 @@ def carries_expert(spec: Spec) -> bool:
     return spec.name in METHODS and METHODS[spec.name].carries_expert
 
 
+def searched(spec: Spec) -> Spec:
+    """Returns a spec with a search of the strength behind its transport; what carries no expert, or has one, is left alone.
+
+    Example:
+        >>> [str(searched(Spec.parse(m))) for m in ("bico+head", "none+head", "bico+search:margin=2")]
+        ['bico+search+head', 'none+head', 'bico+search:margin=2']
+    """
+    if not carries_expert(spec) or any(part.name == Search.name for part in spec.steps):
+        return spec
+    return replace(spec, steps=(Part(Search.name), *spec.steps))
+
+
 def keeps_vocabulary(spec: Spec) -> bool:
     """Whether what comes out still knows other classes than the task's.
 
@@ -153,8 +166,9 @@ def run(
 
 
 def finish(steps: tuple[LastStep, ...], vector: StateDict, context: StepContext, evidence: Evidence) -> StepResult:
-    """Takes the last steps, one after the other."""
+    """Takes the last steps, one after the other; the curve is that of the last search among them."""
     outcome = StepResult(vector)
     for step in steps:
-        outcome = step.take(outcome.vector, context, evidence)
+        taken = step.take(outcome.vector, context, evidence)
+        outcome = replace(taken, curve=taken.curve or outcome.curve)
     return outcome

@@ -1,10 +1,13 @@
 """What a transfer did block by block: how much of the maps the samples determined, and how much it changed."""
 
-from collections.abc import Iterable, Mapping
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from bico.methods.strength import Sizes, effect_strengths
 from bico.models.sites import Site
 
 WELL, HALF = 0.9, 0.5
@@ -22,6 +25,10 @@ class BlockReport:
     """By signal: directions that the calibration samples determined over the smaller width, mean over the block's maps."""
     change: float
     """‖α τ‖ / ‖W‖ over the block's weights."""
+    strength: float | None = None
+    """The effect-matched strength of its weights, geometric mean over its sites; None where sizes were not gathered."""
+    effect: float | None = None
+    """‖α τ x‖ / ‖y‖, root mean square over its sites, if inputs had the same size in all directions; None likewise."""
 
     @property
     def verdict(self) -> str:
@@ -40,7 +47,13 @@ class BlockReport:
         """A line of a table for people."""
         shares = {f"{NAMES.get(s, s)} determined": f"{100 * share:.0f} %" for s, share in self.determined.items()}
         row = {"task": self.task, "block": self.block, **shares}
-        return row | {"weights changed by": f"{100 * self.change:.2f} %", "verdict": self.verdict}
+        row |= {"weights changed by": f"{100 * self.change:.2f} %"}
+        if self.strength is not None and self.effect is not None:
+            row |= {
+                "effect-matched strength": f"{self.strength:.3g}",
+                "outputs moved by about": f"{100 * self.effect:.3g} %",
+            }
+        return row | {"verdict": self.verdict}
 
 
 def judge_blocks(
@@ -50,6 +63,7 @@ def judge_blocks(
     state: Mapping[str, Tensor],
     vector: Mapping[str, Tensor],
     alpha: float,
+    sizes: Mapping[str, tuple[Sizes, Sizes]] | None = None,
 ) -> list[BlockReport]:
     """Judges a transfer, block by block.
 
@@ -59,6 +73,7 @@ def judge_blocks(
         state: The target's weights.
         vector: Its task vector; what it does not name stays as it is.
         alpha: How much of the vector is added.
+        sizes: By target site, what the source's site and it read and give; None where that was not gathered.
     """
     groups: dict[str, list[Site]] = {}
     for site in sites:
@@ -69,8 +84,27 @@ def judge_blocks(
         moved = sum(float(site.weight.read(vector).double().square().sum()) for site in touched)
         weight = sum(float(site.weight.read(state).double().square().sum()) for site in members)
         determined = {signal: sum(v) / len(v) for (place, signal), v in shares.items() if place == block and v}
-        reports.append(BlockReport(task, block, determined, abs(alpha) * (moved / weight) ** 0.5 if weight else 0.0))
+        change = abs(alpha) * (moved / weight) ** 0.5 if weight else 0.0
+        effects = (None, None) if sizes is None else _effects(members, vector, alpha, sizes)
+        reports.append(BlockReport(task, block, determined, change, *effects))
     return reports
+
+
+def _effects(
+    sites: Sequence[Site], vector: Mapping[str, Tensor], alpha: float, sizes: Mapping[str, tuple[Sizes, Sizes]]
+) -> tuple[float, float]:
+    """The block's matched strength, and the share by which the outputs of its sites move.
+
+    Rows of norm ‖x‖ that favour no direction are changed by ‖τ‖ ‖x‖ / √d on average, d being how many features are read.
+    """
+    strength = statistics.geometric_mean(effect_strengths(*sizes[site.name])[0] for site in sites)
+    shares = []
+    for site in sites:
+        theirs = sizes[site.name][1]
+        if site.weight.parameter in vector and theirs.gives.norm:
+            moved = float(site.weight.read(vector).double().norm()) * theirs.reads.norm / math.sqrt(site.shape[1])
+            shares.append((abs(alpha) * moved / theirs.gives.norm) ** 2)
+    return strength, math.sqrt(statistics.fmean(shares)) if shares else 0.0
 
 
 def worst(blocks: Iterable[BlockReport]) -> str:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from bico.last_steps.curve import StrengthCurve
 from bico.methods.variant import Variant
 from bico.models.families import get_family
 from bico.models.files import CLASSES_FILE, HEAD_FILE
 from bico.reporting.names import label_of, short_name
 from bico.reporting.rows import Row
+from bico.reporting.strengths import told
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,9 @@ class Origin:
     """Of both models, by name."""
 
 
-def model_card(cell: Row, variant: Variant, before: float | None, origin: Origin, folder: str) -> str:
+def model_card(
+    cell: Row, variant: Variant, before: float | None, origin: Origin, folder: str, curve: StrengthCurve | None = None
+) -> str:
     """Returns a model card in Markdown, with the header that model hubs read.
 
     Arguments:
@@ -32,6 +36,7 @@ def model_card(cell: Row, variant: Variant, before: float | None, origin: Origin
         variant: What was done to the target.
         before: The target's accuracy on the same task before, in percent.
         folder: The name of the model's folder.
+        curve: How the strength of its task vector was found, if it was searched.
     """
     family = get_family(origin.family)
     gain = "" if before is None else f", {cell.accuracy - before:+.2f} points over {family.baseline}"
@@ -54,6 +59,7 @@ def model_card(cell: Row, variant: Variant, before: float | None, origin: Origin
         *([f"| sampling | {origin.sampling} |"] if cell.seed is not None else []),
         *(f"| {setting.replace(': ', ' | ', 1)} |" for setting in settings),
         *([f"| α of the transport | {origin.alpha:g} |"] if variant.method else []),
+        *([f"| searched | {told([curve])} |"] if curve else []),
         *(f"| {what}, sha256 | `{digest}` |" for what, digest in origin.digests.items()),
         "",
         *(_how_to_classify(cell.task, folder) if variant.ends_in_head else []),

@@ -70,6 +70,7 @@ def with_weights(release: Path, folder: Path, **changes: torch.Tensor) -> Path:
         (["--completion", "full"], ["completion", "'partial' or 'svd'"]),
         (["--expert", "nowhere.safetensors"], ["nowhere.safetensors", "no such file", "check the path"]),
         (["--alpha", "nan"], ["alpha=nan", "finite"]),
+        (["--alpha", "much"], ["alpha='much'", "valid number"]),
         (["--data", "."], ["train.parquet"]),
         (["--device", "cuda"], ["no usable CUDA device"]),
         (["--export", "some"], ["export", "'one', 'all' or 'none'"]),

@@ -106,4 +106,17 @@ def test_strengths_share_maps_and_take_one_forward_pass_of_each_model(
     assert artefacts(bench).count("collect-scales") == 2
     vectors = {row.method for row in more.rows if row.seed is not None}
     assert {str(method) for method in vectors} == {"bico", "bico:strength=effect", "bico:strength=effect+search"}
-    assert "| BiCo, strength effect | 8 |" in Path(more.outputs["markdown"]).read_text()
+    said = Path(more.outputs["markdown"]).read_text()
+    assert "| BiCo, strength effect | 8 |" in said
+    assert "Strengths found" in said and "- BiCo, strength effect + strength searched, N=8: strength " in said
+    assert Path(more.outputs["strengths"]).stat().st_size > 1000
+
+
+def test_alpha_auto_is_a_search_behind_every_method_that_carries_the_expert(bench: Bench) -> None:
+    asked = bench.config(methods=["bico+head", "few-shot", "naive+search"], alpha="auto")
+    assert ([*map(str, asked.methods)], asked.alpha) == (["bico+search+head", "few-shot", "naive+search"], 1.0)
+    assert [*map(str, bench.config(methods=["bico", "naive"], alpha=0.5).methods)] == ["bico", "naive"]
+    result = bench.run(methods=["naive"], samples=[8], alpha="auto", oracle=False)
+    assert {str(row.method) for row in result.rows if row.seed is not None} == {"naive+search"}
+    (folder,) = result.outputs["models"].values()
+    assert "| searched | strength " in (Path(folder) / "README.md").read_text()
