@@ -100,7 +100,7 @@ def _texts(key: str, value: Any, origin: str) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not all(isinstance(one, str) and one.strip() for one in values):
         raise ConfigError(f"{origin}: {key}={value!r} must be a text, or a list of texts.")
-    return tuple(dict.fromkeys(values))
+    return tuple(dict.fromkeys(values)) if key == "text_columns" else tuple(values)
 
 
 def _class_names(value: Any, origin: str) -> tuple[Any, ...]:
@@ -142,7 +142,7 @@ def read_task_file(folder: Path) -> Reading:
     import yaml  # comes with `datasets`
 
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _loader())
+        values = yaml.load(path.read_text(encoding="utf-8"), words_loader())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {one_line(error)}.") from error
     if values is None:
@@ -153,7 +153,7 @@ def read_task_file(folder: Path) -> Reading:
 
 
 @cache
-def _loader() -> Any:
+def words_loader() -> Any:
     """YAML's safe reader, to which yes, no, on and off are the words that a class may be called."""
     import yaml
 

@@ -61,7 +61,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"Checkpoint {path} is damaged or no safetensors file ({error}): fetch or save it again."
         ) from error

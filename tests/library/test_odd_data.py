@@ -143,6 +143,7 @@ def test_files_beside_pictures_are_told(tmp_path: Path) -> None:
     assert [note.partition(": ")[2] for note in task.notes] == [
         "2 files are no pictures and are left out, such as about.csv."
     ]
+    folder = folder.rename(tmp_path / "other")
     (folder / "train" / "sea" / "away.png").symlink_to(folder / "nowhere.png")
     with pytest.raises(BicoError, match=r"away\.png cannot be read \(No such file"):
         read(folder)
