@@ -21,7 +21,7 @@ from torch import Tensor
 from bico.errors import CheckpointError
 
 # A script's arguments, and the numbers that it measured: attributes and plain values, no code.
-_PLAIN = [
+_PLAIN: list[Any] = [
     argparse.Namespace, pathlib.PosixPath, datetime.datetime, datetime.date, datetime.timedelta, np.dtype,
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"), np.float64(0).__reduce__()[0],
     *(type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "u1", "?")),
