@@ -22,7 +22,7 @@ from pydantic import (
 
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling
-from bico.data.reading import Reading, make_reading
+from bico.data.reading import Reading, make_reading, words_loader
 from bico.errors import ConfigError, at_home, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import Completion
@@ -317,11 +317,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: If the file is missing, is not YAML, or holds no keys.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        values = yaml.load(path.read_text(encoding="utf-8"), words_loader())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no settings; write `key: value` lines.")
+    if strange := [key for key in values if not isinstance(key, str)]:
+        raise ConfigError(f"{path}: the key {strange[0]!r} is no text; write `key: value` lines.")
     return values
 
 

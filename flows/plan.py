@@ -13,7 +13,7 @@ from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled, set_sizes
 from bico.calibration.shared_tokens import check_shared, share
 from bico.calibration.signals import Signal
-from bico.errors import ConfigError, NotEnoughSamplesError, OutputError
+from bico.errors import ConfigError, MethodError, NotEnoughSamplesError, OutputError
 from bico.finetune import FinetuneConfig, default_config
 from bico.linalg.procrustes import Completion
 from bico.methods.spec import Spec
@@ -117,8 +117,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     asked = [*config.methods, *(baselines(config.methods) if config.baselines else [])]
     methods = {spec: get_variant(spec, completion=config.completion, lr=finetuning[1].lr) for spec in asked}
     methods = {spec: v for spec, v in methods.items() if config.labelled or not v.needs_labels}
-    for variant in methods.values():
-        variant.check(ours, theirs)
+    methods, left_out = fitting(config, methods, ours, theirs)
     if theirs.probed and 0 in config.samples:
         raise ConfigError(
             f"--samples 0: {theirs.name} is measured by a probe, which learns from labelled samples: raise --samples."
@@ -129,7 +128,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
             "pseudo_labels=soft: the loss of a class's words takes no probabilities; use pseudo_labels=hard or loss=probe."
         )
     shared = {name: part for name, task in tasks.items() if (part := tokens_shared(ours, theirs, task)) is not None}
-    notes = tuple(note for model in (ours, theirs) for note in getattr(model, "notes", ()))
+    notes = (*left_out, *(note for model in (ours, theirs) for note in getattr(model, "notes", ())))
     plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, theirs.probed, shared, notes)
     if plan.maps:
         signals = [signal for group in plan.collected for signal in group]
@@ -165,6 +164,26 @@ def tokens_shared(source: Model, target: Model, task: TaskRef) -> float | None:
 
 LOOKED_AT = 256
 """Samples that tell how alike two tokenizers cut a task's texts."""
+
+
+def fitting(
+    config: TransferConfig, methods: Mapping[Spec, Variant], source: Model, target: Model
+) -> tuple[dict[Spec, Variant], tuple[str, ...]]:
+    """The methods that can serve a pair, and a line for each of the usual ones that cannot.
+
+    Raises:
+        MethodError: If one cannot that was asked for by name, or that is all there is.
+    """
+    serving, said = dict(methods), []
+    for spec, variant in methods.items():
+        try:
+            variant.check(source, target)
+        except MethodError as error:
+            del serving[spec]
+            if "methods" in config.model_fields_set or spec not in config.methods or not {*config.methods} & {*serving}:
+                raise
+            said.append(f"{spec} is left out of the usual methods, which were not asked for by name: {error}")
+    return serving, tuple(said)
 
 
 def usual_finetuning(model: Model) -> FinetuneConfig:

@@ -15,7 +15,8 @@ from bico.errors import UnknownTaskError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-LABELS = ("label", "labels", "fine_label", "class", "target", "category", "label_id", "class_id", "y", "intent")
+LABELS = ("label", "labels", "fine_label", "class", "target", "category", "label_id", "class_id", "y", "intent", "sentiment",
+          "emotion")  # fmt: skip
 """Columns of classes, the likeliest first."""
 IMAGES = ("image", "img", "picture", "photo", "images")
 PATHS = ("image_path", "file_name", "filename", "filepath", "file_path", "path", "file")
@@ -47,6 +48,16 @@ class Columns:
     """Columns of text that were left out."""
 
 
+def is_known_text(name: str) -> bool:
+    """Whether columns of this name are known to hold texts."""
+    return name.lower() in TEXTS or any(name.lower() in pair for pair in PAIRS)
+
+
+def _called(there: Collection[str], names: Sequence[str]) -> list[str]:
+    """The columns that have one of these names, in the order of the names; capitals do not matter."""
+    return [one for name in names for one in sorted(there, key=lambda column: column != name) if one.lower() == name]
+
+
 def string_columns(part: "Dataset") -> tuple[str, ...]:
     kinds = {name: getattr(kind, "dtype", None) for name, kind in part.features.items()}
     return tuple(name for name, kind in kinds.items() if kind in ("string", "large_string"))
@@ -72,7 +83,7 @@ def find_columns(
     if pictures is not None and pictures not in part.features:
         raise UnknownTaskError(f"{where}: needs a column `{pictures}`, has {_listed(part.features)}: {_HOW}.")
     label = reading.label_column or _label_column(part, where, pictures)
-    naming = next((name for name in NAMING if name in string_columns(part) and name != label), None)
+    naming = next((name for name in _called(string_columns(part), NAMING) if name != label), None)
     if pictures is not None:
         return Columns(label, pictures, naming=naming)
     strings = [name for name in string_columns(part) if name != label]
@@ -91,9 +102,9 @@ def _listed(names: Collection[str]) -> str:
 
 def _image_column(part: "Dataset", reading: Reading, where: str) -> str | None:
     typed = [name for name, kind in part.features.items() if _holds_pictures(kind)]
-    known = [name for name in (*IMAGES, *PATHS) if name in part.features and name != reading.label_column]
+    known = [name for name in _called(part.features, (*IMAGES, *PATHS)) if name != reading.label_column]
     for name in known:
-        if name in IMAGES or name in typed or _are_paths(part, name):
+        if name.lower() in IMAGES or name in typed or _are_paths(part, name):
             return name
     if len(typed) > 1:
         raise UnknownTaskError(f"{where}: {_listed(typed)} are all pictures: say which by --image-column.")
@@ -113,8 +124,12 @@ def _are_paths(part: "Dataset", name: str) -> bool:
 
 def _label_column(part: "Dataset", where: str, image: str | None) -> str:
     typed = [name for name, kind in part.features.items() if type(kind).__name__ == "ClassLabel"]
-    known = [name for name in LABELS if name in part.features and name != image]
-    found = known[:1] if "label" in known or not typed else [name for name in known if name in typed][:1] or typed
+    known = [name for name in _called(part.features, LABELS) if name != image]
+    found = (
+        known[:1]
+        if (known and known[0].lower() == "label") or not typed
+        else [name for name in known if name in typed][:1] or typed
+    )
     if len(found) != 1:
         what = f"{_listed(found)} are all classes: say which by --label-column" if found else _HOW
         raise UnknownTaskError(f"{where}: needs a column `label` of classes, has {_listed(part.features)}: {what}.")
@@ -129,10 +144,10 @@ def _text_columns(
             return fitting
         wanted = " or ".join(" and ".join(names) for names in forms)
         raise UnknownTaskError(f"{where} needs the columns of text {wanted}, has {_listed(features)}: {_HOW}.")
-    free = [name for name in strings if name not in NAMING]
-    known = [name for name in free if name in TEXTS or any(name in pair for pair in PAIRS)]
+    free = [name for name in strings if name.lower() not in NAMING]
+    known = [name for name in free if is_known_text(name)]
     for names in (*PAIRS, *((name,) for name in TEXTS)):
-        if set(names) == set(known):
+        if set(names) == {name.lower() for name in known}:
             return tuple(known)  # in the table's order
     if len(free) == 1 and not known:
         return tuple(free)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from bico.data import text
 from bico.data.base import Split, Task
-from bico.data.columns import PAIRS, TEXTS, Columns, find_columns
+from bico.data.columns import Columns, find_columns, is_known_text
 from bico.data.labels import Labels, check_names, read_labels, renamed, shortened, stratified
-from bico.data.layouts import choose_splits, find_layout
+from bico.data.layouts import choose_splits, find_layout, strays
 from bico.data.pictures import DECODING, Looked, PictureColumn, top_of
 from bico.data.reading import NOTHING_SAID, Reading, check_templates, read_task_file, text_prompt
 from bico.data.tables import digest, read_part
@@ -128,6 +128,9 @@ def read_folder(
     labels = renamed(read_labels(rows, columns.label, where, naming), reading, where)
     kept = {split: torch.nonzero(numbers >= 0).flatten() for split, numbers in labels.numbers.items()}
     notes = [chosen.note, *(_left_out(where, split, labels.numbers[split]) for split in rows)]
+    notes += [strays(part, where) for part in parts.values()]
+    if len({name.casefold() for name in labels.names}) < len(labels.names):
+        notes.append(f"{where}: some of the classes {shortened(labels.names)} differ in nothing but capitals.")
     if columns.unread:
         notes.append(f"{where}: text is read from {', '.join(columns.texts)} and not from {', '.join(columns.unread)}.")
     if chosen.test is None:
@@ -237,20 +240,19 @@ def text_task(name: str, table: Table, form: text.Form | None = None) -> Task:
     if reading.prompts:
         prompt = text_prompt(reading.prompts, columns, where)
         posed = text.Posed(prompt.form, columns, posed.answers)
-    _check_texts(table)
+    notes = (*table.notes, *_check_texts(table))
 
     @cache
     def opened(split: str) -> Split:
         part = table.rows[split].select_columns(list(columns))
         return table.split(split, lambda row: posed.put(part[row]))
 
-    return Task(
-        name, posed.answers, (posed.prompt,), table.digest, table.sizes, opened, "text", table.about, table.notes
-    )
+    return Task(name, posed.answers, (posed.prompt,), table.digest, table.sizes, opened, "text", table.about, notes)
 
 
-def _check_texts(table: Table) -> None:
-    """Raises DataError if a row that has a class has no text, or the texts are the classes."""
+def _check_texts(table: Table) -> list[str]:
+    """Says how many texts are empty; raises DataError if a row that has a class has none, or the texts are the classes."""
+    said = []
     for column in table.columns.texts:
         answers: dict[str, set[int]] = {}
         for split, part in table.rows.items():
@@ -262,15 +264,20 @@ def _check_texts(table: Table) -> None:
                     f"{table.where}: {len(missing)} of {len(cells)} rows of the {split} split have no text in `{column}`, the "
                     f"first is row {missing[0]} (from 0): fill them or leave them out."
                 )
+            if empty := sum(not cells[row].strip() for row in rows):
+                said.append(
+                    f"{table.where}: {empty} of {len(cells)} texts of the {split} split are empty in `{column}`."
+                )
             for row in rows:
                 answers.setdefault(cells[row].strip().casefold(), set()).add(int(numbers[row]))
         _check_leak(table, column, answers)
+    return said
 
 
 def _check_leak(table: Table, column: str, answers: Mapping[str, set[int]]) -> None:
     names: Sequence[str] = table.labels.names
     said = all(len(found) == 1 and names[next(iter(found))].casefold() == text for text, found in answers.items())
-    known = column in TEXTS or any(column in pair for pair in PAIRS) or column in table.reading.text_columns
+    known = is_known_text(column) or column in table.reading.text_columns
     # Of a column of unknown name: one text for each class, and no other, is another spelling of the class.
     again = not known and len(answers) == len({number for found in answers.values() for number in found}) <= len(names)
     if said or (again and all(len(found) == 1 for found in answers.values())):

@@ -133,7 +133,7 @@ def _undeclared(cells: Sequence[Any], column: str, where: str) -> list[Value]:
             values.append(None)
         elif isinstance(cell, bool):
             values.append(str(cell).lower())
-        elif isinstance(cell, int) or (isinstance(cell, float) and cell == int(cell)):
+        elif isinstance(cell, int) or (isinstance(cell, float) and cell.is_integer()):
             values.append(int(cell))
         elif isinstance(cell, str):
             values.append(cell.strip() or None)
@@ -144,8 +144,8 @@ def _undeclared(cells: Sequence[Any], column: str, where: str) -> list[Value]:
                 "row; say which column holds it by --label-column."
             )
     written = [value for value in values if isinstance(value, str)]
-    if written and all(_is_whole(value) for value in written):  # as CSV writes numbers
-        values = [int(value) if isinstance(value, str) else value for value in values]
+    if written and all(_is_whole(value.removesuffix(".0")) for value in written):  # as CSV writes numbers
+        values = [int(value.removesuffix(".0")) if isinstance(value, str) else value for value in values]
     for row, value in enumerate(values):
         if isinstance(value, int) and value < UNLABELLED:
             raise DataError(

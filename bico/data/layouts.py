@@ -4,7 +4,7 @@ FILE.csv                                     one table; any kind of table below
 FOLDER/train.csv, test.csv                   one file per split: parquet, csv, tsv, jsonl or json
 FOLDER/data/train-*.parquet, test-*.parquet  a download from the hub; `data` may have another name, or be left out
 FOLDER/default/train/0000.parquet            the hub's own conversion; also FOLDER/train/anything.csv
-FOLDER/train/CLASS/*.png                     a folder per class; without `train` and `test` a single split
+FOLDER/train/CLASS/**/*.png                  a folder per class; without `train` and `test` a single split
 FOLDER/dataset_dict.json, train/, test/      `DatasetDict.save_to_disk`; also each split saved by itself, or one only
 """
 
@@ -20,7 +20,8 @@ HELD_OUT = ("validation", "valid", "val", "dev", "eval")
 """What is measured on where there is no test split."""
 NAMES = (*TRAIN, *TEST, *HELD_OUT)
 TABLES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
+PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
+            ".avif", ".jp2", ".tga")  # fmt: skip
 PACKED = (".arrow", ".tar", ".zip", ".gz", ".xz", ".bz2", ".zst")
 ABOUT = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "package.json", "config.json")
 """Files about data that are no data."""
@@ -61,7 +62,9 @@ def find_layout(place: Path, names: Sequence[str] = ()) -> Layout:
         return {"": Part(_kind(place), (place,), place.parent)}
     if not place.is_dir():
         raise UnknownTaskError(f"--data {place}: there is no such folder.")
-    found = _saved(place) or _tables(place, names) or _class_folders(place) or _single_table(place) or _packed(place)
+    found = (
+        _saved(place) or _split_tables(place, names) or _class_folders(place) or _single_table(place) or _packed(place)
+    )
     if found:
         return found
     here = sorted(path.name for path in _visible(place))
@@ -92,6 +95,15 @@ def parquet_files(folder: Path, split: str) -> list[Path]:
     """Returns the parquet files of a split, in order; none if there are none."""
     part = _tables(folder, (split,)).get(split)
     return [] if part is None or part.kind != "parquet" else list(part.files)
+
+
+def _split_tables(folder: Path, names: Sequence[str]) -> Layout:
+    """Tables, unless they are fewer splits than folders of classes are there: these have a list beside the classes."""
+    found = _tables(folder, names)
+    if found and not names and not {*TEST, *HELD_OUT} & found.keys():
+        classes = _split_folders(folder)
+        return classes if found.keys() < classes.keys() else found
+    return found
 
 
 def _tables(folder: Path, names: Sequence[str] = ()) -> Layout:
@@ -147,6 +159,7 @@ def _one_part(folder: Path, split: str, found: list[tuple[Path, Path]]) -> Part:
     whole = [file for file in files if file.stem.lower() == split and file.parent == places[0]]
     if len(whole) == 1 and all(file.suffix == whole[0].suffix for file in files):
         files = whole  # beside its own shards
+    _check_shards(folder, files)
     kinds = sorted({_kind(file) for file in files})
     tables = sorted({re.sub(r"\d+", "", file.stem) for file in files})
     if len(kinds) > 1 or (len(tables) > 1 and files[0].parent.name.lower() != split):
@@ -155,19 +168,70 @@ def _one_part(folder: Path, split: str, found: list[tuple[Path, Path]]) -> Part:
     return Part(kinds[0], tuple(files), files[0].parent)
 
 
+def _check_shards(folder: Path, files: Sequence[Path]) -> None:
+    """Raises UnknownTaskError if a split lacks some of the files that their names count."""
+    shards = [found for file in files if (found := re.search(r"-(\d{5})-of-(\d{5})", file.name))]
+    counts = {int(found[2]) for found in shards}
+    if shards and (len(counts) > 1 or {int(found[1]) for found in shards} != set(range(max(counts)))):
+        absent = sorted(set(range(max(counts))) - {int(found[1]) for found in shards})
+        what = f"{len(absent)} are absent, the first is number {absent[0]}" if absent else "they count differently"
+        raise UnknownTaskError(
+            f"--data {folder}: {files[0].name} is one of {max(counts)} files, and {what}: fetch them all, or call those that you "
+            "want by other names."
+        )
+
+
+def _split_folders(folder: Path) -> Layout:
+    """Folders that are named after splits, of pictures in a folder per class; also one folder down."""
+    for place in (folder, *(path for path in _visible(folder) if path.is_dir())):
+        splits = [path for path in _visible(place) if path.is_dir() and path.name.lower() in NAMES]
+        found = {path.name.lower(): Part("classes", files, path) for path in splits if (files := _pictures(path))}
+        if found and (place == folder or len(found) > 1):
+            return found
+    return {}
+
+
 def _class_folders(folder: Path) -> Layout:
-    """Pictures in a folder per class, within a folder per split or without."""
-    splits = {path.name: _pictures(path) for path in _visible(folder) if path.is_dir() and path.name.lower() in NAMES}
-    found = {name: Part("classes", files, folder / name) for name, files in splits.items() if files}
-    if found:
-        return {name.lower(): part for name, part in found.items()}
+    """Pictures in a folder per class, within a folder per split or without.
+
+    Raises:
+        UnknownTaskError: If there are folders of splits, and classes are not in them.
+    """
+    if found := _split_folders(folder):
+        return found
     files = _pictures(folder)
+    places = [path.relative_to(folder).parts[:-1] for path in files]
+    if files and all(parts[0].lower() in NAMES for parts in places):
+        raise UnknownTaskError(
+            f"--data {folder}: its splits hold pictures and no folder per class: put them into train/CLASS/ and test/CLASS/, "
+            "or add a table train.csv with the columns file_name and label, and test.csv."
+        )
+    if any(len(parts) > 1 and parts[1].lower() in NAMES for parts in places):
+        raise UnknownTaskError(
+            f"--data {folder}: its folders of classes hold folders of splits: put them the other way round, train/CLASS/."
+        )
     return {"": Part("classes", files, folder)} if files else {}
 
 
 def _pictures(root: Path) -> tuple[Path, ...]:
     classes = [path for path in _visible(root) if path.is_dir()]
-    return tuple(file for path in classes for file in _visible(path) if file.suffix.lower() in PICTURES)
+    return tuple(file for path in classes for file in _below(path) if file.suffix.lower() in PICTURES)
+
+
+def strays(part: Part, where: str) -> str:
+    """A line on files in folders of classes that are left out; nothing if there are none."""
+    if part.kind != "classes":
+        return ""
+    taken = {*part.files}
+    left = [path for path in _below(part.root) if path not in taken and path.name not in ("Thumbs.db", "desktop.ini")]
+    what = "files are no pictures and are" if len(left) > 1 else "file is no picture and is"
+    return f"{where}: {len(left)} {what} left out, such as {left[0].relative_to(part.root)}." if left else ""
+
+
+def _below(folder: Path) -> Iterable[Path]:
+    """All files of a folder and of the folders in it."""
+    for path in _visible(folder):
+        yield from _below(path) if path.is_dir() else (path,)
 
 
 def _single_table(folder: Path) -> Layout:

@@ -4,8 +4,11 @@ A cell is a file's bytes, alone or in a dictionary with its path; a path; a pict
 these. 16 bits are scaled to 8 and never clipped, transparency is put over white, a camera's rotation is undone.
 """
 
+import base64
+import contextlib
 import hashlib
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +28,8 @@ BACKGROUND = (255, 255, 255)
 """What transparent pictures are put over."""
 TOPS = (1, 255, 65535)
 """White, in pictures whose format does not say it; the whole column decides for one of them."""
+_CODED = re.compile(r"(data:image/[\w.+-]+;base64,)?(?:iVBORw0KGgo|/9j/4|R0lGOD|UklGR)[A-Za-z0-9+/=\s]{40}")
+"""How the files of pictures begin where they are written as text: PNG, JPEG, GIF, WebP in base64."""
 DECODING = 1
 """Revision of how wide and transparent pictures become 8 bits of RGB; raise it when they do so otherwise."""
 
@@ -82,12 +87,15 @@ def content(cell: Any, bases: Sequence[Path] = ()) -> bytes:
         raise UnreadableError(f"a {type(path).__name__} and no picture")
     if "://" in str(path):
         raise UnreadableError(f"an address, {path}: download the pictures and name their paths")
+    if (coded := _CODED.match(str(path))) is not None:
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(str(path)[len(coded[1] or "") :], validate=True)
     own = Path(path).expanduser()
     try:
         return next((p for base in bases if (p := base / own).is_file()), own).read_bytes()
     except (OSError, ValueError) as error:
         raise UnreadableError(
-            f"the path {path}, which cannot be read ({getattr(error, 'strerror', None) or error})"
+            f"the path {str(path)[:100]}, which cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from None
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def _texts(key: str, value: Any, origin: str) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not all(isinstance(one, str) and one.strip() for one in values):
         raise ConfigError(f"{origin}: {key}={value!r} must be a text, or a list of texts.")
-    return tuple(values)
+    return tuple(dict.fromkeys(values)) if key == "text_columns" else tuple(values)
 
 
 def _class_names(value: Any, origin: str) -> tuple[Any, ...]:
@@ -107,6 +108,11 @@ def _class_names(value: Any, origin: str) -> tuple[Any, ...]:
         value = [part.strip() for part in value.split(",")]
     if isinstance(value, list | tuple) and all(isinstance(one, str) and "=" in one for one in value):
         value = dict(one.split("=", 1) for one in value)
+    if isinstance(value, list | tuple | Mapping) and None in (
+        *value,
+        *(value.values() if isinstance(value, Mapping) else ()),
+    ):
+        raise ConfigError(f"{origin}: class_names has an empty name: write one, in quotes where it is null or ~.")
     if isinstance(value, Mapping):  # YAML reads 0: and yes: as numbers and truth
         return tuple((_plain_text(found), _plain_text(shown)) for found, shown in value.items())
     if isinstance(value, list | tuple):
@@ -136,7 +142,7 @@ def read_task_file(folder: Path) -> Reading:
     import yaml  # comes with `datasets`
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), words_loader())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {one_line(error)}.") from error
     if values is None:
@@ -144,6 +150,23 @@ def read_task_file(folder: Path) -> Reading:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no settings; write `key: value` lines with {', '.join(KEYS)}.")
     return make_reading(values, str(path))
+
+
+@cache
+def words_loader() -> Any:
+    """YAML's safe reader, to which yes, no, on and off are the words that a class may be called."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    kept = {"t", "T", "f", "F"}  # true and false stay what they are
+    resolvers = yaml.SafeLoader.yaml_implicit_resolvers
+    Loader.yaml_implicit_resolvers = {
+        first: [one for one in known if first in kept or one[0] != "tag:yaml.org,2002:bool"]
+        for first, known in resolvers.items()
+    }
+    return Loader
 
 
 def check_templates(templates: tuple[str, ...], where: str) -> tuple[str, ...]:

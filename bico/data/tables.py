@@ -1,9 +1,11 @@
 """From the files of a split to a table of `datasets`, and what its files say when they are damaged."""
 
+import codecs
 import csv
 import hashlib
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -47,8 +49,11 @@ def digest(parts: Iterable[Part], folder: Path) -> str:
         for path in part.files:
             if part.kind not in ("parquet", "saved"):
                 total.update(f"{path.relative_to(folder).as_posix()}\0".encode())
-            with path.open("rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
+            try:
+                with path.open("rb") as stream:
+                    total.update(hashlib.file_digest(stream, "sha256").digest())
+            except OSError as error:
+                raise DataError(f"{path} cannot be read ({error.strerror}): mend it or leave it out.") from error
     return total.hexdigest()
 
 
@@ -79,11 +84,13 @@ def _delimited(part: Part, _split: str) -> "Dataset":
     csv.field_size_limit(min(sys.maxsize, 1 << 31))
     columns: dict[str, list[Any]] = {}
     for path in part.files:
-        text = path.read_text(encoding="utf-8-sig")
-        first = text.partition("\n")[0]
-        comma = "\t" if part.kind == "tsv" else ";" if ";" in first and "," not in first else ","
+        text = _text(path)
+        first = re.sub(r'"[^"]*"', "", text.partition("\n")[0])  # what is quoted separates nothing
+        comma = "\t" if part.kind == "tsv" else next((mark for mark in ",;\t|" if mark in first), ",")
         try:
-            names, rows = _cells(path, csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True))
+            names, rows = _cells(path, _reader(text, comma))
+            if any(cell.startswith(' "') and cell.endswith('"') for row in rows[:100] for cell in row):
+                names, rows = _cells(path, _reader(text, comma, skipinitialspace=True))  # blanks before quoted cells
         except (csv.Error, DataError):
             if part.kind != "tsv":
                 raise
@@ -96,9 +103,28 @@ def _delimited(part: Part, _split: str) -> "Dataset":
     return _from_columns(columns)
 
 
+def _text(path: Path) -> str:
+    """A file's text: UTF-8, or UTF-16 that says so.
+
+    Raises:
+        DataError: If it is in another encoding.
+    """
+    with path.open("rb") as stream:
+        wide = stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    try:
+        return path.read_text(encoding="utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, byte {error.start}: is no UTF-8: save the file as UTF-8.") from None
+
+
+def _reader(text: str, comma: str, **more: Any) -> Any:
+    return csv.reader(io.StringIO(text, newline=""), delimiter=comma, strict=True, **more)
+
+
 def _cells(path: Path, reader: Any) -> tuple[list[str], list[list[str]]]:
     """The names of columns, and the rows that are not empty."""
-    names = [name.strip() for name in next(reader, [])]
+    # An index has no name, and so has what stands behind a last comma.
+    names = [name.strip() or f"column {place}" for place, name in enumerate(next(reader, []), 1)]
     if len(set(names)) < len(names):
         raise DataError(f"{path}: two columns have one name: {', '.join(names)}.")
     rows = []
@@ -113,7 +139,7 @@ def _cells(path: Path, reader: Any) -> tuple[list[str], list[list[str]]]:
 def _json_lines(part: Part, _split: str) -> "Dataset":
     rows: list[dict[str, Any]] = []
     for path in part.files:
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
+        for number, line in enumerate(_text(path).split("\n"), 1):
             if line.strip():
                 rows.append(_row(json.loads, line, f"{path}, line {number}"))
     return _from_rows(rows)
@@ -122,12 +148,14 @@ def _json_lines(part: Part, _split: str) -> "Dataset":
 def _json(part: Part, split: str) -> "Dataset":
     rows: list[dict[str, Any]] = []
     for path in part.files:
-        text = path.read_text(encoding="utf-8-sig")
+        text = _text(path)
         try:
             whole = json.loads(text)
         except json.JSONDecodeError:
             return _json_lines(part, split)
-        if isinstance(whole, dict):  # {"data": [...]}
+        if isinstance(whole, dict) and (columns := _by_column(whole)):
+            whole = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        elif isinstance(whole, dict):  # {"data": [...]}
             lists = [value for value in whole.values() if isinstance(value, list)]
             if len(lists) > 1:
                 raise DataError(
@@ -136,6 +164,18 @@ def _json(part: Part, split: str) -> "Dataset":
             whole = lists[0] if lists else [whole]
         rows += [_row(lambda row: row, row, f"{path}, entry {n}") for n, row in enumerate(whole)]
     return _from_rows(rows)
+
+
+def _by_column(whole: dict[str, Any]) -> dict[str, list[Any]]:
+    """The columns of an object that holds a list for each, or as pandas writes a table; nothing of others."""
+    if {"columns", "data"} <= whole.keys() <= {"columns", "data", "index"}:
+        rows = whole["data"]
+        return {name: [row[place] for row in rows] for place, name in enumerate(whole["columns"])}
+    cells = list(whole.values())
+    if len(cells) > 1 and all(isinstance(one, dict) and one.keys() == cells[0].keys() for one in cells):
+        return {name: list(one.values()) for name, one in whole.items()}
+    plain = all(isinstance(one, list) and not any(isinstance(cell, dict) for cell in one) for one in cells)
+    return whole if plain and len(cells) > 1 and len({len(one) for one in cells}) == 1 and cells[0] else {}
 
 
 def _row(read: Callable[[Any], Any], given: Any, where: str) -> dict[str, Any]:
@@ -157,13 +197,23 @@ def _from_columns(columns: dict[str, list[Any]]) -> "Dataset":
     import datasets
     import pyarrow as pa
 
+    for name, cells in columns.items():
+        there = {type(cell) for cell in cells if cell is not None}
+        if str in there and len(there) > 1:
+            other = min((kind.__name__ for kind in there - {str}), key=str)
+            raise ValueError(f"column `{name}` holds a str in some rows and a {other} in others: write all alike")
     kinds = {name: pa.string() if all(cell is None for cell in cells) else None for name, cells in columns.items()}
     return datasets.Dataset(pa.table({name: pa.array(cells, kinds[name]) for name, cells in columns.items()}))
 
 
 def _classes(part: Part, _split: str) -> "Dataset":
-    """The paths of pictures, and the folders that they lie in."""
-    return _from_columns({"image": [str(p) for p in part.files], "label": [p.parent.name for p in part.files]})
+    """The paths of pictures, and the folders of classes that they lie in."""
+    return _from_columns(
+        {
+            "image": [str(path) for path in part.files],
+            "label": [path.relative_to(part.root).parts[0] for path in part.files],
+        }
+    )
 
 
 READERS: dict[str, Callable[[Part, str], "Dataset"]] = {

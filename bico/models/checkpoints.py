@@ -13,7 +13,7 @@ from torch import Tensor
 from bico.errors import CheckpointError
 from bico.models.families import find_weights
 from bico.models.pickles import read_pickle
-from bico.models.weight_files import WeightFiles, is_pickle, refuse_adapter_names, refuse_pickle
+from bico.models.weight_files import WeightFiles, is_pickle, refuse_adapter_names, refuse_pickle, refuse_pointer
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,11 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: If it cannot be read, is damaged, or a pickle.
     """
     refuse_pickle(path, allowed=False)
+    refuse_pointer(path)
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in sorted(file.keys())}
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"Checkpoint {path} is damaged or no safetensors file ({error}): fetch or save it again."
         ) from error
@@ -75,6 +76,21 @@ def canonical(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return dict(sorted(tensors.items()))
+
+
+def check_floats(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raises CheckpointError if a weight is of whole numbers, as quantised checkpoints keep them: their scales are not known.
+
+    Arguments:
+        tensors: What a model holds as floating point numbers.
+        what: How messages call the checkpoint.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise CheckpointError(
+                f"{what} is quantised: {name} is of {str(tensor.dtype).removeprefix('torch.')}: give the weights in float32, "
+                "float16 or bfloat16."
+            )
 
 
 def _check_indexed(path: Path, part: Mapping[str, Tensor], index: Mapping[str, str]) -> None:

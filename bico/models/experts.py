@@ -1,14 +1,14 @@
 """A checkpoint as an expert of a model: its parameters by the model's names, and whether it can be one."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bico.errors import CheckpointError
-from bico.models.checkpoints import Checkpoint
+from bico.models.checkpoints import Checkpoint, check_floats
 from bico.models.naming import Naming, Reading, own_namings, read_as
 from bico.models.protocol import Model
 from bico.task_vector import StateDict, norm
@@ -94,6 +94,7 @@ def _differs(stored: Tensor, ours: Tensor) -> bool:
 
 
 def _check_fits(stored: Mapping[str, Tensor], state: Mapping[str, Tensor], reading: Reading, what: str) -> None:
+    check_floats(stored, what)
     for name, tensor in stored.items():
         if tensor.shape != state[name].shape:
             raise CheckpointError(
@@ -153,12 +154,15 @@ def _not_carried(model: Model, vector: Mapping[str, Tensor], beside: Mapping[str
     return said
 
 
-def _strangers(reading: Reading, whole: Iterable[str], model: Model) -> list[str]:
+def _strangers(reading: Reading, whole: Mapping[str, Tensor], model: Model) -> list[str]:
     known = reading.used | {reading.prefix + name for name in whole}
+    said = []
+    if grown := [n for n, ours in whole.items() if reading.has(n) and reading.parameter(n).shape != ours.shape]:
+        said.append(f"{len(grown)} tensors have another shape than the source's and are left out, such as {grown[0]}.")
     others = [n for n in reading.checkpoint.tensors if n not in known and not n.endswith("position_ids")]
     if not others:
-        return []
-    return [f"{len(others)} tensors for which {model.name} has no place are left out, such as {others[0]}."]
+        return said
+    return [*said, f"{len(others)} tensors for which {model.name} has no place are left out, such as {others[0]}."]
 
 
 def _share(part: Mapping[str, Tensor], total: float) -> str:

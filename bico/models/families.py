@@ -228,6 +228,8 @@ def look_at(ref: str, allow_pickle: bool = False) -> ModelFiles | None:
 def find_weights(place: str | Path, allow_pickle: bool = False) -> WeightFiles:
     """Finds the files of weights at a place, of whatever family; raises like `weight_files`."""
     own = [stem for family in families() for stem in getattr(family, "weight_stems", ())]
+    for family in families():
+        place = family.weights_folder(Path(place)) if hasattr(family, "weights_folder") else place
     return weight_files(place, allow_pickle, tuple(dict.fromkeys([*own, *USUAL])))
 
 

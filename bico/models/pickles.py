@@ -5,17 +5,27 @@ containers, and fails on anything else.
 """
 
 import argparse
+import datetime
+import pathlib
 import pickle
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bico.errors import CheckpointError
 
+# A script's arguments, and the numbers that it measured: attributes and plain values, no code.
+_PLAIN: list[Any] = [
+    argparse.Namespace, pathlib.PosixPath, datetime.datetime, datetime.date, datetime.timedelta, np.dtype,
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"), np.float64(0).__reduce__()[0],
+    *(type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "u1", "?")),
+]  # fmt: skip
 _BESIDE = ("optim", "sched", "lr_sched", "scaler", "grad_scaler", "loops", "callbacks", "rng", "random")
 """How entries of a training state begin that hold no weights."""
 
@@ -33,12 +43,14 @@ def read_pickle(path: str | Path) -> dict[str, Tensor]:
         with open(path, "rb") as file, warnings.catch_warnings():
             # What a newer protocol holds beyond this reader ends in an error, which says more than a warning.
             warnings.filterwarnings("ignore", "Detected pickle protocol")
-            with torch.serialization.safe_globals([argparse.Namespace]):  # a script's arguments: attributes, no code
+            with torch.serialization.safe_globals(_PLAIN):
                 found = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
         # PyTorch's own message explains how to open it all the same.
+        found_there = re.search(r"GLOBAL ([\w.]+)", str(error))
+        more = f" ({found_there[1]})" if found_there else ""
         raise CheckpointError(
-            f"Checkpoint {path} is damaged or holds more than tensors: save its state_dict as safetensors where you "
+            f"Checkpoint {path} is damaged or holds more than tensors{more}: save its state_dict as safetensors where you "
             "trust it."
         ) from error
     tensors = dict(_flat(found)) if isinstance(found, Mapping) else {}
@@ -51,6 +63,6 @@ def _flat(entries: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, T
     for key, value in entries.items():
         name = f"{prefix}{key}"
         if isinstance(value, Tensor):
-            yield name, value
+            yield name, value.detach()  # a Parameter would bring its graph along
         elif isinstance(value, Mapping) and not str(key).lower().startswith(_BESIDE):
             yield from _flat(value, f"{name}.")

@@ -6,7 +6,7 @@ Only names and JSON are looked at, so that what cannot work is said before anyth
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bico.errors import CheckpointError, one_line
@@ -63,6 +63,13 @@ def refuse_pickle(path: str | Path, allowed: bool) -> None:
         )
 
 
+def refuse_pointer(path: str | Path) -> None:
+    """Raises CheckpointError if a file is what Git LFS leaves in place of one that it has not fetched."""
+    with open(path, "rb") as file:
+        if file.read(40).startswith(b"version https://git-lfs"):
+            raise CheckpointError(f"{path} is a pointer of Git LFS, not the weights: fetch them by `git lfs pull`.")
+
+
 def weight_files(place: str | Path, allow_pickle: bool = False, stems: tuple[str, ...] = USUAL) -> WeightFiles:
     """Finds the files of weights at a place.
 
@@ -94,6 +101,9 @@ def weight_files(place: str | Path, allow_pickle: bool = False, stems: tuple[str
         )
     for path in found.paths:
         refuse_pickle(path, allow_pickle)
+    beside = sorted(p for p in place.iterdir() if p.suffix in PICKLED and p.stem in stems)
+    if beside and found.paths[0].suffix in SAFE and not found.notes:
+        return replace(found, notes=(f"{place}: takes {found.paths[0].name}, and not {_names(beside)}.",))
     return found
 
 

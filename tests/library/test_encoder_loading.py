@@ -12,10 +12,12 @@ from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from bico.errors import CheckpointError
+from bico.models.checkpoints import read_checkpoint
 from bico.models.encoder.encoder import TextEncoder
 from bico.models.encoder.family import WEIGHTS
 from bico.models.encoder.recipe import CONFIG, MODULES, PROMPTS, read_recipe
-from bico.models.families import families, get_family
+from bico.models.experts import everything, expert_of
+from bico.models.families import families, foreign_namings, get_family
 from bico.models.loading import load, resolve
 from tests.tiny_encoder import KINDS, config_of, texts, tiny_encoder, wordpiece, write_encoder
 
@@ -179,7 +181,7 @@ def test_what_does_not_fit_is_refused_and_not_made_up(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"the weights lack encoder\.layer\.0.*query\.weight \(of 1\)"):
         load(resolve(str(folder)))
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="cannot read .*Fetch it again"):
+    with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
         load(resolve(str(folder)))
     (folder / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="no tokenizer in"):
@@ -245,3 +247,52 @@ def test_a_dense_module_without_a_known_activation_is_refused(tmp_path: Path) ->
     with pytest.raises(CheckpointError, match="activation Softsign of a Dense module is not known"):
         load(resolve(str(folder)))
     assert isinstance(load(resolve(str(write_sentence_folder(tmp_path / "b", "Dense")))).dense[0], nn.Sequential)
+
+
+def test_one_set_of_weights_is_read_of_a_folder_that_holds_several(tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "one", 1)
+    wanted = load(resolve(str(folder))).state()
+    save_file({name: tensor + 1 for name, tensor in load_file(folder / WEIGHTS).items()}, folder / "stray.safetensors")
+    files = resolve(str(folder))
+    assert_close(load(files).state(), wanted, rtol=0, atol=0)
+    assert folder.resolve() / "stray.safetensors" not in files.files  # nor does it enter the key
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(CheckpointError, match="is a pickle.*--allow-pickle"):
+        resolve(str(folder))
+    model = load(files := resolve(str(folder), allow_pickle=True))
+    assert_close(model.state(), wanted, rtol=0, atol=0)
+    (written := tmp_path / "written").mkdir()
+    get_family("encoder").save(model, files, written)
+    assert not (written / "pytorch_model.bin").exists()
+    assert_close(load(resolve(str(written))).state(), wanted, rtol=0, atol=0)
+
+
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    folder = write_encoder(tmp_path / "one", 1)
+    change(folder, lambda weights: {name: (10 * tensor).to(torch.int8) for name, tensor in weights.items()})
+    with pytest.raises(CheckpointError, match=r"is quantised: \S+ is of int8"):
+        load(resolve(str(folder)))
+
+
+@pytest.mark.parametrize("form", ["gamma and beta", "sentence-transformers", "with a head"])
+def test_experts_of_an_encoder_as_libraries_leave_them(form: str, tmp_path: Path) -> None:
+    model = load(resolve(str(write_encoder(tmp_path / "one", 1))))
+    place = tmp_path / "expert"
+    if form == "sentence-transformers":
+        write_sentence_folder(place, at="0_Transformer")
+    else:
+        write_encoder(place, 1)
+    at = place / "0_Transformer" if form == "sentence-transformers" else place
+    tuned = {name: tensor + 0.01 for name, tensor in load_file(at / WEIGHTS).items()}
+    older = {".gamma": "LayerNorm.weight", ".beta": "LayerNorm.bias"}
+    named = {f"bert.{name}": tensor for name, tensor in tuned.items()} if form != "sentence-transformers" else tuned
+    if form == "gamma and beta":
+        for new, old in older.items():
+            named = {name.replace(old, f"LayerNorm{new}"): tensor for name, tensor in named.items()}
+    named["classifier.weight"] = torch.ones(3, 12)
+    save_file(named, at / WEIGHTS)
+    names = foreign_namings("encoder", everything(model))
+    expert = expert_of(model, read_checkpoint(place), names, "--expert X")
+    assert all(torch.equal(tensor, tuned[name]) for name, tensor in expert.state.items())

@@ -3,9 +3,11 @@
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -80,6 +82,8 @@ WRAPPED: dict[str, Callable[[dict[str, Tensor]], Any]] = {
     "model": lambda w: {"model": w, "epoch": 1, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
     "model_state_dict": lambda w: {"model_state_dict": OrderedDict(w), "args": Namespace(lr=1.0), "best": 3.0},
     "deepspeed": lambda w: {"module": w, "global_step": 1, "optimizer_states": [torch.ones(3)]},
+    "parameters": lambda w: {n: torch.nn.Parameter(t) for n, t in w.items()},
+    "what was measured": lambda w: {"model": w, "best": np.float64(0.3), "when": datetime.now(), "out": Path("x")},
     "ema": lambda w: {"ema": w, "rng_state": torch.zeros(3)},
     "lightning": lambda w: {"state_dict": {f"model.{n}": t for n, t in w.items()}, "callbacks": {"x": {"y": 1}}},
     "open_clip": lambda w: {"epoch": 1, "name": "run", "state_dict": {f"module.{n}": t for n, t in w.items()}},
@@ -93,6 +97,27 @@ def test_training_states_are_unwrapped(clip: ClipViT, tmp_path: Path, form: str)
     torch.save(WRAPPED[form](weights), tmp_path / "x.pt")
     expert = expert_of(clip, read_checkpoint(tmp_path / "x.pt", allow_pickle=True), (), "--expert x.pt")
     same(expert, weights)
+    assert not any(tensor.requires_grad for tensor in expert.state.values())
+
+
+def test_what_a_pickle_holds_beside_tensors_is_named(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pt")
+    with pytest.raises(
+        CheckpointError, match=r"holds more than tensors \(torch\.nn\.modules\.linear\.Linear\): save its state_dict"
+    ):
+        read_checkpoint(tmp_path / "x.pt", allow_pickle=True)
+    (tmp_path / "x.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(CheckpointError, match="is a pointer of Git LFS"):
+        read_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_quantised_and_grown_tensors_are_told(clip: ClipViT) -> None:
+    weights = tuned(clip)
+    with pytest.raises(CheckpointError, match=r"is quantised: visual\.proj is of int8"):
+        read(clip, weights | {"visual.proj": weights["visual.proj"].to(torch.int8)})
+    expert = read(clip, weights | {"token_embedding.weight": torch.ones(70, 16)})
+    same(expert, weights)
+    assert any(note.startswith("1 tensors have another shape") and "token_embedding" in note for note in expert.notes)
 
 
 def test_two_sets_of_weights_are_refused_unless_they_are_the_same(clip: ClipViT) -> None:

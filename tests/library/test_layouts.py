@@ -143,7 +143,7 @@ def test_every_class_that_has_two_rows_is_in_both_parts() -> None:
         ({"train.csv": "", "test.csv": ""}, r"needs a column `label` of classes, has \[\]"),
         ({"train.csv": "text,label\na,b,c\n", "test.csv": ""}, r"train\.csv, line 2: 3 cells, and 2 columns"),
         ({"train.csv": "text,text\na,b\n", "test.csv": ""}, "two columns have one name"),
-        ({"train.csv": b"text,label\n\xff,b\n", "test.csv": ""}, "cannot be read: UnicodeDecodeError"),
+        ({"train.csv": b"text,label\n\xff,b\n", "test.csv": ""}, r"train\.csv, byte 11: is no UTF-8"),
         ({"train.jsonl": '{"text": "a"', "test.jsonl": ""}, r"train\.jsonl, line 1: is no JSON"),
         ({"train.jsonl": "[1]", "test.jsonl": ""}, "a row is an object such as"),
         ({"train.json": '{"a": [], "b": []}', "test.json": ""}, "holds several lists, a, b"),

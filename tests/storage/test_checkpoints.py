@@ -115,7 +115,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "lengthened": lengthen,
     "header cut": lambda path: path.write_bytes(path.read_bytes()[:20]),
     "empty": lambda path: path.write_bytes(b""),
-    "text": lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\n"),
+    "text": lambda path: path.write_text("no weights\n"),
     "zeros": lambda path: path.write_bytes(bytes(1000)),
     "wrong shape": lie_about_shape,
 }

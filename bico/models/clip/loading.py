@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bico.errors import CheckpointError, one_line
-from bico.models.checkpoints import Checkpoint, read_checkpoint
+from bico.models.checkpoints import Checkpoint, check_floats, read_checkpoint
 from bico.models.clip import transformers_format as hf
 from bico.models.clip.family import CONFIG, WEIGHTS
 from bico.models.clip.published import model_config, parts, trained_with
@@ -164,6 +164,10 @@ def _quiet() -> Iterator[None]:
 
 def _check_fits(files: ModelFiles, model: nn.Module, state: dict[str, Any]) -> None:
     expected = model.state_dict()
+    floats = {
+        n: t for n, t in state.items() if n in expected and expected[n].is_floating_point() and isinstance(t, Tensor)
+    }
+    check_floats(floats, files.ref)
     for name in ("visual.positional_embedding", "visual.conv1.weight", "visual.proj"):
         if name in state and name in expected and state[name].shape != expected[name].shape:
             same_width = state[name].shape[-1] == expected[name].shape[-1]

@@ -1,6 +1,7 @@
 """The family's entry in the table: names, files and the way to the rest, without transformers."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from bico.models.encoder.layouts import LAYOUTS
 from bico.models.encoder.recipe import CONFIG, LENGTHS, MODULES, PROMPTS, read_recipe
 from bico.models.files import ModelFiles
 from bico.models.libraries import require
+from bico.models.weight_files import PICKLED, weight_files
 
 WEIGHTS = "model.safetensors"
 TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
@@ -24,8 +26,8 @@ BESIDE = (
 
 
 class EncoderFamily:
-    """Text encoders of transformers, in folders that `save_pretrained` or sentence-transformers writes: safetensors only,
-    and no code of theirs.
+    """Text encoders of transformers, in folders that `save_pretrained` or sentence-transformers writes: no code of
+    theirs.
     """
 
     name = "encoder"
@@ -69,19 +71,24 @@ class EncoderFamily:
             raise CheckpointError(
                 f"{ref}: {at / CONFIG} is of type {kind!r}: the text encoders that are read are {', '.join(LAYOUTS)}."
             )
-        weights = sorted(at.glob("*.safetensors"))
-        if not weights:
-            raise CheckpointError(
-                f"{ref}: no .safetensors weights in {at}: text encoders are read from nothing else; save them again with "
-                "`save_pretrained`."
-            )
+        weights = weight_files(at, allow_pickle).paths
         if not any((at / name).is_file() for name in TOKENIZER):
             raise CheckpointError(f"{ref}: no tokenizer in {at}: it holds {' or '.join(TOKENIZER)}.")
         beside = {path for name in BESIDE for path in at.glob(name)} | set(at.glob("*.safetensors.index.json"))
         about = {path for name in (MODULES, PROMPTS) for path in folder.glob(name)}
-        behind = {path for part in folder.glob("[1-9]_*") for path in part.iterdir() if _is_kept(path)}
+        behind = {path for part in folder.glob("[1-9]_*") for path in part.iterdir() if _is_kept(path, allow_pickle)}
         others = sorted((beside | about | behind) - {at / CONFIG, *weights})
         return ModelFiles(ref, self.name, weights[0], (at / CONFIG, *weights, *others), folder)
+
+    def weights_folder(self, place: Path) -> Path:
+        """Where the encoder's weights lie in a folder of sentence-transformers; any other place as it is."""
+        place = place.expanduser()
+        return read_recipe(place).encoder if (place / MODULES).is_file() else place
+
+    def namings(self, parameters: Iterable[str]) -> Any:
+        from bico.models.encoder.loading import namings
+
+        return namings(parameters)
 
     def load(self, files: ModelFiles, device: Any) -> Any:
         require("transformers", "text", files.ref)
@@ -95,8 +102,8 @@ class EncoderFamily:
         save(model, files, folder)
 
 
-def _is_kept(path: Path) -> bool:
-    return path.suffix in (".json", ".safetensors")
+def _is_kept(path: Path, allow_pickle: bool) -> bool:
+    return path.suffix in (".json", ".safetensors", *(PICKLED if allow_pickle else ()))
 
 
 ENCODER = EncoderFamily()

@@ -1,26 +1,31 @@
 """Text encoders from folders of transformers and sentence-transformers, and back."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from bico.errors import CheckpointError, one_line
+from bico.models.checkpoints import check_floats, read_checkpoint
 from bico.models.encoder.encoder import TextEncoder
 from bico.models.encoder.family import WEIGHTS
 from bico.models.encoder.recipe import CONFIG, read_recipe
 from bico.models.files import ModelFiles
+from bico.models.naming import Naming, Piece
+from bico.models.weight_files import PICKLED, SAFE
 
 _ACTIVATIONS = {"Tanh": nn.Tanh, "Identity": nn.Identity, "ReLU": nn.ReLU, "GELU": nn.GELU, "Sigmoid": nn.Sigmoid}
 _OLDER = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 _NOT_ASKED = ("pooler.",)
 """Modules that features do not go through, and that a folder may lack."""
+_log = logging.getLogger(__name__)
 
 
 def load(files: ModelFiles, device: str | torch.device) -> TextEncoder:
@@ -36,9 +41,9 @@ def load(files: ModelFiles, device: str | torch.device) -> TextEncoder:
     try:
         config = AutoConfig.from_pretrained(recipe.encoder, **safe)
         tokenizer = AutoTokenizer.from_pretrained(recipe.encoder, **safe)
-        tensors = _read(recipe.encoder)
+        tensors = _read(recipe.encoder, files.allow_pickle)
         model = AutoModel.from_config(config, dtype=torch.float32)
-        dense = [_dense(place) for place in recipe.dense]
+        dense = [_dense(place, files.allow_pickle) for place in recipe.dense]
     except CheckpointError:
         raise
     except Exception as error:  # transformers and safetensors raise a dozen types here; all mean: unreadable
@@ -53,7 +58,7 @@ def save(model: TextEncoder, files: ModelFiles, folder: Path) -> None:
     """
     origin, recipe = _folder(files), model.recipe
     for path in files.files:
-        if path.parent == recipe.encoder and ".safetensors" in path.name:
+        if path.parent == recipe.encoder and (path.suffix in (*SAFE, *PICKLED) or path.name.endswith(".index.json")):
             continue
         place = folder / path.relative_to(origin)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +68,7 @@ def save(model: TextEncoder, files: ModelFiles, folder: Path) -> None:
             (folder / part["path"]).mkdir(exist_ok=True)
     at = folder / recipe.encoder.relative_to(origin)
     present = {name: tensor.detach() for name, tensor in model.model.state_dict().items()}
-    names = base_names(tensors := _read(recipe.encoder), present, model.model.base_model_prefix)
+    names = base_names(tensors := _read(recipe.encoder, files.allow_pickle), present, model.model.base_model_prefix)
     written = {
         key: (present.get(names[key], tensor) if key in names else tensor).cpu().float().contiguous().clone()
         if tensor.is_floating_point()
@@ -101,17 +106,27 @@ def base_names(keys: Iterable[str], known: Mapping[str, Tensor], prefix: str) ->
     return found
 
 
+def namings(parameters: Iterable[str]) -> tuple[Naming, ...]:
+    """Returns the naming of BERT's first checkpoints, which call the parameters of norms gamma and beta."""
+    older = {new: old for old, new in _OLDER.items()}
+    pieces = {}
+    for name in parameters:
+        stem, _, end = name.rpartition("LayerNorm.")
+        pieces[name] = Piece((stem + older[f"LayerNorm.{end}"] if f"LayerNorm.{end}" in older else name,))
+    return (Naming("a checkpoint with gamma and beta", pieces),)
+
+
 def _folder(files: ModelFiles) -> Path:
     if files.folder is None:
         raise CheckpointError(f"{files.ref}: a text encoder is read from a folder, and there is none.")
     return files.folder
 
 
-def _read(folder: Path) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        found |= load_file(path)
-    return found
+def _read(folder: Path, allow_pickle: bool) -> Mapping[str, Tensor]:
+    checkpoint = read_checkpoint(folder, allow_pickle)
+    for note in checkpoint.notes:
+        _log.warning("%s", note)
+    return checkpoint.tensors
 
 
 def _fill(model: Any, tensors: Mapping[str, Tensor], ref: str) -> None:
@@ -123,6 +138,7 @@ def _fill(model: Any, tensors: Mapping[str, Tensor], ref: str) -> None:
     known = model.state_dict()
     names = base_names(tensors, known, model.base_model_prefix)
     given = {name: tensors[key] for key, name in names.items()}
+    check_floats({name: given[name] for name in given if known[name].is_floating_point()}, ref)
     needed = [name for name in known if not name.startswith(_NOT_ASKED)]
     if missing := [name for name in needed if name not in given]:
         raise CheckpointError(
@@ -140,9 +156,9 @@ def _fill(model: Any, tensors: Mapping[str, Tensor], ref: str) -> None:
         setattr(model, name, None)  # a pooler that the folder does not have would be made up
 
 
-def _dense(folder: Path) -> nn.Module:
+def _dense(folder: Path, allow_pickle: bool) -> nn.Module:
     """A Dense module of sentence-transformers: a linear map and an activation."""
-    config, tensors = json.loads((folder / CONFIG).read_text()), _read(folder)
+    config, tensors = json.loads((folder / CONFIG).read_text()), _read(folder, allow_pickle)
     kind = str(config.get("activation_function", "Tanh")).rpartition(".")[2]
     if kind not in _ACTIVATIONS:
         raise CheckpointError(

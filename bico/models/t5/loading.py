@@ -24,7 +24,7 @@ from transformers import (
 from transformers.utils import logging as their_logging
 
 from bico.errors import CheckpointError, one_line
-from bico.models.checkpoints import read_checkpoint
+from bico.models.checkpoints import check_floats, read_checkpoint
 from bico.models.files import ModelFiles
 from bico.models.naming import own_namings, read_as
 from bico.models.t5.encoder import PREFIX, T5Encoder
@@ -145,6 +145,7 @@ def _check_fits(
                 f"{files.ref}: {name} is {tuple(weights[name].shape)} in the weights and {tuple(shape)} in the "
                 "configuration: the checkpoint is of another architecture."
             )
+    check_floats({name: weights[name] for name in expected if name in weights}, files.ref)
     tied = {*COPIES, HEAD}
     lacking = sorted(name for name in expected if name not in weights and name not in tied)
     unused = re.compile("|".join(getattr(kind, "_keys_to_ignore_on_load_unexpected", None) or ["(?!)"]))
