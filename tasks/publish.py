@@ -72,9 +72,12 @@ def write_results(
         writer.writeheader()
         writer.writerows(row.record() for row in rows)
     with _replacing(out / "results.md") as path:
-        path.write_text("\n\n".join([table, *advice(rows)]) + "\n", encoding="utf-8")
+        heading = [] if origin.measure == "accuracy" else [f"Test {origin.measure}, in percent."]
+        path.write_text("\n\n".join([*heading, table, *advice(rows)]) + "\n", encoding="utf-8")
     with _replacing(out / "accuracy.png") as path:
-        plot_accuracy(rows).figure.savefig(path, dpi=150, format="png")
+        axes = plot_accuracy(rows)
+        axes.set_ylabel(f"test {origin.measure} (%)")
+        axes.figure.savefig(path, dpi=150, format="png")
     with _replacing(out / "calibration.json") as path:
         path.write_text(json.dumps(calibrations))
     for name, export in models.items():
