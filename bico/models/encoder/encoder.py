@@ -136,7 +136,7 @@ class TextEncoder:
         return probe_scores(self.features(inputs), head)
 
     def loss(
-        self, inputs: Tensor, labels: Int[Tensor, " batch"] | Float[Tensor, "batch *classes"], head: Tensor | None
+        self, inputs: Tensor, labels: Int[Tensor, " batch"] | Float[Tensor, "batch ..."], head: Tensor | None
     ) -> Float[Tensor, ""]:
         """Cross-entropy of the probe, summed over the batch; of pairs, one of the losses of `pairs.py`.
 
