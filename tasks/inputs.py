@@ -113,9 +113,9 @@ def _open_bank(files: ModelFiles, device: str, task: TaskRef, indices: tuple[int
     if indices is None:
         indices = tuple(draw_samples(len(data), min(BANK, len(data)), seed=0).tolist())
     features, labels = read_features(open_model(files, device), data, indices[:BANK])
-    first, second = features.chunk(2, dim=1)
-    bank = make_bank(first, second, labels)
-    return bank[:0] if labels.is_floating_point() else bank
+    if labels.is_floating_point():
+        return features.new_zeros(0, features.size(1) + 1)
+    return make_bank(*features.chunk(2, dim=1), labels)
 
 
 def classifier_for(files: ModelFiles, task: TaskRef) -> NamedHead | None:
