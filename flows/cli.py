@@ -261,10 +261,11 @@ def finetune(
     _show(result, as_json)
 
 
-@command(app, read=READ, settings=SETTINGS)
+@command(app, posed=LOSS, read=READ, settings=SETTINGS)
 def evaluate(
     model: Annotated[str, typer.Argument(help=f"{spellings()}, such as a transfer writes.")],
     task: Annotated[str, typer.Option("--task", "--tasks", help="Tasks, comma-separated.")],
+    posed: dict[str, Any],
     read: dict[str, Any],
     settings: dict[str, Any],
     data: DataOption = None,
@@ -283,11 +284,11 @@ def evaluate(
 
     parts = [name.strip() for name in task.split(",") if name.strip()]
     names = whole_names(parts, names_of(data or []))
-    asked = model, names, data or [], expert
+    asked, loss = (model, names, data or [], expert), posed.get("loss")
     result = _run(
         settings,
-        lambda settled: evaluate_one(*asked, test_limit, settled, read, expert_head),
-        check=lambda settled: plan_evaluate(*asked, settled, read, expert_head),
+        lambda settled: evaluate_one(*asked, test_limit, settled, read, expert_head, loss),
+        check=lambda settled: plan_evaluate(*asked, settled, read, expert_head, loss),
     )
     _show(result, as_json)
 

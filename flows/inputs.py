@@ -13,7 +13,7 @@ from bico.data.tasks import check_folders
 from bico.errors import ConfigError, nearest
 from bico.models.families import find_weights
 from bico.models.loading import ModelFiles, resolve
-from bico.models.protocol import PROBE, TEXT, Model
+from bico.models.protocol import PAIRS, PROBE, TEXT, Model
 from flows.config import Settings, TransferConfig
 from storage.checkpoints import content_digest
 from tasks.cached_stage import Workspace
@@ -28,19 +28,22 @@ def find_files(config: TransferConfig, settings: Settings) -> tuple[ModelFiles, 
     return source, target
 
 
-def task_refs(names: Sequence[str], data: Sequence[Path], reading: Reading) -> dict[str, TaskRef]:
+def task_refs(
+    names: Sequence[str], data: Sequence[Path], reading: Reading, loss: str | None = None
+) -> dict[str, TaskRef]:
     """Returns references to tasks by name.
 
     Arguments:
         data: The folders that they may be read from.
         reading: What options say of how that is done.
+        loss: The loss that was asked for: pairs are read in a way of their own.
 
     Raises:
         ConfigError: If a folder serves no task, or two have one name.
     """
     folders = tuple(str(folder.expanduser().resolve()) for folder in data)
     check_folders(names, [Path(folder) for folder in folders], reading)
-    return {name: TaskRef(name, folders, reading=reading) for name in names}
+    return {name: TaskRef(name, folders, PAIRS if loss == PAIRS else None, reading) for name in names}
 
 
 _TOLD: set[str] = set()
@@ -61,6 +64,8 @@ def with_head(space: Workspace, files: ModelFiles, task: TaskRef, path: Path) ->
         CheckpointError: If the file holds no classifier.
         ConfigError: If it has other classes than the task, reads another width, or the loss is of words.
     """
+    if task.loss == PAIRS:
+        raise ConfigError(f"--expert-head {path}: pairs of texts have no classes, so loss=pairs takes no classifier.")
     if task.loss == TEXT:
         raise ConfigError(f"--expert-head {path}: a classifier is no head for loss=text; use loss=probe.")
     known = OwnHead(replace(files, allow_pickle=space.allow_pickle), str(path), "")

@@ -14,13 +14,15 @@ from bico.calibration.sampling import Sampling, choose_samples, draw_samples, dr
 from bico.calibration.shared_tokens import check_shared, share
 from bico.calibration.signals import Signal
 from bico.errors import ConfigError, MethodError, NotEnoughSamplesError, OutputError
+from bico.evaluation.pairs import measure_of
 from bico.finetune import FinetuneConfig, default_config
+from bico.last_steps.tune import Tune
 from bico.linalg.procrustes import Completion
 from bico.methods.spec import Spec
 from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
-from bico.models.protocol import TEXT, Model, Placed
+from bico.models.protocol import PAIRS, TEXT, Model, Placed
 from bico.reporting.baselines import baselines
 from flows.config import Settings, TransferConfig
 from flows.inputs import find_files, pose, task_refs, tell, with_head
@@ -46,7 +48,7 @@ class Plan:
     loss: str
     """The loss that the tasks are posed in."""
     probed: bool
-    """Whether models are measured by linear probes on the calibration samples; else by their own heads."""
+    """Whether models are measured by linear probes on the calibration samples; else by their own heads, or as pairs are."""
     shared_tokens: Mapping[str, float] = field(default_factory=dict)
     """Of a pair with two tokenizers, by task: the share of characters in tokens that end where one of the other's does."""
     notes: tuple[str, ...] = ()
@@ -63,6 +65,18 @@ class Plan:
         """The groups of signals that a pass collects. Input gradients only if a method aligns by them."""
         ablation = any(signal in INPUT_GRADIENTS for signal, _ in self.maps)
         return (ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS) if ablation else (ACTIVATIONS, GRADIENTS)
+
+    @property
+    def measured_by(self) -> str:
+        """What gives the numbers of the rows."""
+        if self.loss == PAIRS:
+            return ", ".join(sorted({measure_of(task.open().open("test").labels) for task in self.tasks.values()}))
+        return "probe" if self.probed else "head"
+
+    @property
+    def measure(self) -> str:
+        """What the numbers of the rows are, in percent."""
+        return self.measured_by if self.loss == PAIRS else "accuracy"
 
     @property
     def scales(self) -> bool:
@@ -99,7 +113,8 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         raise ConfigError(f"alpha={config.alpha} must be a finite number.")
     spelt = {spec: get_variant(spec) for spec in config.methods}  # a misspelt one shows before a model is fetched
     check_labels(config, spelt)
-    tasks = task_refs(config.tasks, config.data, config.reading)
+    check_pairs(config, spelt)
+    tasks = task_refs(config.tasks, config.data, config.reading, config.loss)
     check_writable(config.out)
     check_writable(settings.home)
     space = Workspace(settings.store, settings.resolved_device(), settings.memory, settings.allow_pickle)
@@ -117,8 +132,11 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     asked = [*config.methods, *(baselines(config.methods) if config.baselines else [])]
     methods = {spec: get_variant(spec, completion=config.completion, lr=finetuning[1].lr) for spec in asked}
     methods = {spec: v for spec, v in methods.items() if config.labelled or not v.needs_labels}
+    if config.loss == PAIRS:  # of the baselines, those that need no classes
+        methods = {spec: v for spec, v in methods.items() if serves_pairs(v)}
     methods, left_out = fitting(config, methods, ours, theirs)
-    if theirs.probed and 0 in config.samples:
+    probed = theirs.probed and config.loss != PAIRS
+    if probed and 0 in config.samples:
         raise ConfigError(
             f"--samples 0: {theirs.name} is measured by a probe, which learns from labelled samples: raise --samples."
         )
@@ -129,7 +147,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         )
     shared = {name: part for name, task in tasks.items() if (part := tokens_shared(ours, theirs, task)) is not None}
     notes = (*left_out, *(note for model in (ours, theirs) for note in getattr(model, "notes", ())))
-    plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, theirs.probed, shared, notes)
+    plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, probed, shared, notes)
     if plan.maps:
         signals = [signal for group in plan.collected for signal in group]
         plan_memory(ours, theirs, signals, config.batch_size, len(config.samples), settings.memory)
@@ -199,6 +217,30 @@ def check_labels(config: TransferConfig, methods: Mapping[Spec, Variant]) -> Non
     for spec, variant in methods.items():
         if variant.needs_labels:
             raise ConfigError(f"Method '{spec}' learns from labels, and --samples 0 gives none: raise --samples.")
+
+
+def serves_pairs(variant: Variant) -> bool:
+    """Whether a method with its last steps can learn from pairs of texts: classifiers and projections cannot."""
+    return all(isinstance(step, Tune) for step in variant.steps)
+
+
+def check_pairs(config: TransferConfig, methods: Mapping[Spec, Variant]) -> None:
+    """Raises ConfigError if something is asked of pairs of texts that only classes have."""
+    if config.loss != PAIRS:
+        return
+    if config.sampling is not Sampling.RANDOM:
+        raise ConfigError(
+            f"sampling={config.sampling.value}: loss=pairs has no classes to choose by; use sampling=random."
+        )
+    if config.unlabelled:
+        raise ConfigError(
+            "--unlabelled: an expert predicts no partners or scores, so loss=pairs needs pairs; leave it out."
+        )
+    for spec, variant in methods.items():
+        if not serves_pairs(variant):
+            raise ConfigError(
+                f"Method '{spec}' ends in a step that needs classes, and loss=pairs has none: of steps use tune."
+            )
 
 
 def check_samples(config: TransferConfig, ref: TaskRef) -> None:

@@ -13,15 +13,17 @@ from bico.errors import ConfigError, OutputError, at_home
 from bico.finetune import FinetuneConfig
 from bico.models.families import find_weights
 from bico.models.loading import ModelFiles, resolve
+from bico.models.protocol import PAIRS
 from flows.config import Settings
 from flows.inputs import pose, task_refs, tell, with_head
 from flows.plan import check_writable, usual_finetuning
 from storage.keys import Ref
-from tasks.artefacts import expert_file, read_accuracy
+from tasks.artefacts import expert_file, read_accuracy, read_pair_measures
 from tasks.cached_stage import Done, Workspace, result_of
 from tasks.evaluate import evaluate_model
 from tasks.finetune import adopt_expert, finetune_model, read_expert
 from tasks.inputs import TaskRef, classifier_for, open_model
+from tasks.pairs import measure_model
 from tasks.probe import probe_model
 
 
@@ -81,10 +83,12 @@ def plan_evaluate(
     settings: Settings,
     reading: dict[str, Any] | None = None,
     head: Path | None = None,
+    loss: str | None = None,
 ) -> Subject:
     """Resolves what `bico evaluate` is asked for.
 
     Arguments:
+        loss: The loss that tells how a task is posed: pairs are measured in a way of their own.
         head: A classifier of the model's features, in place of its own head.
 
     Raises:
@@ -94,7 +98,7 @@ def plan_evaluate(
         raise ConfigError("--task names no task.")
     if expert is not None:
         find_weights(expert, settings.allow_pickle)  # names of files tell much, and cost nothing
-    subject = _open(model, tasks, data, settings, reading=reading)
+    subject = _open(model, tasks, data, settings, loss, reading)
     if head is not None:
         posed = {name: with_head(subject.space, subject.model, task, head) for name, task in subject.tasks.items()}
         subject = replace(subject, tasks=posed)
@@ -137,9 +141,10 @@ def evaluate_one(
     settings: Settings,
     reading: dict[str, Any] | None = None,
     head: Path | None = None,
+    loss: str | None = None,
 ) -> dict[str, Any]:
     """Measures a model, or an expert of it, on tasks: by its own head, or of text by a probe on all training samples."""
-    subject = plan_evaluate(model, tasks, data, expert, settings, reading, head)
+    subject = plan_evaluate(model, tasks, data, expert, settings, reading, head, loss)
     for note in subject.notes:
         get_run_logger().info(note)
     weights = None if expert is None else result_of(adopt_expert, subject.space, subject.model, str(expert)).ref
@@ -153,13 +158,16 @@ class Measured:
 
     task: str
     by: str
-    """What turned features into classes: the model's own head, a probe, or the classifier in its folder."""
+    """What turned features into classes: the model's own head, a probe, or the classifier in its folder; of pairs the measure."""
     done: Done
 
 
 def _measure(subject: Subject, task: TaskRef, weights: Ref | None, limit: int | None = None) -> Measured:
     """By the classifier in the model's folder, if there is one for the task; else by a probe, or the model's own head."""
     space, files = subject.space, subject.model
+    if task.loss == PAIRS:
+        done = result_of(measure_model, space, files, task, weights, 1.0, limit)
+        return Measured(task.name, read_pair_measures(done.ref).name, done)
     if task.own_head is not None:
         done = result_of(evaluate_model, space, files, task, weights, 1.0, limit)
         return Measured(task.name, "the classifier that was given", done)
@@ -181,7 +189,7 @@ def _open(
     loss: str | None = None,
     reading: dict[str, Any] | None = None,
 ) -> Subject:
-    refs = task_refs(tasks, data, make_reading(reading or {}, "options"))
+    refs = task_refs(tasks, data, make_reading(reading or {}, "options"), loss)
     files = resolve(model, settings.allow_pickle)
     for ref in refs.values():
         tell(*ref.open().notes)

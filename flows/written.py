@@ -28,7 +28,7 @@ def origin(plan: Plan) -> Origin:
     config = plan.config
     digests = {"source": plan.source.digest(), "target": plan.target.digest()}
     drawn = config.sampling.value, config.alpha
-    return Origin(config.source, config.target, digests, *drawn, plan.target.family)
+    return Origin(config.source, config.target, digests, *drawn, plan.target.family, plan.measure)
 
 
 def recorded(plan: Plan) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def recorded(plan: Plan) -> dict[str, Any]:
         "unlabelled": config.unlabelled,
         "pseudo_labels": config.pseudo_labels.value,
         "loss": plan.loss,
-        "measured_by": "probe" if plan.probed else "head",
+        "measured_by": plan.measured_by,
         "expert_head": next((t.own_head.digest[:16] for t in plan.tasks.values() if t.own_head), None),
         "alpha": config.alpha,
         "finetune": asdict(plan.finetuning[0]),

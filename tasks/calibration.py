@@ -12,7 +12,7 @@ from bico.calibration.pseudo_labels import PseudoLabels, expert_scores, pseudo_l
 from bico.calibration.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled
 from bico.calibration.scales import Side
 from bico.models.loading import ModelFiles
-from bico.models.protocol import PROBE
+from bico.models.protocol import PAIRS, PROBE
 from storage.keys import Ref
 from tasks.artefacts import read_distances, read_task_vector
 from tasks.cached_stage import Workspace
@@ -60,7 +60,7 @@ class Calibration:
     @property
     def head_indices(self) -> tuple[int, ...] | None:
         """Samples for a head that has to be fitted: the smallest set, which every budget may look at."""
-        return tuple(self.set_of(next(iter(self.counts)))) if self.task.loss == PROBE else None
+        return tuple(self.set_of(next(iter(self.counts)))) if self.task.loss in (PROBE, PAIRS) else None
 
     @property
     def identity(self) -> dict[str, object]:

@@ -12,6 +12,7 @@ from bico.models.checkpoints import canonical, read_checkpoint
 from bico.models.experts import Expert, everything, expert_of
 from bico.models.families import foreign_namings
 from bico.models.loading import ModelFiles
+from bico.models.protocol import PAIRS
 from bico.task_vector import StateDict, norm
 from storage.checkpoints import digest_of
 from storage.keys import Ref, artefact_key
@@ -42,7 +43,8 @@ def finetune_model(
     def build(out: Path) -> None:
         data = open_split(model, space.device, task, "train")
         opened = open_model(model, space.device)
-        head = open_head(model, space.device, task)
+        # Pairs are told from those of their own batch, which is part of the configuration.
+        head = None if task.loss == PAIRS else open_head(model, space.device, task)
         bar = tqdm(total=config.steps, desc="fine-tune", disable=not progress, leave=False)
         with bar, reported("fine-tune", f"steps of {model.ref} on {task.name}", config.steps) as advance:
 

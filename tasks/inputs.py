@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from bico.calibration.sampling import draw_samples
+from bico.data.pairs import get_pairs
 from bico.data.reading import NOTHING_SAID, Reading
-from bico.data.tasks import Prepared, Task, get_task
+from bico.data.tasks import Prepared, Task, folders_by_task, get_task
 from bico.evaluation.head_files import NamedHead, load_head, read_head
 from bico.evaluation.linear_head import LinearHead, read
 from bico.evaluation.probe import as_head, fit_probe
 from bico.models.loading import ModelFiles, load
-from bico.models.protocol import PROBE, Model
+from bico.models.protocol import PAIRS, PROBE, Model
 
 MODELS, HEADS = 8, 256
 """How many are kept; a transfer needs two models, and heads for each task and draw."""
@@ -50,6 +51,8 @@ class TaskRef:
     """In place of the head that the task would have in that model; other models keep theirs."""
 
     def open(self) -> Task:
+        if self.loss == PAIRS:
+            return get_pairs(self.name, folders_by_task([Path(folder) for folder in self.folders]), self.reading)
         return get_task(self.name, [Path(folder) for folder in self.folders], self.reading)
 
     @property
@@ -91,6 +94,8 @@ def _open_head(
     opened, model = task.open(), open_model(files, device)
     if task.own_head is not None and task.own_head.model == files:
         return as_head(task.own_head.read()).to(device)
+    if task.loss == PAIRS:
+        return _open_bank(files, device, task, indices)
     if task.loss != PROBE:
         return model.head(opened.class_names, opened.prompts)
     data = open_split(files, device, task, "train")
@@ -98,6 +103,19 @@ def _open_head(
     if indices is None and enough is not None and enough < len(data):
         indices = tuple(draw_samples(len(data), enough, seed=0).tolist())
     return as_head(fit_probe(*read_features(model, data, indices), len(opened.class_names)))
+
+
+def _open_bank(files: ModelFiles, device: str, task: TaskRef, indices: tuple[int, ...] | None) -> torch.Tensor:
+    """The pairs that a pair is told from, as the model as it is sees them. Empty where scores say it all."""
+    from bico.models.encoder.pairs import BANK, make_bank  # here, since models of other kinds need no such library
+
+    data = open_split(files, device, task, "train")
+    if indices is None:
+        indices = tuple(draw_samples(len(data), min(BANK, len(data)), seed=0).tolist())
+    features, labels = read_features(open_model(files, device), data, indices[:BANK])
+    if labels.is_floating_point():
+        return features.new_zeros(0, features.size(1) + 1)
+    return make_bank(*features.chunk(2, dim=1), labels)
 
 
 def classifier_for(files: ModelFiles, task: TaskRef) -> NamedHead | None:

@@ -78,9 +78,13 @@ def write_results(
         writer.writeheader()
         writer.writerows(row.record() for row in rows)
     with _replacing(out / "results.md") as path:
-        path.write_text("\n\n".join([table, *advice(rows), *([found] if found else [])]) + "\n", encoding="utf-8")
+        heading = [] if origin.measure == "accuracy" else [f"Test {origin.measure}, in percent."]
+        parts = [*heading, table, *advice(rows), *([found] if found else [])]
+        path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     with _replacing(out / "accuracy.png") as path:
-        plot_accuracy(rows).figure.savefig(path, dpi=150, format="png")
+        axes = plot_accuracy(rows)
+        axes.set_ylabel(f"test {origin.measure} (%)")
+        axes.figure.savefig(path, dpi=150, format="png")
     if curves:
         with _replacing(out / "strengths.png") as path:
             plot_strengths(curves).figure.savefig(path, dpi=150, format="png")

@@ -52,6 +52,14 @@ class Text(str):
 
 
 @dataclass(frozen=True)
+class Pair:
+    """Two texts that are encoded each by itself."""
+
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
 class Posed:
     """A form that fits one table."""
 

@@ -11,8 +11,9 @@ from bico.models.permutations import PermutationGroup
 from bico.models.sites import Site
 from bico.task_vector import StateDict
 
-TEXT, PROBE = "text", "probe"
-"""Losses of a text model: of the class's words, or of a linear probe fitted on pooled features."""
+TEXT, PROBE, PAIRS = "text", "probe", "pairs"
+"""Losses of a text model: of the class's words, of a linear probe fitted on pooled features, of pairs of texts without
+classes by their cosine."""
 
 
 @runtime_checkable  # beartype checks it in the tests

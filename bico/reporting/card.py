@@ -24,6 +24,8 @@ class Origin:
     alpha: float
     family: str
     """Of both models, by name."""
+    measure: str = "accuracy"
+    """What the numbers of the rows are, in percent."""
 
 
 def model_card(
@@ -55,7 +57,7 @@ def model_card(
         "",
         "| | |",
         "| --- | --- |",
-        f"| test accuracy on {cell.task}{by} | {cell.accuracy:.2f} %{gain}{draws} |",
+        f"| test {origin.measure} on {cell.task}{by} | {cell.accuracy:.2f} %{gain}{draws} |",
         *([f"| sampling | {origin.sampling} |"] if cell.seed is not None else []),
         *(f"| {setting.replace(': ', ' | ', 1)} |" for setting in settings),
         *([f"| α of the transport | {origin.alpha:g} |"] if variant.method else []),

@@ -1,4 +1,4 @@
-"""Text encoders of transformers: sites, pooled features, the loss of a probe on them.
+"""Text encoders of transformers: sites, pooled features, the loss of a probe on them, or of pairs of texts.
 
 Task vectors live in the blocks. Embeddings, poolers and heads are left out: features do not need the latter two.
 """
@@ -12,16 +12,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from bico.data.text import Pair
 from bico.errors import CheckpointError, ConfigError, ShapeError
 from bico.finetune import ENCODER, FinetuneConfig
 from bico.models.encoder.layouts import LAYOUTS, READS, Layout
 from bico.models.encoder.opened import opened
+from bico.models.encoder.pairs import bank_loss, ranking_loss, score_loss
 from bico.models.encoder.recipe import Recipe
 from bico.models.encoder.tokens import FIELDS, Tokens
 from bico.models.places import PADDING, ending
 from bico.models.pooling import pool
 from bico.models.probed import probe_loss, probe_scores
-from bico.models.protocol import PROBE
+from bico.models.protocol import PAIRS, PROBE
 from bico.models.sites import Site, Slot
 from bico.task_vector import StateDict, added, check_finite
 
@@ -32,10 +34,13 @@ class TextEncoder:
     Its head is a linear probe on the features: numbers (classes, features + 1) with the bias in the last column. Features
     are pooled tokens, sent through what Dense modules the folder has; `Normalize` comes behind them and is left to those
     who compare features by their angles.
+
+    Pairs of texts that are encoded each by itself have an axis more: inputs (batch, 2, tokens, fields). They go through the
+    encoder as 2 · batch texts, so that is how many rows of tokens a signal of theirs has.
     """
 
     modality = "text"
-    losses = (PROBE,)
+    losses = (PROBE, PAIRS)
     probed = True
     grid = None
     permutations = ()
@@ -99,17 +104,22 @@ class TextEncoder:
     def updated(self, vector: Mapping[str, Tensor], alpha: float = 1.0) -> AbstractContextManager[None]:
         return added(self.state(), vector, alpha)
 
-    def prepare(self, examples: Sequence[Any]) -> Int[Tensor, "batch tokens fields"]:
+    def prepare(self, examples: Sequence[Any]) -> Int[Tensor, "batch *pair tokens fields"]:
         """Tokens of each example, padded to the longest: their ids, kinds and places (`tokens.py`)."""
+        if examples and isinstance(examples[0], Pair):
+            texts = [text for pair in examples for text in (pair.first, pair.second)]
+            return self._tokens(texts).unflatten(0, (-1, 2))
         return self._tokens(examples)
 
-    def stack(self, rows: Sequence[Tensor]) -> Int[Tensor, "batch tokens fields"]:
+    def stack(self, rows: Sequence[Tensor]) -> Int[Tensor, "batch *pair tokens fields"]:
+        if rows[0].ndim == 3:
+            return self._tokens.stack([text for pair in rows for text in pair]).unflatten(0, (-1, 2))
         return self._tokens.stack(rows)
 
-    def places(self, inputs: Int[Tensor, "batch tokens fields"]) -> Int[Tensor, "batch tokens"]:
-        return inputs[..., 2]
+    def places(self, inputs: Int[Tensor, "batch *pair tokens fields"]) -> Int[Tensor, "texts tokens"]:
+        return inputs[..., 2].flatten(0, -2)
 
-    def mask(self, inputs: Int[Tensor, "batch tokens fields"]) -> Tensor:
+    def mask(self, inputs: Int[Tensor, "batch *pair tokens fields"]) -> Tensor:
         return (self.places(inputs) != PADDING).to(self.device)
 
     def head(self, class_names: Sequence[str], templates: Sequence[str] = ()) -> Tensor:
@@ -117,20 +127,30 @@ class TextEncoder:
         raise ConfigError(f"{self.name} has no head that follows from class names: use loss={PROBE}.")
 
     def features(self, inputs: Tensor) -> Float[Tensor, "batch features"]:
-        """Pooled features of each text, before normalisation."""
+        """Pooled features of each text, before normalisation; of pairs those of both texts, one behind the other."""
+        if inputs.ndim == 4:
+            return self.features(inputs.flatten(0, 1)).unflatten(0, (-1, 2)).flatten(1)
         return self.dense(pool(self._encode(inputs), self._pooled(inputs), self.recipe.pooling))
 
     def logits(self, inputs: Tensor, head: Tensor) -> Float[Tensor, "batch classes"]:
         return probe_scores(self.features(inputs), head)
 
     def loss(
-        self, inputs: Tensor, labels: Int[Tensor, " batch"] | Float[Tensor, "batch classes"], head: Tensor
+        self, inputs: Tensor, labels: Int[Tensor, " batch"] | Float[Tensor, "batch ..."], head: Tensor | None
     ) -> Float[Tensor, ""]:
-        """Cross-entropy of the probe, summed over the batch.
+        """Cross-entropy of the probe, summed over the batch; of pairs, one of the losses of `pairs.py`.
 
         Arguments:
-            labels: Class indices, or a probability for every class.
+            labels: Class indices, or a probability for every class. Of pairs: scores, or groups.
+            head: The probe. Of pairs without scores: the bank; None takes the batch itself, and then its size matters.
         """
+        if inputs.ndim == 4:
+            first, second = self.features(inputs).chunk(2, dim=1)
+            if labels.is_floating_point():
+                return score_loss(first, second, labels)
+            return ranking_loss(first, second, labels) if head is None else bank_loss(first, second, labels, head)
+        if head is None:
+            raise ConfigError(f"{self.name} takes its loss in a probe, and no head was given.")
         return probe_loss(self.features(inputs), labels, head)
 
     @contextmanager

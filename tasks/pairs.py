@@ -1,0 +1,57 @@
+"""How well a model, bare, fine-tuned or with a transferred task vector, orders or finds pairs of texts."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State
+
+from bico.evaluation.pairs import measure_pairs
+from bico.models.loading import ModelFiles
+from storage.keys import Ref, artefact_key
+from tasks.artefacts import read_update, write_pair_measures
+from tasks.cached_stage import Done, Workspace, run_stage
+from tasks.inputs import TaskRef, open_model, open_split
+from tasks.progress import reported
+from tasks.retries import RETRIES
+
+VERSION = 1
+
+
+@task(name="measure-pairs", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
+def measure_model(
+    space: Workspace,
+    model: ModelFiles,
+    task: TaskRef,
+    weights: Ref | None,
+    alpha: float = 1.0,
+    limit: int | None = None,
+) -> Done | State[Done]:
+    """Stores a model's measures on the test pairs of a task, in percent.
+
+    Arguments:
+        weights: A fine-tuned state, a task vector, or nothing for the model as it is.
+        alpha: How much of the task vector is added.
+        limit: Only the first so many test pairs.
+    """
+    key = artefact_key(
+        "measure-pairs",
+        VERSION,
+        model=model.digest(),
+        task=task.open().identity,
+        weights=weights,
+        alpha=alpha,
+        limit=limit,
+    )
+
+    def build(out: Path) -> None:
+        opened, data = open_model(model, space.device), open_split(model, space.device, task, "test")
+        tested = len(data) if limit is None else min(limit, len(data))
+        with (
+            reported("measure", f"test pairs of {task.name}", tested) as advance,
+            opened.updated(read_update(weights, opened.state()), alpha),
+        ):
+            measures = measure_pairs(opened, data.batches(250, limit), on_batch=advance)
+        write_pair_measures(out, measures)
+
+    return run_stage(space, "measure-pairs", key, build, {"model": model.ref, "task": task.name})
