@@ -115,7 +115,8 @@ def _open_bank(files: ModelFiles, device: str, task: TaskRef, indices: tuple[int
     features, labels = read_features(open_model(files, device), data, indices[:BANK])
     if labels.is_floating_point():
         return features.new_zeros(0, features.size(1) + 1)
-    return make_bank(*features.chunk(2, dim=1), labels)
+    first, second = features.chunk(2, dim=1)
+    return make_bank(first, second, labels)
 
 
 def classifier_for(files: ModelFiles, task: TaskRef) -> NamedHead | None:
