@@ -22,7 +22,7 @@ from pydantic import (
 
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling
-from bico.data.reading import Reading, make_reading, words_loader
+from bico.data.reading import Reading, load_words, make_reading
 from bico.errors import ConfigError, at_home, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import Completion
@@ -318,7 +318,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: If the file is missing, is not YAML, or holds no keys.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), words_loader())
+        values = load_words(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):

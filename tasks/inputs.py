@@ -12,11 +12,12 @@ from bico.calibration.sampling import draw_samples
 from bico.data.pairs import get_pairs
 from bico.data.reading import NOTHING_SAID, Reading
 from bico.data.tasks import Prepared, Task, folders_by_task, get_task
+from bico.errors import ConfigError
 from bico.evaluation.head_files import NamedHead, load_head, read_head
 from bico.evaluation.linear_head import LinearHead, read
 from bico.evaluation.probe import as_head, fit_probe
 from bico.models.loading import ModelFiles, load
-from bico.models.protocol import PAIRS, PROBE, Model
+from bico.models.protocol import PAIRS, PROBE, Model, Paired
 
 MODELS, HEADS = 8, 256
 """How many are kept; a transfer needs two models, and heads for each task and draw."""
@@ -107,16 +108,15 @@ def _open_head(
 
 def _open_bank(files: ModelFiles, device: str, task: TaskRef, indices: tuple[int, ...] | None) -> torch.Tensor:
     """The pairs that a pair is told from, as the model as it is sees them. Empty where scores say it all."""
-    from bico.models.encoder.pairs import BANK, make_bank  # here, since models of other kinds need no such library
-
-    data = open_split(files, device, task, "train")
+    data, model = open_split(files, device, task, "train"), open_model(files, device)
+    if not isinstance(model, Paired):
+        raise ConfigError(f"loss={PAIRS}: {model.name} takes no loss in pairs of texts; use a text encoder.")
     if indices is None:
-        indices = tuple(draw_samples(len(data), min(BANK, len(data)), seed=0).tolist())
-    features, labels = read_features(open_model(files, device), data, indices[:BANK])
+        indices = tuple(draw_samples(len(data), min(model.bank_size, len(data)), seed=0).tolist())
+    features, labels = read_features(model, data, indices[: model.bank_size])
     if labels.is_floating_point():
         return features.new_zeros(0, features.size(1) + 1)
-    first, second = features.chunk(2, dim=1)
-    return make_bank(first, second, labels)
+    return model.bank(features, labels)
 
 
 def classifier_for(files: ModelFiles, task: TaskRef) -> NamedHead | None:

@@ -142,7 +142,7 @@ def read_task_file(folder: Path) -> Reading:
     import yaml  # comes with `datasets`
 
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), words_loader())
+        values = load_words(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {one_line(error)}.") from error
     if values is None:
@@ -153,8 +153,16 @@ def read_task_file(folder: Path) -> Reading:
 
 
 @cache
-def words_loader() -> Any:
-    """YAML's safe reader, to which yes, no, on and off are the words that a class may be called."""
+def load_words(text: str) -> Any:
+    """Reads YAML as data, as `yaml.safe_load` does, but yes, no, on and off are the words that a class may be called.
+
+    Raises:
+        yaml.YAMLError: If it is no YAML, or asks for objects of Python.
+
+    Example:
+        >>> load_words("{0: no, 1: yes, sure: true}")
+        {0: 'no', 1: 'yes', 'sure': True}
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -166,7 +174,11 @@ def words_loader() -> Any:
         first: [one for one in known if first in kept or one[0] != "tag:yaml.org,2002:bool"]
         for first, known in resolvers.items()
     }
-    return Loader
+    loader = Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def check_templates(templates: tuple[str, ...], where: str) -> tuple[str, ...]:

@@ -136,6 +136,18 @@ class Placed(Protocol):
         ...
 
 
+@runtime_checkable
+class Paired(Protocol):
+    """A model of texts that can take its loss in pairs of them, told from a bank of others."""
+
+    bank_size: int
+    """How many pairs make a bank."""
+
+    def bank(self, features: Tensor, groups: Tensor) -> Tensor:
+        """The head of the loss, from features (pairs, both texts' features) and which of them belong together."""
+        ...
+
+
 def check_pair(source: Calibratable, target: Calibratable) -> None:
     """Raises MethodError unless tokens of the two models can be matched: they read the same kind of thing, and text by
     one tokenizer, or by two that know where in the text their tokens end.

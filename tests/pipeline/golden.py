@@ -16,7 +16,20 @@ from typing import Any
 
 import torch
 
-from tasks import analyse, collect, distances, evaluate, finetune, gradients, last_steps, maps, probe, scales, transfer
+from tasks import (
+    analyse,
+    collect,
+    distances,
+    evaluate,
+    finetune,
+    gradients,
+    last_steps,
+    maps,
+    pairs,
+    probe,
+    scales,
+    transfer,
+)
 from tests.pipeline.golden_stages import measure
 
 PINNED = Path(__file__).with_name("golden.json")
@@ -35,6 +48,7 @@ VERSIONS: dict[str, tuple[ModuleType, str]] = {
     "last-steps": (last_steps, "VERSION"),
     "evaluate": (evaluate, "VERSION"),
     "probe": (probe, "VERSION"),
+    "measure-pairs": (pairs, "VERSION"),
     "compare-inputs": (analyse, "VERSION"),
     "compare-outputs": (analyse, "VERSION"),
     "trace-fine-tuning": (analyse, "VERSION"),

@@ -24,7 +24,7 @@ from bico.methods import Needs
 from bico.methods.spec import Spec
 from bico.methods.variant import get_variant
 from bico.models.loading import ModelFiles, resolve
-from bico.models.protocol import PROBE
+from bico.models.protocol import PAIRS, PROBE
 from storage.arrays import read_arrays, read_attrs
 from storage.artefacts import folder_of
 from storage.checkpoints import load_state, save_state
@@ -38,6 +38,7 @@ from tasks import (
     finetune,
     gradients,
     last_steps,
+    pairs,
     probe,
     procrustes,
     scales,
@@ -50,6 +51,7 @@ from tasks.evidence import EvidenceRefs
 from tasks.inputs import TaskRef, open_model
 from tasks.maps import BlockMaps, SignalMaps
 from tests.releases import write_release
+from tests.tiny_pairs import write_all
 from tests.tiny_t5 import write_colours, write_t5
 
 DIGITS = TaskRef("digits")
@@ -273,6 +275,12 @@ def everything(bench: Bench) -> Iterator[tuple[str, str, Numbers]]:
     for what, weights, indices in (("bare", None, None), ("few", None, range(12)), ("fine-tuned", read, range(24))):
         done = bench.run(probe.probe_model, words, colours, weights, 1.0, indices)
         yield "probe", what, {"accuracy": artefacts.read_accuracy(done.ref)}
+    folder = write_all(bench.folder / "pairs")
+    encoder = resolve(str(folder / "a"))
+    for name in ("faq", "sts"):
+        task = TaskRef(name, (str(folder / name),), PAIRS)
+        measured = artefacts.read_pair_measures(bench.run(pairs.measure_model, encoder, task, None).ref)
+        yield "measure-pairs", name, dict(measured.all)
     yield from _analyses(bench, pair, moved)
 
 

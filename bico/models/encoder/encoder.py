@@ -17,7 +17,7 @@ from bico.errors import CheckpointError, ConfigError, ShapeError
 from bico.finetune import ENCODER, FinetuneConfig
 from bico.models.encoder.layouts import LAYOUTS, READS, Layout
 from bico.models.encoder.opened import opened
-from bico.models.encoder.pairs import bank_loss, ranking_loss, score_loss
+from bico.models.encoder.pairs import BANK, bank_loss, make_bank, ranking_loss, score_loss
 from bico.models.encoder.recipe import Recipe
 from bico.models.encoder.tokens import FIELDS, Tokens
 from bico.models.places import PADDING, ending
@@ -47,6 +47,7 @@ class TextEncoder:
     finetuning: FinetuneConfig = ENCODER
     probe_samples = 2000
     """Enough for the head that an expert is tuned in; a probe of every text of a large task takes longer than the tuning."""
+    bank_size = BANK
 
     def __init__(
         self, model: Any, tokenizer: Any, recipe: Recipe, dense: Sequence[nn.Module] = (), name: str = "model"
@@ -134,6 +135,11 @@ class TextEncoder:
 
     def logits(self, inputs: Tensor, head: Tensor) -> Float[Tensor, "batch classes"]:
         return probe_scores(self.features(inputs), head)
+
+    def bank(self, features: Tensor, groups: Tensor) -> Tensor:
+        """The head of the loss in pairs: those that a pair is told from (`pairs.make_bank`)."""
+        first, second = features.chunk(2, dim=1)
+        return make_bank(first, second, groups)
 
     def loss(
         self, inputs: Tensor, labels: Int[Tensor, " batch"] | Float[Tensor, "batch ..."], head: Tensor | None
