@@ -183,11 +183,11 @@ def test_what_does_not_fit_is_refused_and_not_made_up(tmp_path: Path) -> None:
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="is damaged or no safetensors file"):
         load(resolve(str(folder)))
-    (folder / WEIGHTS).unlink()
-    with pytest.raises(CheckpointError, match="holds no weights"):
-        resolve(str(folder))
     (folder / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match="no tokenizer in"):
+        resolve(str(folder))
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(CheckpointError, match="holds no weights"):
         resolve(str(folder))
 
 
