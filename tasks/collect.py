@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -117,7 +116,7 @@ def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Sig
     meta = {
         "source": calibration.source.ref,
         "target": calibration.target.ref,
-        "task": asdict(calibration.task),
+        "task": calibration.task.about,
         "seed": calibration.seed,
         "sampling": calibration.sampling,
         "samples": list(calibration.counts),

@@ -1,6 +1,5 @@
 """Collect the target's parameter gradients on the calibration samples: the evidence of GradFix and few-shot."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -64,7 +63,7 @@ def collect_parameter_gradients(
 
     meta = {
         "target": files.ref,
-        "task": asdict(calibration.task),
+        "task": calibration.task.about,
         "seed": calibration.seed,
         "samples": list(calibration.counts),
     }

@@ -63,6 +63,12 @@ class TaskRef:
         return self.open().identity | posed | ({} if self.own_head is None else {"own_head": self.own_head.digest})
 
     @property
+    def about(self) -> dict[str, object]:
+        """What was asked for, as JSON: for manifests, which people read."""
+        head = {} if self.own_head is None else {"own_head": self.own_head.path}
+        return {"name": self.name, "folders": list(self.folders), "loss": self.loss, **self.reading.said, **head}
+
+    @property
     def bare(self) -> "TaskRef":
         """The task without a head of anybody's own."""
         return replace(self, own_head=None)

@@ -1,6 +1,5 @@
 """Collect how large what the sites of one model read and give is: what the strength of a transfer is found from."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -45,5 +44,5 @@ def collect_scales(space: Workspace, calibration: Calibration, side: Side) -> Do
         found = dict(signal_scales(open_model(files, device), batches, head, list(count_of)))
         write_scales(out, {count_of[size]: scales for size, scales in found.items()})
 
-    meta = {"model": files.ref, "task": asdict(calibration.task), "seed": calibration.seed}
+    meta = {"model": files.ref, "task": calibration.task.about, "seed": calibration.seed}
     return run_stage(space, "collect-scales", scales_key(calibration, side), build, meta)

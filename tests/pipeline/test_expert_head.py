@@ -16,13 +16,14 @@ from bico.models.clip.family import WEIGHTS
 from bico.models.clip.vit import ClipViT
 from flows.config import Settings, TransferConfig
 from flows.plan import Plan, make_plan
-from flows.single import plan_evaluate
+from flows.single import evaluate_one, plan_evaluate
 from storage.checkpoints import save_state
 from tasks.artefacts import read_accuracy
 from tasks.calibration import Calibration
 from tasks.collect import GRADIENTS, covariances_key
 from tasks.evaluate import evaluate_model
 from tasks.inputs import open_head, open_model, open_split
+from tests.flow_setup import Bench
 from tests.releases import write_release
 from tests.tiny import pictures
 
@@ -104,3 +105,14 @@ def test_a_classifier_without_an_expert_or_a_file_is_refused(folder: Path) -> No
         plan(folder, expert=None)
     with pytest.raises(CheckpointError, match="check the path"):
         plan(folder, expert_head=folder / "none.safetensors")
+
+
+def test_a_whole_transfer_with_a_classifier_of_the_experts_own(folder: Path, bench: Bench) -> None:
+    about = {"source": str(folder / "a"), "target": str(folder / "b"), "expert": folder / EXPERT, "oracle": False}
+    done = bench.run(**about, expert_head=folder / "head.safetensors", methods=["bico", "bico+head"], samples=[8])
+    by_method = {str(row.method): row.accuracy for row in done.rows}
+    settings = bench.settings
+    (row,) = evaluate_one(
+        str(folder / "a"), ["digits"], [], folder / EXPERT, 30, settings, head=folder / "head.safetensors"
+    )["rows"]
+    assert by_method["expert"] == row["accuracy"] and {"bico", "bico+head", "zero-shot"} <= by_method.keys()
