@@ -12,10 +12,10 @@ from bico.errors import MethodError, ShapeError
 from bico.linalg.matmul import product
 from bico.linalg.procrustes import Completion
 from bico.methods.evidence import Evidence, Needs
-from bico.methods.protocol import Others, Pair, carry_others, check_others
+from bico.methods.protocol import Others, Pair, carry_sites, check_others
 from bico.methods.settings import ADDED_LATER
 from bico.methods.strength import Strength, effect_strengths, sizes_of
-from bico.models.sites import Site, assemble
+from bico.models.sites import Site
 from bico.task_vector import StateDict
 
 
@@ -63,11 +63,8 @@ class Aligned:
 
     def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         self.check(pair)
-        matched = pair.matched
-        weights: dict[str, Tensor] = {}
-        biases: dict[str, Tensor] = {}
-        for site in pair.target_sites:
-            ours = matched[site.name]
+
+        def carry(ours: Site, site: Site) -> tuple[Tensor, Tensor | None]:
             q_in, q_out = (self._map(site, side, evidence) for side in (self.input_side, self.output_side))
             self._check_maps(ours, site, q_in, q_out)
             weight = _carry(q_out, ours.weight.read(tau), q_in)
@@ -77,10 +74,9 @@ class Aligned:
                     sizes_of(ours, Side.SOURCE, evidence), sizes_of(site, Side.TARGET, evidence)
                 )
                 weight, bias = strengths[0] * weight, None if bias is None else strengths[1] * bias
-            weights[site.name] = weight
-            if bias is not None:  # a match has both or none
-                biases[site.name] = bias
-        return assemble(weights, biases, pair.target_sites, pair.target_state) | carry_others(tau, pair, self.others)
+            return weight, bias
+
+        return carry_sites(tau, pair, self.others, carry)
 
     def _map(self, site: Site, signal: Signal | None, evidence: Evidence) -> Tensor | None:
         return None if signal is None else evidence.map(signal_key(site, signal), self.completion)

@@ -1,6 +1,6 @@
 """The one protocol of all methods: from a task vector of the source to a task vector of the target."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Protocol, runtime_checkable
@@ -13,7 +13,7 @@ from bico.methods.settings import HasFields
 from bico.models.matching import match_sites
 from bico.models.permutations import PermutationGroup
 from bico.models.protocol import Calibratable, check_pair
-from bico.models.sites import Site
+from bico.models.sites import Site, assemble
 from bico.task_vector import StateDict
 
 
@@ -120,6 +120,32 @@ def check_one_architecture(method: str, pair: Pair) -> None:
                 f"source and {theirs.get(name, 'missing')} in the target: use an aligned method (bico, theseus), or "
                 "zero-pad for a wider target, crop for a narrower one."
             )
+
+
+def carry_sites(
+    tau: Mapping[str, Tensor],
+    pair: Pair,
+    others: Others,
+    carry: Callable[[Site, Site], tuple[Tensor, Tensor | None]],
+) -> StateDict:
+    """Returns the target's task vector, put together of what its sites get.
+
+    Arguments:
+        carry: From a site of the source and the target's that it is matched with to the updates of the latter's weight
+            (out, in) and bias (out,); None for the bias of a match without one.
+
+    Raises:
+        MethodError: If `others` is "add" and a parameter has another shape in the target, or does not exist there.
+        ShapeError: If an update does not have its site's shape.
+    """
+    matched = pair.matched
+    weights: dict[str, Tensor] = {}
+    biases: dict[str, Tensor] = {}
+    for site in pair.target_sites:
+        weights[site.name], bias = carry(matched[site.name], site)
+        if bias is not None:
+            biases[site.name] = bias
+    return assemble(weights, biases, pair.target_sites, pair.target_state) | carry_others(tau, pair, others)
 
 
 def carry_others(tau: Mapping[str, Tensor], pair: Pair, others: Others) -> StateDict:

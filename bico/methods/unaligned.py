@@ -9,8 +9,8 @@ from torch import Tensor
 
 from bico.errors import MethodError
 from bico.methods.evidence import Evidence, Needs
-from bico.methods.protocol import Others, Pair, Serves, carry_others, check_one_architecture, check_others
-from bico.models.sites import Site, assemble
+from bico.methods.protocol import Others, Pair, Serves, carry_sites, check_one_architecture, check_others
+from bico.models.sites import Site
 from bico.task_vector import StateDict
 
 
@@ -60,15 +60,14 @@ class _Corner(ABC):
 
     def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         self.check(pair)
-        matched = pair.matched
-        weights: dict[str, Tensor] = {}
-        biases: dict[str, Tensor] = {}
-        for site in pair.target_sites:
-            ours = matched[site.name]
-            weights[site.name] = corner(ours.weight.read(tau), site.shape)
-            if site.bias is not None and ours.bias is not None:  # a match has both or none
-                biases[site.name] = corner(ours.bias.read(tau), site.shape[:1])
-        return assemble(weights, biases, pair.target_sites, pair.target_state) | carry_others(tau, pair, self.others)
+
+        def carry(ours: Site, site: Site) -> tuple[Tensor, Tensor | None]:
+            weight = corner(ours.weight.read(tau), site.shape)
+            if site.bias is None or ours.bias is None:  # a match has both or none
+                return weight, None
+            return weight, corner(ours.bias.read(tau), site.shape[:1])
+
+        return carry_sites(tau, pair, self.others, carry)
 
 
 class ZeroPad(_Corner):

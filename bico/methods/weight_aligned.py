@@ -12,8 +12,8 @@ from torch import Tensor
 from bico.errors import MethodError
 from bico.linalg.procrustes import RANK_TOLERANCE
 from bico.methods.evidence import Evidence, Needs
-from bico.methods.protocol import Others, Pair, carry_others, check_others
-from bico.models.sites import Site, assemble
+from bico.methods.protocol import Others, Pair, carry_sites, check_others
+from bico.models.sites import Site
 from bico.task_vector import StateDict
 
 
@@ -56,17 +56,16 @@ class WeightAligned(ABC):
 
     def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         self.check(pair)
-        matched = pair.matched
-        weights: dict[str, Tensor] = {}
-        biases: dict[str, Tensor] = {}
-        for site in pair.target_sites:
-            ours = matched[site.name]
+
+        def carry(ours: Site, site: Site) -> tuple[Tensor, Tensor | None]:
             source, target = self._bases(ours, site, pair)
             update = ours.weight.read(tau).double()
-            weights[site.name] = target.outputs @ (source.outputs.T @ update @ source.inputs) @ target.inputs.T
-            if site.bias is not None and ours.bias is not None:  # a match has both or none
-                biases[site.name] = target.outputs @ (source.outputs.T @ ours.bias.read(tau).double())
-        return assemble(weights, biases, pair.target_sites, pair.target_state) | carry_others(tau, pair, self.others)
+            weight = target.outputs @ (source.outputs.T @ update @ source.inputs) @ target.inputs.T
+            if site.bias is None or ours.bias is None:  # a match has both or none
+                return weight, None
+            return weight, target.outputs @ (source.outputs.T @ ours.bias.read(tau).double())
+
+        return carry_sites(tau, pair, self.others, carry)
 
     def _bases(self, ours: Site, theirs: Site, pair: Pair) -> tuple[Basis, Basis]:
         """Of both weights, as many directions of each as there are of the other."""
