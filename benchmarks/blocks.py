@@ -12,9 +12,9 @@ from torch import Tensor
 from benchmarks.measure import random_pair, workers_of_one_thread
 from bico.calibration.memory import covariance_shapes
 from bico.calibration.signals import Signal, SignalKey
-from bico.linalg.procrustes import Completion, procrustes
+from bico.linalg.procrustes import MAP_RANK, MapRule, procrustes
 from flows.config import Settings
-from flows.fan_out import dask_runner, fan_out
+from flows.fan_out import Cluster
 from flows.server import prefect_api
 from storage.keys import artefact_key
 from tasks.artefacts import array_name, new_covariances
@@ -25,6 +25,7 @@ COUNT = 10
 """Calibration samples: pictures."""
 ROWS = COUNT * 197
 """A row per token."""
+RULE = MapRule(rank=MAP_RANK)
 SIGNALS = (Signal.INPUT, Signal.OUTPUT_GRAD)
 
 Cost = tuple[float, float]
@@ -63,7 +64,7 @@ def solve(crosses: list[Tensor]) -> float:
     """CPU seconds of this process for a block's maps."""
     started = time.process_time()
     for cross in crosses:
-        procrustes(cross)
+        procrustes(cross, RULE)
     return time.process_time() - started
 
 
@@ -89,7 +90,7 @@ def stages(covariances: dict[SignalKey, Tensor], blocks: int, settings: Settings
         parts = []
         for signal in SIGNALS:
             tensors = tuple(t.replace("blocks.0.", f"blocks.{block}.") for t, s in covariances if s is signal)
-            parts.append(SignalMaps(ref, f"block-{block}", signal, tensors, (COUNT,), Completion.PARTIAL))
+            parts.append(SignalMaps(ref, f"block-{block}", signal, tensors, (COUNT,), RULE))
         wanted.append(BlockMaps(f"block-{block}", tuple(parts)))
     return space, wanted
 
@@ -102,7 +103,8 @@ def measured(blocks: int, workers: int, home: Path) -> Iterator[tuple[str, Cost]
 
     def flow(parts: list[BlockMaps]) -> None:
         with prefect_api():
-            fan_out.with_options(task_runner=dask_runner(settings))(space, parts)
+            with Cluster(settings) as cluster:
+                cluster.solve(space, parts)
 
     yield f"{blocks} blocks, bare processes", bare(list(covariances.values()), blocks, workers)
     yield "the same by the flow, with the store", cost(lambda: flow(wanted))

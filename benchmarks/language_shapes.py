@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from benchmarks.measure import Clock, PeakMemory, head, line, machine
 from bico.calibration.covariances import Batch, cross_covariances, split_at
 from bico.calibration.memory import covariance_bytes, signal_bytes
-from bico.calibration.signals import Signal
-from bico.linalg.procrustes import procrustes
+from bico.calibration.signals import Signal, SignalKey
+from bico.linalg.procrustes import AlignmentMap, procrustes
+from bico.methods.bico import BiCo
 from bico.models.matching import match_sites
 from bico.models.sites import Site
 from bico.models.t5.encoder import T5Encoder
@@ -33,7 +33,8 @@ SHAPES = {
 }
 DEPTH = 24
 """Of both."""
-SIGNALS = (Signal.INPUT, Signal.OUTPUT, Signal.OUTPUT_GRAD)
+RULE = BiCo().rule
+SIGNALS = BiCo().needs.signals
 """What the pipeline collects; BiCo uses the first and the last."""
 BATCH = 8
 GB = 10**9
@@ -57,19 +58,21 @@ def random_batches(samples: int, tokens: int) -> list[Batch]:
     return [Batch(ids[s], ids[s], torch.arange(samples)[s] % 2) for s in split_at(samples, BATCH, [samples])]
 
 
-def carried(source: T5Encoder, target: T5Encoder, sites: list[Site], maps: dict) -> float:
+def carried(source: T5Encoder, target: T5Encoder, sites: list[Site], maps: dict[SignalKey, AlignmentMap]) -> float:
     """Carries each site's own weight, as large as a task vector, and returns the norm of what arrived."""
     matched, state, total = match_sites(source.sites, target.sites), source.state(), 0.0
     for site in sites:
         q_out, q_in = maps[site.name, Signal.OUTPUT_GRAD], maps[site.reads, Signal.INPUT]
-        total += float((q_out.T @ matched[site.name].weight.read(state) @ q_in).square().sum())
+        total += float(q_out.forward(q_in.forward(matched[site.name].weight.read(state)).T).square().sum())
     return total**0.5
 
 
 def all_blocks(source: T5Encoder, target: T5Encoder, covariances: int, budget: float, blocks: int) -> list[str]:
     """The arithmetic for both encoders whole."""
     weights = sum(t.numel() * 4 for m in (source, target) for t in m.state().values()) * DEPTH // blocks
-    batch = BATCH * (signal_bytes(source, SIGNALS) + signal_bytes(target, SIGNALS[:2])) * DEPTH // blocks
+    batch = (
+        BATCH * (signal_bytes(source, SIGNALS) + signal_bytes(target, (Signal.INPUT, Signal.OUTPUT))) * DEPTH // blocks
+    )
     room = int(budget * GB) - weights - batch
     at_once = max(room // covariances, 0)
     lines = [
@@ -105,8 +108,8 @@ def main() -> None:
             ((_, sums),) = cross_covariances(source, target, batches, heads, SIGNALS, [given.samples], members)
             return sums
 
-        def solve(sums: dict) -> dict[tuple, Tensor]:
-            return {key: procrustes(sums.pop(key)).matrix for key in list(sums) if key[1] is not Signal.OUTPUT}
+        def solve(sums: dict) -> dict[SignalKey, AlignmentMap]:
+            return {key: procrustes(sums.pop(key), RULE) for key in list(sums)}
 
         collecting, sums = clock.timed(collect)
         solving, maps = clock.timed(lambda sums=sums: solve(sums))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from bico.calibration.signals import SignalKey
 from bico.linalg.matmul import product
-from bico.linalg.procrustes import AlignmentMap, Completion
+from bico.linalg.procrustes import AlignmentMap, MapRule
 from bico.methods import Gathered
 from bico.models.clip.vit import ClipViT
 from bico.reporting import provenance
@@ -107,8 +107,8 @@ class Solved(Gathered):
         super().__init__(samples)
         self.maps = maps
 
-    def map(self, key: SignalKey, completion: Completion) -> Tensor:
-        return self.maps[key].matrix
+    def map(self, key: SignalKey, rule: MapRule) -> AlignmentMap:
+        return self.maps[key]
 
 
 class Clock:

@@ -47,9 +47,11 @@ from bico.models.clip.vit import ClipViT
 from bico.models.matching import match_sites
 from bico.reporting.cost import transfer_cost
 from bico.task_vector import StateDict
-from storage.arrays import read_arrays, write_arrays
+from storage.arrays import read_arrays
+from tasks.artefacts import new_covariances, write_maps
 
-SIGNALS = (Signal.INPUT, Signal.OUTPUT_GRAD)
+RULE = BiCo().rule
+SIGNALS = dict.fromkeys((Signal.INPUT, Signal.OUTPUT_GRAD), RULE.most)
 PHASES = ("collect", "maps", "apply", "store")
 
 
@@ -107,7 +109,7 @@ Solve = Callable[[dict[SignalKey, Tensor]], dict[SignalKey, AlignmentMap]]
 
 def one_by_one(covariances: dict[SignalKey, Tensor]) -> dict[SignalKey, AlignmentMap]:
     """A covariance goes when its map is there, as in `bico.in_memory` and in the pipeline."""
-    return {key: procrustes(covariances.pop(key)) for key in [*covariances]}
+    return {key: procrustes(covariances.pop(key), RULE) for key in [*covariances]}
 
 
 @contextmanager
@@ -119,8 +121,8 @@ def solver(workers: int) -> Iterator[Solve]:
     with workers_of_one_thread(workers, procrustes, torch.eye(300)) as pool:
 
         def fan_out(covariances: dict[SignalKey, Tensor]) -> dict[SignalKey, AlignmentMap]:
-            largest_first = sorted(covariances, key=lambda key: -covariances[key].numel())
-            waiting = [(key, pool.apply_async(procrustes, (covariances.pop(key),))) for key in largest_first]
+            largest_first = sorted(covariances, key=lambda key: -min(covariances[key].shape))
+            waiting = [(key, pool.apply_async(procrustes, (covariances.pop(key), RULE))) for key in largest_first]
             return {key: result.get() for key, result in waiting}
 
         yield fan_out
@@ -131,19 +133,20 @@ def fast(work: Work, samples: int, solve: Solve = one_by_one) -> dict[str, float
     pair = Pair.of(work.source, work.target)
     tau, memory, took = work.task_vector(), PeakMemory(), {}
     took["collect"], covariances = work.clock.timed(lambda: work.collect([samples]))
-    shapes = {f"{tensor}/{signal}": cross.shape for (tensor, signal), cross in covariances.items()}
+    arrays = {f"{tensor}/{signal}": cross for (tensor, signal), cross in covariances.items()}
     took["maps"], maps = work.clock.timed(lambda: solve(covariances))
     took["apply"], _ = work.clock.timed(lambda: BiCo().transport(tau, pair, Solved(samples, maps)))
     took["peak"] = memory.read()
-    with scratch() as folder:
-        arrays = {name: torch.randn(shape) for name, shape in shapes.items()}
-        solved = {f"{tensor}/{signal}": found.matrix for (tensor, signal), found in maps.items()}
+    with scratch() as place:
+        folder = Path(place)
+        solved = {f"{tensor}/{signal}": found for (tensor, signal), found in maps.items()}
 
         def store() -> None:
-            write_arrays(Path(folder) / "covariances", arrays)
-            read_arrays(Path(folder) / "covariances")
-            write_arrays(Path(folder) / "maps", solved)
-            read_arrays(Path(folder) / "maps")
+            with new_covariances(folder, {}) as write:
+                write(arrays.items())
+            write_maps(folder, solved, RULE)
+            for group in ("covariances", "maps"):
+                read_arrays(folder / group)
 
         took["store"], _ = work.clock.timed(store)
     return took
@@ -161,7 +164,7 @@ def reference(work: Work, samples: int) -> dict[str, float]:
             ours, theirs = (
                 {
                     key: value.cpu()
-                    for key, value in collect_signals(m, x, batch.labels, h, list(m.sites), SIGNALS).items()
+                    for key, value in collect_signals(m, x, batch.labels, h, list(m.sites), list(SIGNALS)).items()
                 }
                 for m, x, h in zip(models, (batch.source, batch.target), work.heads, strict=True)
             )

@@ -104,7 +104,7 @@ def methods(as_json: JsonOption = False) -> None:
             "name": method.name,
             "label": method.label,
             "serves": str(method.serves),
-            "needs": sorted(map(str, method().needs.signals | method().needs.gradients)),
+            "needs": sorted(map(str, [*method().needs.signals, *method().needs.gradients])),
             "settings": {field.name: field.default for field in dataclasses.fields(method)},
             "reference": method.reference,
         }

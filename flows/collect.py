@@ -1,29 +1,27 @@
-"""Gather what methods ask for, on every task with every seed, and find what one cell needs of it."""
+"""Gather what methods ask for, on every task with every seed, and find what one cell needs of it.
+
+Covariances are a means: they are collected where a map is missing, and go when it is solved, unless they are to be kept.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from bico.calibration.budget import Budget
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.scales import Side
 from bico.calibration.signals import Signal
+from bico.linalg.procrustes import MapRule
 from bico.methods import Needs
 from bico.models.sites import Site
 from bico.reporting.rows import Cell
 from flows.config import Settings
-from flows.fan_out import solve_blocks
+from flows.fan_out import Cluster
 from flows.ledger import Ledger
 from flows.plan import Plan
 from storage.keys import Ref
 from tasks.calibration import Calibration, PseudoLabelled
-from tasks.collect import (
-    ACTIVATIONS,
-    GRADIENTS,
-    INPUT_GRADIENTS,
-    collect_activations,
-    collect_gradients,
-    collect_input_gradients,
-)
+from tasks.collect import Pass, collect_activations, collect_gradients
 from tasks.distances import class_distances
 from tasks.evidence import EvidenceRefs
 from tasks.gradients import collect_parameter_gradients, gradients_key
@@ -41,7 +39,8 @@ class Gathered:
     """What was gathered from the samples of one draw, labelled or not."""
 
     calibration: Calibration
-    covariances: Mapping[Signal, Ref]
+    passes: tuple[Pass, ...]
+    """That leave what maps are solved from."""
     gradients: Mapping[ParameterGradient, Ref]
     scales: Mapping[Side, Ref]
 
@@ -80,8 +79,7 @@ class Collected:
         return tuple(
             part
             for part in parts
-            if (part.pseudo_labelled is not None) == bool(budget.unlabelled)
-            and (part.signal, part.completion) in needs.maps
+            if (part.pseudo_labelled is not None) == bool(budget.unlabelled) and (part.signal, part.rule) in needs.maps
         )
 
     def known_to(self, cell: Cell) -> tuple[Calibration | None, Calibration | None]:
@@ -90,34 +88,41 @@ class Collected:
         return labelled if cell.budget.asked else None, unlabelled if cell.budget.unlabelled else None
 
 
-def collect_all(plan: Plan, ledger: Ledger, experts: Mapping[str, Ref] | None = None) -> dict[Draw, Collected]:
-    """Covariances and parameter gradients by task and seed; only what some method asks for. Where models are
-    probed, all need the samples.
+def calibrate(
+    plan: Plan, settings: Settings, ledger: Ledger, experts: Mapping[str, Ref] | None = None
+) -> dict[Draw, Collected]:
+    """Maps, parameter gradients and scales by task and seed; only what some method asks for. Where models are probed, all
+    need the samples.
 
     Arguments:
         experts: By task, to stand in for labels that inputs lack; without them, those inputs are left out.
     """
-    collected = {}
-    for name in plan.tasks if plan.uses_samples or plan.probed else ():
-        with ledger.phase(f"collect on {name}"):
-            distances = None
-            if plan.config.sampling.by_distance:
-                distances = ledger.run(class_distances, plan.space, plan.target, plan.tasks[name]).ref
-            for seed in plan.config.seeds:
-                expert = None if experts is None else experts[name]
-                collected[name, seed] = _collect_draw(plan, ledger, name, seed, distances, expert)
-    return collected
+    found = {}
+    with ExitStack() as stack:
+        cluster = stack.enter_context(Cluster(settings))
+        for name in plan.tasks if plan.uses_samples or plan.probed else ():
+            with ledger.phase(f"calibrate on {name}"):
+                distances = None
+                if plan.config.sampling.by_distance:
+                    distances = ledger.run(class_distances, plan.space, plan.target, plan.tasks[name]).ref
+                for seed in plan.config.seeds:
+                    expert = None if experts is None else experts[name]
+                    collected = _collect_draw(plan, ledger, name, seed, distances, expert)
+                    _solve(plan, settings, collected, cluster, ledger)
+                    found[name, seed] = collected
+    return found
 
 
 def _collect_draw(
     plan: Plan, ledger: Ledger, name: str, seed: int, distances: Ref | None, expert: Ref | None
 ) -> Collected:
+    """All but the maps, of which it is known where they will be."""
     config, about = plan.config, (plan.source, plan.target, plan.tasks[name])
     labelled = unlabelled = None
     if config.labelled:
         budgets = tuple(plan.sized(name, Budget(asked)) for asked in config.labelled)
         drawn = Calibration(*about, budgets, seed, config.sampling, distances, config.batch_size)
-        labelled = gather(plan, drawn, ledger)
+        labelled = _gather(plan, drawn, ledger)
     if config.unlabelled and expert is not None:
         known = labelled.calibration if labelled else None
         drawn = PseudoLabelled(
@@ -130,60 +135,64 @@ def _collect_draw(
             taken=tuple(known.indices) if known else (),
             labelled_head=known.head_indices if known else None,
         )
-        unlabelled = gather(plan, drawn, ledger)
-    return Collected(labelled, unlabelled)
+        unlabelled = _gather(plan, drawn, ledger)
+    found = Collected(labelled, unlabelled)
+    return replace(found, blocks=tuple(_blocks(plan, found)))
 
 
-def gather(plan: Plan, calibration: Calibration, ledger: Ledger) -> Gathered:
-    """Runs the passes that one draw needs."""
-    covariances: dict[Signal, Ref] = {}
-    if plan.maps:
-        activations = ledger.run(collect_activations, plan.space, calibration, plan.collected)
-        gradients = ledger.run(collect_gradients, plan.space, calibration, activations)
-        covariances |= dict.fromkeys(ACTIVATIONS, activations.ref) | dict.fromkeys(GRADIENTS, gradients.ref)
-        if INPUT_GRADIENTS in plan.collected:
-            inputs = ledger.run(collect_input_gradients, plan.space, calibration, activations)
-            covariances |= dict.fromkeys(INPUT_GRADIENTS, inputs.ref)
+def _gather(plan: Plan, calibration: Calibration, ledger: Ledger) -> Gathered:
+    """Runs the passes of one draw but those that maps are solved from."""
+    passes = tuple(Pass(calibration, signals, most) for most, signals in plan.collected.items())
     if plan.gradients:
         ledger.run(collect_parameter_gradients, plan.space, calibration, plan.gradients)
     refs = {kind: plan.space.artefacts.ref(gradients_key(calibration, kind)) for kind in plan.gradients}
     sides = Side if plan.scales else ()
     scales = {side: ledger.run(collect_scales, plan.space, calibration, side).ref for side in sides}
-    return Gathered(calibration, covariances, refs, scales)
+    return Gathered(calibration, passes, refs, scales)
 
 
-def solve_all(
-    plan: Plan, settings: Settings, collected: Mapping[Draw, Collected], ledger: Ledger
-) -> dict[Draw, Collected]:
-    """Returns what was collected with its maps. A cluster is started only if a map is missing."""
+def _solve(plan: Plan, settings: Settings, collected: Collected, cluster: Cluster, ledger: Ledger) -> None:
+    """Makes sure of the maps of one draw."""
+    missing = [block for block in collected.blocks if not block.is_complete(plan.space)]
+    if missing:
+        unsolved = [part for block in missing for part in block.parts if not plan.space.artefacts.is_complete(part.key)]
+        inputs = {ref.key for part in unsolved for ref in part.inputs}
+        passes = [
+            one.only(inputs) for found in (collected.labelled, collected.unlabelled) if found for one in found.passes
+        ]
+        for one in passes:
+            activations = ledger.run(collect_activations, plan.space, one) if one.of(gradients=False) else None
+            if one.of(gradients=True):
+                ledger.run(collect_gradients, plan.space, one, activations)
+        for done in cluster.solve(plan.space, missing):
+            ledger.add(done)
+        if not settings.keep_covariances:
+            # Another run that solves the same maps at this moment, and now misses them, collects again when it is run again.
+            for key in [one.key(signal) for one in passes for signal in one.signals]:
+                plan.space.artefacts.discard(key)
+    for block in collected.blocks:
+        if block not in missing:
+            ledger.run(solve_maps, plan.space, block)
+
+
+def _blocks(plan: Plan, found: Collected) -> Iterator[BlockMaps]:
     sites = open_model(plan.target, plan.space.device).sites
-    groups = list(dict.fromkeys(site.group for site in sites)) if plan.maps else []
-    solved = {
-        draw: replace(
-            found,
-            blocks=tuple(BlockMaps(group, tuple(_signal_maps(plan, found, sites, group))) for group in groups),
-        )
-        for draw, found in collected.items()
-    }
-    everything = [block for found in solved.values() for block in found.blocks]
-    missing = [block for block in everything if not block.is_complete(plan.space)]
-    with ledger.phase("solve maps"):
-        if missing:
-            for done in solve_blocks(plan.space, missing, settings):
-                ledger.add(done)
-        for block in everything:
-            if block not in missing:
-                ledger.run(solve_maps, plan.space, block)
-    return solved
+    for group in dict.fromkeys(site.group for site in sites) if plan.maps else ():
+        yield BlockMaps(group, tuple(_signal_maps(plan, found, sites, group)))
 
 
 def _signal_maps(plan: Plan, found: Collected, sites: Iterable[Site], group: str) -> Iterator[SignalMaps]:
     """All maps of one block: of the labelled samples, and of those with the unlabelled ones."""
     config = plan.config
-    for signal, completion in plan.maps:
-        labelled = found.labelled.covariances[signal] if found.labelled else None
+
+    def covariances(of: Gathered, signal: Signal, rule: MapRule) -> Ref:
+        [one] = [one for one in of.passes if one.most == plan.most(rule)]
+        return plan.space.artefacts.ref(one.key(signal))
+
+    for signal, rule in plan.maps:
+        labelled = covariances(found.labelled, signal, rule) if found.labelled else None
         if labelled is not None:
-            yield SignalMaps.of(labelled, signal, sites, group, config.labelled, completion)
+            yield SignalMaps.of(labelled, signal, sites, group, config.labelled, rule)
         if found.unlabelled is not None:
-            theirs = (found.unlabelled.covariances[signal], config.unlabelled)
-            yield SignalMaps.of(labelled, signal, sites, group, config.samples, completion, theirs)
+            theirs = (covariances(found.unlabelled, signal, rule), config.unlabelled)
+            yield SignalMaps.of(labelled, signal, sites, group, config.samples, rule, theirs)

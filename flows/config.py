@@ -25,7 +25,7 @@ from bico.calibration.sampling import Sampling
 from bico.data.reading import Reading, load_words, make_reading
 from bico.errors import ConfigError, at_home, masked, nearest
 from bico.finetune import FinetuneConfig
-from bico.linalg.procrustes import Completion
+from bico.linalg.procrustes import MAP_RANK, Completion
 from bico.methods.spec import Spec
 from bico.methods.variant import searched
 from bico.models.experts import FARTHEST
@@ -103,6 +103,8 @@ class TransferConfig(BaseModel):
     without classes) [default: probe]."""
     completion: Completion = Completion.PARTIAL
     """What maps do outside the calibrated span: partial (nothing) or svd (the paper's plain map)."""
+    rank: Annotated[int, Field(ge=0, le=MANY)] = MAP_RANK
+    """How many directions a map keeps at most, the strongest first; 0 for all (the paper)."""
     alpha: Annotated[float, Option(words=(AUTO,)), WithJsonSchema({"anyOf": [{"type": "number"}, {"const": AUTO}]})] = (
         1.0
     )
@@ -205,6 +207,8 @@ class Settings(BaseModel):
     """MLflow's experiment."""
     stage_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Seconds that one stage may take before the run fails; without it, as long as it takes."""
+    keep_covariances: bool = False
+    """Keep what maps are solved from. It is several times as large as the maps, and otherwise goes when they are solved."""
     allow_pickle: bool = False
     """Read checkpoints that `torch.save` wrote, tensors only; a pickle is refused otherwise."""
 

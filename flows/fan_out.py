@@ -1,12 +1,13 @@
 """Maps are solved on Dask, one task per block."""
 
 import time
-from typing import Any, cast
+from typing import Any, Self, cast
 
-from distributed import CancelledError
+from distributed import CancelledError, LocalCluster
 from distributed import TimeoutError as DaskTimeoutError
 from distributed.comm import CommClosedError
 from prefect import flow, get_run_logger, unmapped
+from prefect.task_runners import TaskRunner
 from prefect_dask import DaskTaskRunner
 from prefect_dask.task_runners import PrefectDaskFuture
 
@@ -27,20 +28,51 @@ TRIES = 3
 """How often a cluster that was lost is asked again: what was solved by then is in the store."""
 
 
-def solve_blocks(space: Workspace, blocks: list[BlockMaps], settings: Settings) -> list[Done]:
-    """Solves maps on the cluster that the settings name.
-
-    Raises:
-        ClusterError: If the cluster is lost again and again, has no workers, or takes too long.
+class Cluster:
+    """The Dask cluster that the settings name: a local one is started when there is work for the first time, and serves until
+    the context ends.
     """
-    runner = dask_runner(settings)
-    for attempt in range(1, TRIES + 1):
-        try:
-            return fan_out.with_options(task_runner=runner.duplicate())(space, blocks, settings.stage_timeout)
-        except (CancelledError, CommClosedError) as error:
-            get_run_logger().warning("Lost the Dask cluster (try %d of %d): %s", attempt, TRIES, error)
-            lost = one_line(error, 200)
-    raise ClusterError(f"The connection to the Dask cluster was lost {TRIES} times ({lost}): look at its scheduler.")
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._local: LocalCluster | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def solve(self, space: Workspace, blocks: list[BlockMaps]) -> list[Done]:
+        """Solves maps.
+
+        Raises:
+            ClusterError: If the cluster is lost again and again, has no workers, or takes too long.
+        """
+        for attempt in range(1, TRIES + 1):
+            try:
+                runner = cast("TaskRunner[Any]", DaskTaskRunner(address=self._address()))  # untyped in prefect-dask
+                return fan_out.with_options(task_runner=runner)(space, blocks, self._settings.stage_timeout)
+            except (CancelledError, CommClosedError) as error:
+                get_run_logger().warning("Lost the Dask cluster (try %d of %d): %s", attempt, TRIES, error)
+                lost = one_line(error, 200)
+                self._close()
+        raise ClusterError(
+            f"The connection to the Dask cluster was lost {TRIES} times ({lost}): look at its scheduler."
+        )
+
+    def _address(self) -> str:
+        if self._settings.dask_scheduler:
+            return self._settings.dask_scheduler
+        if self._local is None:
+            # One thread per worker: linear algebra of two workers on two cores must not ask for four.
+            self._local = LocalCluster(n_workers=self._settings.workers, threads_per_worker=1, dashboard_address=":0")
+        return self._local.scheduler_address
+
+    def _close(self) -> None:
+        if self._local is not None:
+            self._local.close()
+            self._local = None
 
 
 @flow(name="solve-maps", flow_run_name="solve-maps", validate_parameters=False)
@@ -53,7 +85,7 @@ def fan_out(space: Workspace, blocks: list[BlockMaps], limit: float | None = Non
     Raises:
         ClusterError: If there are no workers, or a block takes too long: Dask itself would wait for ever.
     """
-    # Nobody calls this flow but with the runner of `dask_runner`.
+    # Nobody calls this flow but with a Dask runner.
     futures = cast("list[PrefectDaskFuture[Done]]", solve_maps.map(unmapped(space), blocks))
     with reported("solve-maps", "blocks", len(blocks)) as advance:
         # Every result is asked for: a task that kills its worker would otherwise pass unnoticed.
@@ -89,12 +121,3 @@ def _workers(client: Any) -> int:
         return len(client.scheduler_info(n_workers=-1)["workers"])
     except (OSError, DaskTimeoutError):  # the scheduler is gone or busy: the future will tell
         return 1
-
-
-def dask_runner(settings: Settings) -> DaskTaskRunner:
-    if settings.dask_scheduler:
-        return DaskTaskRunner(address=settings.dask_scheduler)
-    # One thread per worker: linear algebra of two workers on two cores must not ask for four.
-    return DaskTaskRunner(
-        cluster_kwargs={"n_workers": settings.workers, "threads_per_worker": 1, "dashboard_address": ":0"}
-    )

@@ -26,7 +26,7 @@ from bico.methods import Needs
 from bico.reporting.names import short_name
 from bico.reporting.references import ZERO_SHOT
 from bico.reporting.rows import Cell
-from flows.collect import collect_all, solve_all
+from flows.collect import calibrate
 from flows.config import Settings, TransferConfig
 from flows.ledger import Ledger, totals
 from flows.plan import Plan, check_writable, make_plan
@@ -86,14 +86,14 @@ def draw(name: str, transfers: dict[str, TransferConfig], settings: Settings, ou
 
 def alignment(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
     """Layer inputs of both models at the largest N: on the calibration samples, and on as many test samples."""
-    completion = next((completion for signal, completion in plan.maps if signal is Signal.INPUT), None)
-    if completion is None:
+    rule = next((rule for signal, rule in plan.maps if signal is Signal.INPUT), None)
+    if rule is None:
         raise ConfigError(
             f"No method of {', '.join(map(str, plan.methods))} aligns inputs by activations: add one, such as bico."
         )
     records: list[Measurement] = []
-    inputs = Needs(maps=frozenset({(Signal.INPUT, completion)}))
-    for (name, seed), found in solve_all(plan, settings, collect_all(plan, ledger), ledger).items():
+    inputs = Needs(maps=frozenset({(Signal.INPUT, rule)}))
+    for (name, seed), found in calibrate(plan, settings, ledger).items():
         budget = plan.sized(name, Budget(plan.config.samples[-1]))
         if found.labelled is None:
             raise ConfigError("Layer inputs are compared on labelled samples, and there are none: raise --samples.")
@@ -116,7 +116,7 @@ def outputs(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]
     if not config.oracle:
         raise ConfigError("Layer outputs are compared with those of the fine-tuned target: set oracle to true.")
     experts, oracles = fine_tune_all(plan, ledger, progress=False)
-    collected = solve_all(plan, settings, collect_all(plan, ledger, experts), ledger)
+    collected = calibrate(plan, settings, ledger, experts)
     _, vectors = transfer_all(plan, experts, oracles, collected, ledger)
     candidates = {Cell(name, ZERO_SHOT.spec): None for name in plan.tasks} | vectors
     records = []
@@ -147,15 +147,15 @@ def drift(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
 
 
 def spectra(plan: Plan, settings: Settings, ledger: Ledger) -> list[Measurement]:
-    """Every map that the methods need, at every N; of a signal that is completed in two ways, the first."""
+    """Every map that the methods need, at every N; of a signal that is solved by two rules, the first."""
     if not plan.maps:
         raise ConfigError(
             f"None of {', '.join(map(str, plan.methods))} solves a map: add a method that does, such as bico."
         )
     records = []
-    for (name, seed), found in solve_all(plan, settings, collect_all(plan, ledger), ledger).items():
-        completions = dict(reversed(plan.maps))
-        parts = [part for block in found.blocks for part in block.parts if part.completion == completions[part.signal]]
+    for (name, seed), found in calibrate(plan, settings, ledger).items():
+        rules = dict(reversed(plan.maps))
+        parts = [part for block in found.blocks for part in block.parts if part.rule == rules[part.signal]]
         done = ledger.run(describe_maps, plan.space, plan.target, parts, label=f"{name}/seed={seed}")
         records += [replace(record, task=name, seed=seed) for record in read_measurements(done.ref)]
     return records

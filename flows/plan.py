@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bico.calibration.budget import Budget
-from bico.calibration.memory import plan_memory
+from bico.calibration.memory import plan_memory, sketches
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled, set_sizes
@@ -17,7 +17,7 @@ from bico.errors import ConfigError, MethodError, NotEnoughSamplesError, OutputE
 from bico.evaluation.pairs import measure_of
 from bico.finetune import FinetuneConfig, default_config
 from bico.last_steps.tune import Tune
-from bico.linalg.procrustes import Completion
+from bico.linalg.procrustes import MapRule
 from bico.methods.spec import Spec
 from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles
@@ -27,7 +27,6 @@ from bico.reporting.baselines import baselines
 from flows.config import Settings, TransferConfig
 from flows.inputs import find_files, pose, task_refs, tell, with_head
 from tasks.cached_stage import Workspace
-from tasks.collect import ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS
 from tasks.finetune import read_expert
 from tasks.inputs import TaskRef, open_model
 
@@ -56,15 +55,24 @@ class Plan:
     what of it is not carried."""
 
     @property
-    def maps(self) -> list[tuple[Signal, Completion]]:
+    def maps(self) -> list[tuple[Signal, MapRule]]:
         """What alignment maps the methods need, all together."""
         return sorted({need for method in self.methods.values() for need in method.needs.maps})
 
     @property
-    def collected(self) -> tuple[tuple[Signal, ...], ...]:
-        """The groups of signals that a pass collects. Input gradients only if a method aligns by them."""
-        ablation = any(signal in INPUT_GRADIENTS for signal, _ in self.maps)
-        return (ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS) if ablation else (ACTIVATIONS, GRADIENTS)
+    def collected(self) -> dict[int | None, tuple[Signal, ...]]:
+        """The signals of each pass, by how many of their strongest directions are collected; None for all. Maps of other
+        methods in the run thus change nothing in what a method gets.
+        """
+        ranks = dict.fromkeys(self.most(rule) for _, rule in self.maps)
+        return {most: tuple(dict.fromkeys(s for s, rule in self.maps if self.most(rule) == most)) for most in ranks}
+
+    def most(self, rule: MapRule) -> int | None:
+        """How many of the strongest directions are collected for maps of a rule; all (None) where no layer is wide enough for
+        a sketch to be worth it, so that there one pass serves all rules.
+        """
+        models = (open_model(files, self.space.device) for files in (self.source, self.target))
+        return rule.most if sketches(*(model.sites for model in models), rule.most) else None
 
     @property
     def measured_by(self) -> str:
@@ -130,7 +138,9 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     finetuning = config.finetune or usual_finetuning(ours), config.finetune or usual_finetuning(theirs)
     # What a method leaves open follows the run: few-shot takes its step at the rate the target is fine-tuned with.
     asked = [*config.methods, *(baselines(config.methods) if config.baselines else [])]
-    methods = {spec: get_variant(spec, completion=config.completion, lr=finetuning[1].lr) for spec in asked}
+    methods = {
+        spec: get_variant(spec, completion=config.completion, rank=config.rank, lr=finetuning[1].lr) for spec in asked
+    }
     methods = {spec: v for spec, v in methods.items() if config.labelled or not v.needs_labels}
     if config.loss == PAIRS:  # of the baselines, those that need no classes
         methods = {spec: v for spec, v in methods.items() if serves_pairs(v)}
@@ -149,8 +159,9 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     notes = (*left_out, *(note for model in (ours, theirs) for note in getattr(model, "notes", ())))
     plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, probed, shared, notes)
     if plan.maps:
-        signals = [signal for group in plan.collected for signal in group]
-        plan_memory(ours, theirs, signals, config.batch_size, len(config.samples), settings.memory)
+        for most, signals in plan.collected.items():
+            wanted = dict.fromkeys(signals, most)
+            plan_memory(ours, theirs, wanted, config.batch_size, len(config.samples), settings.memory)
     if config.expert is not None:
         if len(tasks) > 1:
             raise ConfigError(

@@ -15,6 +15,7 @@ from bico.data.folders import task_name
 from bico.data.hub import PREFIX
 from bico.data.tasks import EMBEDDED, get_task
 from bico.errors import BicoError, ConfigError, nearest
+from bico.linalg.procrustes import ALL
 from bico.methods.spec import Spec
 from flows.config import CONFIGS, MethodSpec, TransferConfig, make_config, read_yaml, validated
 
@@ -127,9 +128,11 @@ class Recipe(BaseModel):
                 f"{self.id}, {name}: none of its tasks is at hand; give folders of {', '.join(self.left_out(mini, data))} "
                 "by --data."
             )
+        # As the paper has them, maps keep all directions; of real models that would be hundreds of gigabytes.
+        whole = {"rank": ALL} if mini else {}
         return {
             title: make_config(
-                {"export": "none", "baselines": False, "out": out / self.label(mini) / title}
+                {"export": "none", "baselines": False, **whole, "out": out / self.label(mini) / title}
                 | side
                 | self.shared
                 | own,

@@ -26,7 +26,7 @@ from bico.reporting.references import (
 )
 from bico.reporting.rows import Cell, Row
 from flows.cells import everywhere, is_shown, sweep
-from flows.collect import Collected, Draw, collect_all, solve_all
+from flows.collect import Collected, Draw, calibrate
 from flows.config import Settings, TransferConfig
 from flows.ledger import Ledger, totals
 from flows.plan import Plan, make_plan
@@ -73,7 +73,7 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
     ledger = Ledger(settings.stage_timeout)
     with noted(plan.space, str(runtime.flow_run.id)):
         experts, oracles = fine_tune_all(plan, ledger, progress)
-        collected = solve_all(plan, settings, collect_all(plan, ledger, experts), ledger)
+        collected = calibrate(plan, settings, ledger, experts)
         rows, vectors = transfer_all(plan, experts, oracles, collected, ledger)
         blocks = report_all_blocks(plan, vectors, collected)
     counts = {stage: dict(counter) for stage, counter in ledger.counts.items()}

@@ -124,6 +124,15 @@ def iterate_arrays(path: Path, names: Iterable[str] | None = None) -> Iterator[t
         yield name, tensor
 
 
+def array_names(path: Path) -> list[str]:
+    """Returns the names of a group's arrays, in the order in which they were written.
+
+    Raises:
+        StoreError: If there is no finished group at `path`.
+    """
+    return _open(path)[1]
+
+
 def read_attrs(path: Path) -> dict[str, Any]:
     """Returns the attributes that were written with a group."""
     return {name: value for name, value in _open(path)[0].attrs.asdict().items() if name != _INDEX}

@@ -23,7 +23,7 @@ from bico.task_vector import subtract
 from storage.keys import Ref, artefact_key
 from tasks.artefacts import (
     array_name,
-    iterate_solved,
+    iterate_maps,
     read_checkpoint,
     read_update,
     write_checkpoint,
@@ -57,7 +57,7 @@ def compare_inputs(
     Arguments:
         split: "train" or "test".
         indices: Samples of the split to measure on.
-        parts: The solved maps of the inputs, all of one completion.
+        parts: The solved maps of the inputs, all by one rule.
         budget: Calibration samples of the maps.
     """
     key = artefact_key(
@@ -80,8 +80,8 @@ def compare_inputs(
     def build(out: Path) -> None:
         ours, theirs = (open_model(files, space.device) for files in (source, target))
         heads = open_head(source, space.device, task), open_head(target, space.device, task)
-        maps, completion = StoredMaps(space, parts, budget), parts[0].completion
-        write_measurements(out, compare_signals(ours, theirs, batches(), heads, lambda key: maps(key, completion)))
+        maps, rule = StoredMaps(space, parts, budget), parts[0].rule
+        write_measurements(out, compare_signals(ours, theirs, batches(), heads, lambda key: maps(key, rule).matrix))
 
     return run_stage(space, "compare-inputs", key, build, {"task": task.name, "split": split})
 
@@ -194,7 +194,7 @@ def describe_maps(space: Workspace, target: ModelFiles, parts: list[SignalMaps])
         for part in parts:
             places = [(tensor, count) for tensor in part.tensors for count in part.counts]
             names = [array_name(tensor, part.signal, count) for tensor, count in places]
-            solved = iterate_solved(space.artefacts.ref(part.key), names)
+            solved = iterate_maps(space.artefacts.ref(part.key), names)
             for (tensor, count), (_, one) in zip(places, solved, strict=True):
                 found += describe_map(one.matrix, one.spectrum, one.rank, tensor, part.signal, at[tensor], count)
         write_measurements(out, found)

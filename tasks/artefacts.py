@@ -6,7 +6,7 @@ have left. What an artefact is made of, and so its key, is the stage's own matte
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,11 @@ from torch import Tensor
 from bico.calibration.scales import Scale, Scales
 from bico.calibration.signals import Signal
 from bico.evaluation.linear_head import LinearHead
-from bico.linalg.procrustes import AlignmentMap
+from bico.linalg.procrustes import AlignmentMap, MapRule
+from bico.linalg.sketch import Cross, Sketch
 from bico.models.weight_files import LINEAR_HEAD, TASK_VECTOR
 from bico.task_vector import StateDict, subtract
-from storage.arrays import Arrays, iterate_arrays, new_arrays, read_arrays, read_attrs, write_arrays
+from storage.arrays import array_names, iterate_arrays, new_arrays, read_arrays, read_attrs, write_arrays
 from storage.artefacts import folder_of
 from storage.checkpoints import load_state, save_state
 from storage.keys import Ref
@@ -39,6 +40,7 @@ _MEASUREMENTS = "measurements.json"
 _SCALES = "scales.json"
 _CURVE = "strengths.json"
 _COVARIANCES, _MAPS, _DISTANCES = "covariances", "maps", "distances"
+_RANGE, _CORANGE = "range", "corange"
 
 
 # Experts and task vectors ---------------------------------------------------------------------------------------------
@@ -132,45 +134,64 @@ def array_name(tensor: str, signal: Signal, count: int) -> str:
     return f"{tensor}/{signal}/{count}"
 
 
-def new_covariances(folder: Path, about: Mapping[str, Any]) -> AbstractContextManager[Callable[[Arrays], None]]:
-    """Gives a function that takes covariances bit by bit, by `array_name`."""
-    return new_arrays(folder / _COVARIANCES, about)
+@contextmanager
+def new_covariances(folder: Path, about: Mapping[str, Any]) -> Iterator[Callable[[Iterable[tuple[str, Cross]]], None]]:
+    """Gives a function that takes covariances or sketches of them bit by bit, by `array_name`."""
+    with new_arrays(folder / _COVARIANCES, about) as write:
+        yield lambda crosses: write((part, tensor) for name, cross in crosses for part, tensor in _parts(name, cross))
 
 
-def iterate_covariances(ref: Ref, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-    """Covariances by name, one in memory at a time."""
-    return iterate_arrays(folder_of(ref) / _COVARIANCES, names)
+def _parts(name: str, cross: Cross) -> list[tuple[str, Tensor]]:
+    """The arrays of one covariance."""
+    if isinstance(cross, Sketch):
+        return [(f"{name}/{_RANGE}", cross.range), (f"{name}/{_CORANGE}", cross.corange)]
+    return [(name, cross)]
 
 
-def write_maps(folder: Path, solved: Mapping[str, AlignmentMap]) -> None:
-    """Leaves maps with their spectra and ranks, by `array_name`."""
+def iterate_covariances(ref: Ref, names: Iterable[str]) -> Iterator[tuple[str, Cross]]:
+    """Covariances by name, one in memory at a time, as they were collected: whole, or as sketches."""
+    folder = folder_of(ref) / _COVARIANCES
+    known = set(array_names(folder))
+    for name in names:
+        if name in known:
+            yield from iterate_arrays(folder, [name])
+        else:
+            parts = read_arrays(folder, [f"{name}/{_RANGE}", f"{name}/{_CORANGE}"])
+            yield name, Sketch(*parts.values())
+
+
+def write_maps(folder: Path, solved: Mapping[str, AlignmentMap], rule: MapRule) -> None:
+    """Leaves the factors of maps with their spectra and ranks, by `array_name`.
+
+    Arguments:
+        rule: By which they were solved.
+    """
     arrays: dict[str, Tensor] = {}
     for name, found in solved.items():
-        arrays |= {f"{name}/map": found.matrix, f"{name}/spectrum": found.spectrum}
-    write_arrays(folder / _MAPS, arrays, {"ranks": {name: found.rank for name, found in solved.items()}})
+        arrays |= {f"{name}/left": found.left, f"{name}/right": found.right, f"{name}/spectrum": found.spectrum}
+    ranks = {name: found.rank for name, found in solved.items()}
+    most = {name: min(*found.shape, rule.most or min(found.shape)) for name, found in solved.items()}
+    write_arrays(folder / _MAPS, arrays, {"ranks": ranks, "most": most})
 
 
-def read_maps(ref: Ref, names: Sequence[str]) -> dict[str, Tensor]:
-    """Maps (source features x target features) by name."""
-    found = read_arrays(folder_of(ref) / _MAPS, [f"{name}/map" for name in names])
-    return {name: found[f"{name}/map"] for name in names}
-
-
-def iterate_solved(ref: Ref, names: Sequence[str]) -> Iterator[tuple[str, AlignmentMap]]:
-    """Maps with ranks and spectra by name, one in memory at a time."""
+def iterate_maps(ref: Ref, names: Sequence[str]) -> Iterator[tuple[str, AlignmentMap]]:
+    """Maps by name, one in memory at a time."""
     folder = folder_of(ref) / _MAPS
     ranks = read_attrs(folder)["ranks"]
     for name in names:
-        stored = read_arrays(folder, [f"{name}/map", f"{name}/spectrum"])
-        yield name, AlignmentMap(stored[f"{name}/map"], ranks[name], stored[f"{name}/spectrum"])
+        left, right, spectrum = read_arrays(
+            folder, [f"{name}/{part}" for part in ("left", "right", "spectrum")]
+        ).values()
+        yield name, AlignmentMap(left, right, ranks[name], spectrum)
 
 
 def determined_shares(ref: Ref, names: Sequence[str]) -> list[float]:
-    """Of each map, the share (0..1) of its directions that the samples determined."""
+    """Of each map, the share (0..1) of its directions that the samples determined: of the narrower side's, or of as many as
+    it keeps at most.
+    """
     folder = folder_of(ref) / _MAPS
-    ranks = read_attrs(folder)["ranks"]
-    spectra = iterate_arrays(folder, [f"{name}/spectrum" for name in names])
-    return [ranks[name] / spectrum.numel() for name, (_, spectrum) in zip(names, spectra, strict=True)]
+    ranks, most = (read_attrs(folder)[what] for what in ("ranks", "most"))
+    return [ranks[name] / most[name] for name in names]
 
 
 # Gradients, scales and distances ----------------------------------------------------------------------------------------------

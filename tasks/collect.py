@@ -1,7 +1,8 @@
 """Collect activations and gradients: one forward-backward pass of each model leaves all covariances."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from prefect.client.schemas import State
 from bico.calibration.covariances import Batch, Covariances, cross_covariances, split_at
 from bico.calibration.memory import plan_memory
 from bico.calibration.signals import Signal
-from storage.keys import artefact_key
+from storage.keys import Ref, artefact_key
 from tasks.artefacts import array_name, new_covariances
 from tasks.cached_stage import Done, Workspace, as_state
 from tasks.calibration import Calibration
@@ -20,111 +21,110 @@ from tasks.inputs import open_head, open_model, open_split
 from tasks.progress import counted, reported
 from tasks.retries import RETRIES
 
-VERSION = 1
-ACTIVATIONS = (Signal.INPUT, Signal.OUTPUT)
-GRADIENTS = (Signal.OUTPUT_GRAD,)
-INPUT_GRADIENTS = (Signal.INPUT_GRAD,)
-"""Of use to ablations only, and as large as the rest together: collected when a method asks for it."""
+VERSION = 2
 STAGES = {
-    ACTIVATIONS: "collect-activations",
-    GRADIENTS: "collect-gradients",
-    INPUT_GRADIENTS: "collect-input-gradients",
+    Signal.INPUT: "collect-activations",
+    Signal.OUTPUT: "collect-activations",
+    Signal.OUTPUT_GRAD: "collect-gradients",
+    Signal.INPUT_GRAD: "collect-gradients",
 }
 
 
-def covariances_key(calibration: Calibration, signals: tuple[Signal, ...]) -> str:
-    return artefact_key(
-        STAGES[signals],
-        VERSION,
-        source=calibration.source.digest(),
-        target=calibration.target.digest(),
-        signals=list(signals),
-        **calibration.identity,
-    )
+@dataclass(frozen=True)
+class Pass:
+    """One pass of both models over the samples of a calibration: what it leaves."""
+
+    calibration: Calibration
+    signals: tuple[Signal, ...]
+    most: int | None
+    """The strongest directions that will be asked for; None for all."""
+
+    def key(self, signal: Signal) -> str:
+        """Of the covariances of one signal. Methods that need others share it."""
+        return artefact_key(
+            STAGES[signal],
+            VERSION,
+            source=self.calibration.source.digest(),
+            target=self.calibration.target.digest(),
+            signal=signal,
+            most=self.most,
+            **self.calibration.identity,
+        )
+
+    def only(self, keys: Collection[str]) -> "Pass":
+        """What of it leaves covariances of these keys."""
+        return replace(self, signals=tuple(signal for signal in self.signals if self.key(signal) in keys))
+
+    def of(self, gradients: bool) -> tuple[Signal, ...]:
+        """The gradients among the signals, or the others."""
+        return tuple(signal for signal in self.signals if signal.is_gradient == gradients)
 
 
 @task(
     name="collect-activations",
-    task_run_name="collect-activations {calibration.task.name} seed={calibration.seed}",
+    task_run_name="collect-activations {one.calibration.task.name} seed={one.calibration.seed}",
     tags=["gpu"],
     cache_policy=NO_CACHE,
     persist_result=False,
     **RETRIES,
 )
-def collect_activations(
-    space: Workspace, calibration: Calibration, wanted: tuple[tuple[Signal, ...], ...] = (ACTIVATIONS, GRADIENTS)
-) -> Done | State[Done]:
-    """Stores the activation covariances; if they are missing, the same pass leaves all others that are wanted."""
-    key = covariances_key(calibration, ACTIVATIONS)
-    if space.artefacts.is_complete(key):
-        return as_state(Done("collect-activations", space.artefacts.ref(key), cached=True))
-    made = _collect(space, calibration, wanted)
-    return as_state(Done("collect-activations", *made[key]))
+def collect_activations(space: Workspace, one: Pass) -> Done | State[Done]:
+    """Stores the activation covariances; the pass that makes them leaves the gradients' that are wanted, too."""
+    made = _collect(space, one)
+    return as_state(_done(space, one, one.of(gradients=False), made))
 
 
 @task(
     name="collect-gradients",
-    task_run_name="collect-gradients {calibration.task.name} seed={calibration.seed}",
+    task_run_name="collect-gradients {one.calibration.task.name} seed={one.calibration.seed}",
     tags=["gpu"],
     cache_policy=NO_CACHE,
     persist_result=False,
     **RETRIES,
 )
-def collect_gradients(space: Workspace, calibration: Calibration, activations: Done) -> Done | State[Done]:
-    """Stores the gradient covariances, which the pass of `collect_activations` has left unless that was cached."""
-    return as_state(_after_activations(space, calibration, GRADIENTS, activations))
-
-
-@task(
-    name="collect-input-gradients",
-    task_run_name="collect-input-gradients {calibration.task.name} seed={calibration.seed}",
-    tags=["gpu"],
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    **RETRIES,
-)
-def collect_input_gradients(space: Workspace, calibration: Calibration, activations: Done) -> Done | State[Done]:
-    """Stores the covariances of the gradients that reach the sites' inputs, in the same way."""
-    return as_state(_after_activations(space, calibration, INPUT_GRADIENTS, activations))
-
-
-def _after_activations(
-    space: Workspace, calibration: Calibration, signals: tuple[Signal, ...], activations: Done
-) -> Done:
-    ref, found = _collect(space, calibration, (signals,))[covariances_key(calibration, signals)]
+def collect_gradients(space: Workspace, one: Pass, activations: Done | None) -> Done | State[Done]:
+    """Stores the gradient covariances, which the pass of `collect_activations` has left if there was one."""
+    found = _done(space, one, one.of(gradients=True), _collect(space, one))
     # What the neighbour's pass of this run has made was computed by this run.
-    return Done(STAGES[signals], ref, cached=found and activations.cached)
+    return as_state(replace(found, cached=found.cached and (activations is None or activations.cached)))
 
 
-def _collect(space: Workspace, calibration: Calibration, groups: tuple[tuple[Signal, ...], ...]) -> dict:
-    keys = {covariances_key(calibration, signals): signals for signals in groups}
+def _done(space: Workspace, one: Pass, signals: tuple[Signal, ...], made: dict[str, tuple[Ref, bool]]) -> Done:
+    found = [made[one.key(signal)] for signal in signals]
+    return Done(STAGES[signals[0]], found[0][0], all(cached for _, cached in found))
+
+
+def _collect(space: Workspace, one: Pass) -> dict[str, tuple[Ref, bool]]:
+    keys = {one.key(signal): signal for signal in one.signals}
 
     def build(folders: dict[str, Path]) -> None:
-        wanted = {key: keys[key] for key in folders}
+        wanted = {keys[key]: folder for key, folder in folders.items()}
         with ExitStack() as stack:
             # Written as they come: of the snapshots and passes, one at a time is in memory.
             write = {
-                key: stack.enter_context(new_covariances(folder, calibration.drawn)) for key, folder in folders.items()
+                signal: stack.enter_context(new_covariances(folder, one.calibration.drawn))
+                for signal, folder in wanted.items()
             }
-            for samples, covariances in _stream(
-                space, calibration, [s for signals in wanted.values() for s in signals]
-            ):
-                for key, signals in wanted.items():
-                    chosen = [(tensor, signal) for tensor, signal in covariances if signal in signals]
-                    write[key]((array_name(*name, samples), covariances.pop(name)) for name in chosen)
+            for samples, covariances in _stream(space, one.calibration, dict.fromkeys(wanted, one.most)):
+                for signal in wanted:
+                    chosen = [key for key in covariances if key[1] is signal]
+                    write[signal]((array_name(*key, samples), covariances.pop(key)) for key in chosen)
 
     meta = {
-        "source": calibration.source.ref,
-        "target": calibration.target.ref,
-        "task": calibration.task.about,
-        "seed": calibration.seed,
-        "sampling": calibration.sampling,
-        "samples": list(calibration.counts),
+        "source": one.calibration.source.ref,
+        "target": one.calibration.target.ref,
+        "task": one.calibration.task.about,
+        "seed": one.calibration.seed,
+        "sampling": one.calibration.sampling,
+        "samples": list(one.calibration.counts),
+        "most": one.most,
     }
     return space.artefacts.get_or_create_many(list(keys), build, meta)
 
 
-def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]) -> Iterator[tuple[int, Covariances]]:
+def _stream(
+    space: Workspace, calibration: Calibration, signals: Mapping[Signal, int | None]
+) -> Iterator[tuple[int, Covariances]]:
     models = [calibration.source, calibration.target]
     source, target = (open_model(files, space.device) for files in models)
     ours, theirs = (open_split(files, space.device, calibration.task, "train") for files in models)

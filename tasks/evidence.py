@@ -12,7 +12,7 @@ from bico.calibration.budget import NOTHING, Budget
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.scales import Scale, Scales, Side
 from bico.calibration.signals import SignalKey
-from bico.linalg.procrustes import Completion
+from bico.linalg.procrustes import AlignmentMap, MapRule
 from bico.methods.evidence import undeclared
 from storage.keys import Ref
 from tasks.artefacts import read_parameter_gradients, read_scales
@@ -65,8 +65,8 @@ class StoredEvidence:
         self._refs, self._device = refs, space.device
         self._scales: dict[tuple[Ref, int], Scales] = {}
 
-    def map(self, key: SignalKey, completion: Completion) -> Tensor:
-        return self._maps(key, completion).to(self._device)
+    def map(self, key: SignalKey, rule: MapRule) -> AlignmentMap:
+        return self._maps(key, rule).to(self._device)
 
     def gradient(self, kind: ParameterGradient) -> Mapping[str, Tensor]:
         places = self._places(self._refs.gradients, self._refs.pseudo_labelled_gradients, kind)

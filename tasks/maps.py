@@ -4,24 +4,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Self
 
-from torch import Tensor
-
 from bico.calibration.budget import Budget
 from bico.calibration.signals import Signal, SignalKey, signal_key
-from bico.linalg.procrustes import RANK_TOLERANCE, Completion
+from bico.linalg.procrustes import RANK_TOLERANCE, AlignmentMap, MapRule
+from bico.linalg.sketch import Cross, added
 from bico.methods.evidence import undeclared
 from bico.models.sites import Site
 from storage.keys import Ref, artefact_key
-from tasks.artefacts import array_name, iterate_covariances, read_maps
+from tasks.artefacts import array_name, iterate_covariances, iterate_maps
 from tasks.cached_stage import Workspace
 
-VERSION = 2
+VERSION = 3
 """Of the stage that solves them, `tasks/procrustes.py`."""
 
 
 @dataclass(frozen=True)
 class SignalMaps:
-    """The maps of one signal and completion in one block of a calibrated pair, at every budget: one artefact."""
+    """The maps of one signal by one rule in one block of a calibrated pair, at every budget: one artefact."""
 
     covariances: Ref | None
     """Of labelled samples; None without any."""
@@ -32,7 +31,7 @@ class SignalMaps:
     """The tensors of the block that carry the signal."""
     counts: tuple[int, ...]
     """Labelled samples, as asked for."""
-    completion: Completion
+    rule: MapRule
     pseudo_labelled: tuple[Ref, int] | None = None
     """Covariances of unlabelled inputs and their number, which are added at every count."""
 
@@ -44,11 +43,11 @@ class SignalMaps:
         sites: Iterable[Site],
         group: str,
         counts: Iterable[int],
-        completion: Completion,
+        rule: MapRule,
         pseudo_labelled: tuple[Ref, int] | None = None,
     ) -> Self:
         tensors = dict.fromkeys(signal_key(site, signal)[0] for site in sites if site.group == group)
-        return cls(covariances, group, signal, tuple(tensors), tuple(counts), completion, pseudo_labelled)
+        return cls(covariances, group, signal, tuple(tensors), tuple(counts), rule, pseudo_labelled)
 
     @property
     def key(self) -> str:
@@ -63,7 +62,7 @@ class SignalMaps:
             signal=self.signal,
             tensors=list(self.tensors),
             samples=list(self.counts),
-            completion=self.completion,
+            rule=self.rule,
             rtol=RANK_TOLERANCE,
             **more,
         )
@@ -72,7 +71,13 @@ class SignalMaps:
         """The arrays at one count, in the order of the tensors."""
         return [array_name(tensor, self.signal, count) for tensor in self.tensors]
 
-    def crosses(self) -> Iterator[tuple[str, Tensor]]:
+    @property
+    def inputs(self) -> tuple[Ref, ...]:
+        """What they are solved from."""
+        unlabelled = () if self.pseudo_labelled is None else (self.pseudo_labelled[0],)
+        return (() if self.covariances is None else (self.covariances,)) + unlabelled
+
+    def crosses(self) -> Iterator[tuple[str, Cross]]:
         """The covariances by array name, one in memory at a time. Losses are summed over samples, so those of unlabelled
         inputs are added.
         """
@@ -86,12 +91,12 @@ class SignalMaps:
         ref, number = self.pseudo_labelled
         theirs = iterate_covariances(ref, [array_name(tensor, self.signal, number) for tensor, _ in places])
         for name, (_, count), (_, total) in zip(names, places, theirs, strict=True):
-            yield name, total + next(found)[1] if count else total
+            yield name, added(total, next(found)[1]) if count else total
 
 
 @dataclass(frozen=True)
 class BlockMaps:
-    """All maps of one block: one task. Every signal and completion is an artefact, so another method adds only its own."""
+    """All maps of one block: one task. Every signal and rule is an artefact, so another method adds only its own."""
 
     group: str
     parts: tuple[SignalMaps, ...]
@@ -101,10 +106,10 @@ class BlockMaps:
 
 
 def by_covariances(parts: Iterable[SignalMaps]) -> list[list[SignalMaps]]:
-    """Parts that differ in their completion only share one reading of their covariances."""
+    """Parts that differ in their rule only share one reading of their covariances."""
     alike: dict[SignalMaps, list[SignalMaps]] = {}
     for part in parts:
-        alike.setdefault(replace(part, completion=Completion.PARTIAL), []).append(part)
+        alike.setdefault(replace(part, rule=MapRule()), []).append(part)
     return list(alike.values())
 
 
@@ -112,17 +117,16 @@ class StoredMaps:
     """The maps of a calibrated pair at one budget; each artefact is opened when a method first asks for it."""
 
     def __init__(self, space: Workspace, parts: Iterable[SignalMaps], budget: Budget) -> None:
-        self._parts = {(tensor, part.signal, part.completion): part for part in parts for tensor in part.tensors}
+        self._parts = {(tensor, part.signal, part.rule): part for part in parts for tensor in part.tensors}
         self._space, self._count = space, budget.asked
-        self._read: dict[tuple[str, Signal, Completion], Tensor] = {}
+        self._read: dict[tuple[str, Signal, MapRule], AlignmentMap] = {}
 
-    def __call__(self, key: SignalKey, completion: Completion) -> Tensor:
-        place = (*key, completion)
+    def __call__(self, key: SignalKey, rule: MapRule) -> AlignmentMap:
+        place = (*key, rule)
         if place not in self._read:
             if place not in self._parts:
-                raise undeclared(f"alignment map ({completion}) for the {key[1]} of {key[0]}")
+                raise undeclared(f"alignment map ({rule.completion}) for the {key[1]} of {key[0]}")
             part = self._parts[place]
-            names = part.names(self._count)
-            maps = read_maps(self._space.artefacts.ref(part.key), names)
-            self._read |= {(t, *place[1:]): maps[n] for t, n in zip(part.tensors, names, strict=True)}
+            stored = iterate_maps(self._space.artefacts.ref(part.key), part.names(self._count))
+            self._read |= {(t, *place[1:]): found for t, (_, found) in zip(part.tensors, stored, strict=True)}
         return self._read[place]

@@ -30,9 +30,9 @@ def solve_maps(space: Workspace, block: BlockMaps) -> Done | State[Done]:
             solved: dict[str, dict[str, AlignmentMap]] = {part.key: {} for part in alike}
             for name, cross in alike[0].crosses():
                 for part in alike:
-                    solved[part.key][name] = procrustes(cross.to(space.device), part.completion)
+                    solved[part.key][name] = procrustes(cross.to(space.device), part.rule)
             for part in alike:
-                write_maps(folders[part.key], solved[part.key])
+                write_maps(folders[part.key], solved[part.key], part.rule)
 
     made = space.artefacts.get_or_create_many(parts, build, {"stage": "procrustes", "block": block.group})
     ref, _ = made[block.parts[0].key]

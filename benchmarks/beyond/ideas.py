@@ -17,7 +17,7 @@ from benchmarks.beyond.setting import Data
 from bico.analysis.moments import Moments, linear_cka
 from bico.calibration.covariances import collect_signals
 from bico.calibration.signals import Signal, SignalKey, signal_key
-from bico.linalg.procrustes import Completion, procrustes
+from bico.linalg.procrustes import AlignmentMap, MapRule, procrustes
 from bico.methods import Gathered
 from bico.methods.bico import BiCo
 from bico.methods.spec import Spec
@@ -39,11 +39,12 @@ class Reworked(Gathered):
     output_map: Callable[[Tensor, Tensor], Tensor] = field(kw_only=True)
     """From the cross-covariances of output gradients and of outputs."""
 
-    def map(self, key: SignalKey, completion: Completion) -> Tensor:
+    def map(self, key: SignalKey, rule: MapRule) -> AlignmentMap:
         site, signal = key
         if signal is not Signal.OUTPUT_GRAD:
-            return super().map(key, completion)
-        return self.output_map(self.covariances[key], self.covariances[site, Signal.OUTPUT])
+            return super().map(key, rule)
+        whole = self.output_map(self.covariances[key], self.covariances[site, Signal.OUTPUT])
+        return AlignmentMap(whole, torch.eye(whole.shape[1]), min(whole.shape), torch.ones(0))
 
 
 def completed(gradients: Tensor, outputs: Tensor, cut: float = 1e-2) -> Tensor:

@@ -14,13 +14,22 @@ from bico.calibration.signals import Signal, SignalKey, signal_key, watch
 from bico.calibration.token_grids import resample_tokens
 from bico.errors import CalibrationError
 from bico.linalg.matmul import add_product, product
+from bico.linalg.sketch import Cross, Sketch, worth_sketching
 from bico.models.inputs import Inputs
 from bico.models.matching import match_sites
 from bico.models.protocol import Calibratable, Placed
 from bico.models.sites import Site
 
-Covariances = dict[SignalKey, Tensor]
-"""Cross-covariances (source features x target features), float32, by the *target's* signal key."""
+Covariances = dict[SignalKey, Cross]
+"""Cross-covariances (source features x target features), float32, or sketches of them, by the *target's* signal key."""
+
+Wanted = Mapping[Signal, int | None] | Iterable[Signal]
+"""Signals to collect: with how many of its strongest directions each will be asked for, None for all; or all of them whole."""
+
+
+def most_wanted(signals: Wanted) -> dict[Signal, int | None]:
+    """Returns how many directions of each signal are wanted; None for all."""
+    return dict(signals) if isinstance(signals, Mapping) else dict.fromkeys(signals)
 
 
 def split_at(count: int, batch_size: int, snapshots: Iterable[int]) -> Iterator[slice]:
@@ -84,7 +93,7 @@ def cross_covariances(
     target: Calibratable,
     batches: Iterable[Batch],
     heads: Heads,
-    signals: Iterable[Signal],
+    signals: Wanted,
     snapshots: Sequence[int],
     sites: Sequence[Site] | None = None,
     on_batch: Callable[[int], None] = lambda seen: None,
@@ -98,14 +107,15 @@ def cross_covariances(
 
     The source's signals of a batch are kept until the target's pass, which multiplies each of its own with its
     counterpart as soon as it comes up and lets go of both. So memory holds both models, the covariances, and one batch of
-    the source's signals; of the target's, what its backward pass needs.
+    the source's signals; of the target's, what its backward pass needs. Where only some directions of a large covariance are
+    wanted, a sketch of it is kept in its place (`bico.linalg.sketch`).
 
     Arguments:
         source: The model that was fine-tuned, at its pre-trained weights.
         target: The new base model.
         batches: Samples in the order of the calibration set, cut at the snapshots (`split_at`).
         heads: In which the task loss is taken.
-        signals: Which signals to collect.
+        signals: Which signals to collect, and how much of them.
         snapshots: Sample counts at which the sums so far are yielded.
         sites: The target's sites to serve; all of them by default.
         on_batch: Called with the number of samples seen, for progress.
@@ -119,18 +129,15 @@ def cross_covariances(
         CalibrationError: If a selected signal was never seen, is not finite, or if the batches end before the last
             snapshot or step over one.
     """
-    signals = list(signals)
+    wanted = most_wanted(signals)
     sums: Covariances = {}
     found = Share()
 
     def multiply(key: SignalKey, ours: Tensor, theirs: Tensor) -> None:
-        if key in sums:
-            add_product(sums[key], ours, theirs)
-        else:
-            sums[key] = product(ours.T, theirs)
+        add_rows(sums, key, ours, theirs, wanted[key[1]])
 
     for batch, seen, due in until_snapshots(batches, lambda batch: len(batch.labels), snapshots):
-        pair_rows(source, target, batch, heads, signals, multiply, sites, between)
+        pair_rows(source, target, batch, heads, wanted, multiply, sites, between)
         found += batch_share(source, target, batch)
         on_batch(seen)
         if due:
@@ -138,6 +145,26 @@ def cross_covariances(
             _check_finite(sums)
             last = seen == max(snapshots)
             yield seen, sums if last else {key: value.clone() for key, value in sums.items()}
+
+
+def add_rows(
+    sums: Covariances,
+    key: SignalKey,
+    ours: Float[Tensor, "rows source"],
+    theirs: Float[Tensor, "rows target"],
+    rank: int | None = None,
+) -> None:
+    """Adds the product of some rows to a covariance, or to its sketch where only `rank` directions of it are wanted."""
+    if key not in sums:
+        if rank is None or not worth_sketching(ours.shape[1], theirs.shape[1], rank):
+            sums[key] = product(ours.T, theirs)
+            return
+        sums[key] = Sketch.of(ours.shape[1], theirs.shape[1], rank, ours.device)
+    found = sums[key]
+    if isinstance(found, Sketch):
+        found.add(ours, theirs)
+    else:
+        add_product(found, ours, theirs)
 
 
 def pair_rows(
@@ -318,7 +345,7 @@ def _check_masks(ours: Tensor | None, theirs: Tensor | None) -> None:
         )
 
 
-def _check_finite(covariances: Mapping[SignalKey, Tensor]) -> None:
+def _check_finite(covariances: Covariances) -> None:
     for (tensor, signal), value in covariances.items():
         if not value.isfinite().all():
             raise CalibrationError(

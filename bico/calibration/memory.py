@@ -6,8 +6,10 @@ from itertools import groupby
 
 from torch import nn
 
+from bico.calibration.covariances import Wanted, most_wanted
 from bico.calibration.signals import Signal, SignalKey, signal_key
 from bico.errors import ConfigError
+from bico.linalg.sketch import kept_values, worth_sketching
 from bico.models.matching import match_sites
 from bico.models.protocol import Model
 from bico.models.sites import Site
@@ -37,7 +39,7 @@ class MemoryPlan:
 def plan_memory(
     source: Model,
     target: Model,
-    signals: Iterable[Signal],
+    signals: Wanted,
     batch_size: int,
     snapshots: int = 1,
     budget: float | None = None,
@@ -47,7 +49,7 @@ def plan_memory(
     Each pass runs both models over all calibration samples and keeps the covariances of its own blocks only.
 
     Arguments:
-        signals: Which signals are collected.
+        signals: Which signals are collected, and how much of them.
         batch_size: Samples per batch.
         snapshots: How many sample counts one pass serves; from two on, a copy of the sums exists for a while.
         budget: In GB (10^9 bytes); without it, one pass serves all blocks.
@@ -55,7 +57,7 @@ def plan_memory(
     Raises:
         ConfigError: If models, one batch and the covariances of the largest block exceed the budget.
     """
-    signals = list(signals)
+    signals = most_wanted(signals)
     copies = 1 if snapshots == 1 else 2
     models = sum(weight_bytes(model) for model in (source, target))
     batch = batch_size * (signal_bytes(source, signals) + signal_bytes(target, (Signal.INPUT, Signal.OUTPUT)))
@@ -101,10 +103,17 @@ def covariance_shapes(
     }
 
 
-def covariance_bytes(
-    source: Sequence[Site], target: Sequence[Site], sites: Iterable[Site], signals: Iterable[Signal]
-) -> int:
-    return FLOAT32 * sum(a * b for a, b in covariance_shapes(source, target, sites, signals).values())
+def covariance_bytes(source: Sequence[Site], target: Sequence[Site], sites: Iterable[Site], signals: Wanted) -> int:
+    """Bytes of what is collected at some of the target's sites: covariances, or sketches of them."""
+    wanted = most_wanted(signals)
+    shapes = covariance_shapes(source, target, sites, wanted)
+    return FLOAT32 * sum(kept_values(*shape, wanted[signal]) for (_, signal), shape in shapes.items())
+
+
+def sketches(source: Sequence[Site], target: Sequence[Site], rank: int | None) -> bool:
+    """Whether a pair has covariances that are better sketched, for the `rank` strongest directions."""
+    shapes = covariance_shapes(source, target, target, (Signal.INPUT, Signal.OUTPUT)).values()
+    return any(worth_sketching(*shape, rank) for shape in shapes)
 
 
 def signal_bytes(model: Model, signals: Iterable[Signal]) -> int:

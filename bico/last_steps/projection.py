@@ -1,6 +1,6 @@
 """LastStep of the last projection: the rest of the expert's change of features, by ridge regression."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from jaxtyping import Float
@@ -10,9 +10,10 @@ from bico.calibration.signals import Signal, signal_key
 from bico.errors import ConfigError, MethodError, ShapeError
 from bico.evaluation.linear_head import projection_of
 from bico.last_steps.protocol import StepContext, StepResult
-from bico.linalg.procrustes import Completion
+from bico.linalg.procrustes import MAP_RANK, Completion, MapRule
 from bico.linalg.ridge import PENALTIES, Ridge, ridge
 from bico.methods.evidence import Evidence, Needs
+from bico.methods.settings import ADDED_LATER
 from bico.models.protocol import Model
 from bico.models.sites import Site
 from bico.task_vector import StateDict
@@ -35,6 +36,8 @@ class Projection:
     """λ, as a multiple of the mean diagonal; 0 chooses it by leave-one-out, inf changes nothing."""
     completion: Completion = Completion.PARTIAL
     """What the map of the features does outside the calibrated span."""
+    rank: int = field(default=MAP_RANK, metadata=ADDED_LATER)
+    """How many directions it keeps at most, the strongest first; 0 for all."""
 
     name: ClassVar[str] = "projection"
     label: ClassVar[str] = "projection"
@@ -52,7 +55,11 @@ class Projection:
 
     @property
     def needs(self) -> Needs:
-        return Needs(maps=frozenset({(Signal.OUTPUT_GRAD, self.completion)}))
+        return Needs(maps=frozenset({(Signal.OUTPUT_GRAD, self.rule)}))
+
+    @property
+    def rule(self) -> MapRule:
+        return MapRule.of(self.completion, self.rank)
 
     def check(self, source: Model, target: Model) -> None:
         for model in (source, target):
@@ -61,7 +68,7 @@ class Projection:
     def take(self, vector: StateDict, context: StepContext, evidence: Evidence) -> StepResult:
         self.check(context.source, context.target)
         site = _projection(context.target)
-        q_out = evidence.map(signal_key(site, Signal.OUTPUT_GRAD), self.completion)
+        q_out = evidence.map(signal_key(site, Signal.OUTPUT_GRAD), self.rule)
         updated = context.target_after(vector)
         wanted = context.source_after().features - context.source_before().features
         if q_out.shape != (wanted.shape[1], updated.features.shape[1]):
@@ -69,7 +76,9 @@ class Projection:
                 f"{site.name}: a map of shape {tuple(q_out.shape)} cannot carry {wanted.shape[1]} features to "
                 f"{updated.features.shape[1]}; it belongs to another pair of models."
             )
-        missing = context.target_before().features + wanted.to(updated.features) @ q_out.to(updated.features)
+        missing = context.target_before().features + q_out.to(updated.features.device).forward(
+            wanted.to(updated.features)
+        )
         step = step_of(updated.pooled, missing - updated.features, self.penalty)
         return StepResult(added(vector, site, step.weight.T, context.target.state()))
 

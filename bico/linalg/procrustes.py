@@ -1,19 +1,19 @@
-r"""Orthogonal maps between the coordinates of two models.
+r"""Orthogonal maps between the coordinates of two models, as pairs of thin factors.
 
 Rows are samples (tokens) and columns are features, so a map :math:`Q` acts from the right: `rows_source @ Q` are
 the source's rows in target coordinates.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bico.errors import CalibrationError
-from bico.linalg import newton_schulz, polar
+from bico.errors import CalibrationError, ConfigError
 from bico.linalg.matmul import product
+from bico.linalg.sketch import RANGE, Cross, Sketch
 
 
 class Completion(StrEnum):
@@ -25,113 +25,156 @@ class Completion(StrEnum):
     """Whatever the SVD's null-space vectors give: the paper's plain :math:`UV^\\top`, arbitrary there."""
 
 
-class Solver(StrEnum):
-    """How a partial map is solved; both ways give the ranks of the SVD, and maps that agree with its to 1e-5."""
+MAP_RANK = 128
+"""Directions that a map keeps by default, the strongest first (`benchmarks/ranks.py`)."""
+ALL = 0
+"""Of a rule's rank: all directions that the rows determine."""
 
-    GRAM = "gram"
-    """From eigenvectors of Gram matrices (`polar.py`): on CPUs."""
-    ITERATION = "iteration"
-    """From matrix products alone (`newton_schulz.py`): on GPUs."""
+
+@dataclass(frozen=True, order=True)
+class MapRule:
+    """Which directions a map keeps, and what it does outside of them."""
+
+    completion: Completion = Completion.PARTIAL
+    rank: int = ALL
+    """How many directions at most."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ConfigError(f"rank={self.rank} of a map must be a number of directions, or {ALL} for all.")
+        if self.completion == Completion.SVD and self.rank != ALL:
+            raise ConfigError(
+                f"completion=svd keeps all directions, so rank={self.rank} contradicts it: leave one out."
+            )
+
+    @classmethod
+    def of(cls, completion: Completion, rank: int) -> "MapRule":
+        """The rule of two settings, of which a completion by the SVD leaves no choice of the rank."""
+        return cls(completion, ALL if completion == Completion.SVD else rank)
+
+    @property
+    def most(self) -> int | None:
+        """The largest number of directions; None without a limit."""
+        return self.rank or None
 
 
 RANK_TOLERANCE = 1e-6
 """Singular values below this share of the largest count as undetermined: rows are float32, whose rounding alone
 leaves about 1e-7 of the largest value on directions that carry nothing."""
-FAST_FROM = 192
-"""Where the smaller side is less, the SVD takes milliseconds and nothing is faster."""
-SMALLEST_FAST_CUT = 1e-7
-"""Nearer to float64's own rounding, only the SVD decides ranks."""
-UNDECIDED = 5e-6
-"""A singular value that is as close to the cut as this (relative) is left to the SVD too, so that ranks are the same."""
+OVERSAMPLING = 1.25
+"""Directions that are searched for, as a multiple of those that are kept."""
+SEARCH_BELOW = 0.5
+"""Where at most this share of all directions is searched for, a search is faster than the whole decomposition."""
+TURNS = 2
+"""Multiplications with the covariance and its transpose that a search takes: strong directions grow with each."""
 
 
 @dataclass(frozen=True)
 class AlignmentMap:
-    """A map between two feature spaces, and how much of it the data determined."""
+    r"""A map between two feature spaces, :math:`Q = P_s P_t^\\top`, and how much of it the data determined."""
 
-    matrix: Float[Tensor, "source target"]
+    left: Float[Tensor, "source kept"]
+    """Orthonormal columns."""
+    right: Float[Tensor, "target kept"]
+    """Orthonormal columns."""
     rank: int
-    """Directions fixed by data, at most min(source, target)."""
+    """Directions that the data fixed, of those that were asked for."""
     spectrum: Float[Tensor, " values"]
-    """All singular values of the cross-covariance, descending, float64. Those under the cut are good to about 1e-7 of the
-    largest only, and where the rank is low they may be given as their root mean square."""
+    """The singular values of the cross-covariance that were found, descending, float64; all of them, or those of the search,
+    of which the strongest are good to some percent."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(source features, target features)."""
+        return len(self.left), len(self.right)
+
+    @property
+    def matrix(self) -> Float[Tensor, "source target"]:
+        """The map as one matrix: as large as a weight, and rarely needed."""
+        return product(self.left, self.right.T)
+
+    def forward(self, rows: Float[Tensor, "rows source"]) -> Float[Tensor, "rows target"]:
+        """Rows of the source in the target's coordinates, `rows @ Q`; two thin products."""
+        return product(product(rows, self.left), self.right.T)
+
+    def to(self, device: torch.device | str) -> "AlignmentMap":
+        return AlignmentMap(self.left.to(device), self.right.to(device), self.rank, self.spectrum)
 
 
-def procrustes(
-    cross: Float[Tensor, "source target"],
-    completion: Completion = Completion.PARTIAL,
-    rtol: float = RANK_TOLERANCE,
-    solver: Solver | None = None,
-) -> AlignmentMap:
+def procrustes(cross: Cross, rule: MapRule = MapRule(), rtol: float = RANK_TOLERANCE) -> AlignmentMap:
     r"""Returns the semi-orthogonal map that best agrees with a cross-covariance.
 
     .. math:: Q = \arg\max_{Q} \operatorname{tr}(Q^\top X_s^\top X_t) = U V^\top
 
     When the source is no wider than the target, Q also minimises :math:`\|X_s Q - X_t\|_F`. With fewer independent
-    rows than dimensions :math:`UV^\top` is arbitrary on the null space; `completion` says what happens there.
+    rows than dimensions :math:`UV^\top` is arbitrary on the null space; the rule says what happens there, and how many of the
+    strongest directions are kept.
 
-    Solved in float64, on the device of `cross`: partial maps by a `Solver`; maps completed by the SVD, small ones, and
-    ranks too close to call by `by_svd`.
+    Solved in float64, on the device of `cross`. Where few of many directions are kept, they are searched for by subspace
+    iteration from a fixed start; else all are found by a singular value decomposition.
 
     Arguments:
-        cross: The cross-covariance :math:`X_s^\top X_t`; its scale does not matter.
-        completion: What the map does outside the determined directions.
+        cross: The cross-covariance :math:`X_s^\top X_t`, or a sketch of it; its scale does not matter.
+        rule: What is kept of it. A sketch gives no more directions than it was made for.
         rtol: Singular values below `rtol` times the largest count as undetermined.
-        solver: By default the iteration on a GPU and Gram matrices on a CPU.
 
     Returns:
-        The map in the dtype of `cross`, with its rank and spectrum.
+        The map in float32, or in float64 if `cross` is; with its rank and spectrum.
 
     Raises:
-        CalibrationError: If `cross` is all zeros or not finite.
+        CalibrationError: If `cross` is all zeros or not finite, or a sketch where all directions are wanted.
 
     References:
         | A generalized solution of the orthogonal Procrustes problem (Schönemann, 1966)
         | https://doi.org/10.1007/BF02289451
+        | Finding structure with randomness (Halko, Martinsson, Tropp, 2011), algorithm 4.4
+        | https://arxiv.org/abs/0909.4061
 
     Example:
         >>> procrustes(torch.tensor([[0.0, 2.0], [3.0, 0.0]])).matrix
         tensor([[0., 1.],
                 [1., 0.]])
     """
-    peak = cross.abs().max().double()  # NaN if any entry is
+    if isinstance(cross, Sketch):
+        if rule.most is None or RANGE * rule.most > cross.range.shape[1]:
+            raise CalibrationError(
+                f"A sketch of {cross.range.shape[1]} columns cannot give a map of {rule.most or 'all'} directions: collect "
+                "again with that rank."
+            )
+        peak, dtype = cross.range.abs().max().double(), cross.range.dtype
+    else:
+        peak, dtype = cross.abs().max().double(), cross.dtype  # NaN if any entry is
     if not peak.isfinite() or not peak:
         raise CalibrationError(
             f"Cross-covariance of shape {tuple(cross.shape)} is zero or not finite: did the rows reach it? "
             "Check the calibration samples and both models' weights."
         )
-    if Completion(completion) is Completion.SVD or min(cross.shape) < FAST_FROM or not SMALLEST_FAST_CUT <= rtol < 1:
-        return by_svd(cross, completion, rtol)
-    if cross.shape[0] < cross.shape[1]:
-        turned = procrustes(cross.T, completion, rtol, solver)
-        return AlignmentMap(turned.matrix.T.contiguous(), turned.rank, turned.spectrum)
-    # Only the direction matters, so the scale may be one at which squares neither overflow nor vanish.
-    scaled = cross.to(torch.float64, copy=True).div_(peak)
-    solver = solver or (Solver.ITERATION if cross.is_cuda else Solver.GRAM)
-    solved = _by_gram(scaled, rtol, cross.dtype) if solver is Solver.GRAM else _by_iteration(scaled, rtol, cross.dtype)
-    if solved is None:
-        return by_svd(cross, completion, rtol)
-    return replace(solved, spectrum=solved.spectrum * peak)
+    if isinstance(cross, Sketch):
+        u, spectrum, v = cross.factors()
+    elif rule.most is not None and OVERSAMPLING * rule.most <= SEARCH_BELOW * min(cross.shape):
+        u, spectrum, v = _searched(cross.double(), int(OVERSAMPLING * rule.most))
+    else:
+        # float64: rounding errors in the map grow as 1 / (smallest determined singular value).
+        u, spectrum, vh = torch.linalg.svd(cross.double(), full_matrices=False)
+        v = vh.T
+    found = int((spectrum > rtol * spectrum[0]).sum())
+    rank = found if rule.most is None else min(found, rule.most)
+    kept = rank if rule.completion == Completion.PARTIAL else len(spectrum)
+    left, right = (basis[:, :kept].to(dtype).contiguous() for basis in (u, v))
+    return AlignmentMap(left, right, rank, spectrum)
 
 
-def _by_gram(matrix: Tensor, rtol: float, dtype: torch.dtype) -> AlignmentMap | None:
-    triples = polar.by_sketch(matrix, rtol) or polar.by_gram(matrix, rtol)
-    if (triples.values / (rtol * triples.values[0]) - 1).abs().min() < UNDECIDED:
-        return None
-    return AlignmentMap(
-        product(triples.left.to(dtype), triples.right.to(dtype).T), triples.left.shape[1], triples.values
-    )
-
-
-def _by_iteration(matrix: Tensor, rtol: float, dtype: torch.dtype) -> AlignmentMap | None:
-    found = newton_schulz.by_iteration(matrix, rtol)
-    return None if found is None else AlignmentMap(found.matrix.to(dtype), found.rank, found.values)
-
-
-def by_svd(cross: Float[Tensor, "source target"], completion: Completion, rtol: float) -> AlignmentMap:
-    """The reference that `procrustes` agrees with: plain singular value decomposition in float64."""
-    # float64: rounding errors in the map grow as 1 / (smallest determined singular value).
-    u, spectrum, vh = torch.linalg.svd(cross.double(), full_matrices=False)
-    rank = int((spectrum > rtol * spectrum[0]).sum())
-    kept = rank if Completion(completion) is Completion.PARTIAL else len(spectrum)
-    return AlignmentMap((u[:, :kept] @ vh[:kept]).to(cross.dtype), rank, spectrum)
+def _searched(
+    cross: Float[Tensor, "source target"], wanted: int
+) -> tuple[Float[Tensor, "source wanted"], Float[Tensor, " wanted"], Float[Tensor, "target wanted"]]:
+    """The strongest singular directions with their values, by subspace iteration."""
+    start = torch.randn(
+        cross.shape[1], wanted, dtype=cross.dtype, generator=torch.Generator().manual_seed(cross.shape[1])
+    ).to(cross.device)
+    left, _ = torch.linalg.qr(product(cross, start))
+    for _ in range(TURNS - 1):
+        right, _ = torch.linalg.qr(product(cross.T, left))
+        left, _ = torch.linalg.qr(product(cross, right))
+    right, triangle = torch.linalg.qr(product(cross.T, left))
+    u, values, vh = torch.linalg.svd(triangle.T)
+    return product(left, u), values, product(right, vh.T)

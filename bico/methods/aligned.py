@@ -9,8 +9,7 @@ from torch import Tensor
 from bico.calibration.scales import Side
 from bico.calibration.signals import Signal, signal_key
 from bico.errors import MethodError, ShapeError
-from bico.linalg.matmul import product
-from bico.linalg.procrustes import Completion
+from bico.linalg.procrustes import MAP_RANK, AlignmentMap, Completion, MapRule
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.protocol import Others, Pair, carry_sites, check_others
 from bico.methods.settings import ADDED_LATER
@@ -33,6 +32,8 @@ class Aligned:
     completion: Completion = Completion.PARTIAL
     """What maps do outside the calibrated span."""
     others: Others = Others.LEAVE
+    rank: int = field(default=MAP_RANK, metadata=ADDED_LATER)
+    """How many directions a map keeps at most, the strongest first; 0 for all."""
     strength: Strength = field(default=Strength.FIXED, metadata=ADDED_LATER)
     """By how much each site's carried update is multiplied before α."""
 
@@ -42,11 +43,18 @@ class Aligned:
     input_side: ClassVar[Signal | None]
     output_side: ClassVar[Signal | None]
 
+    def __post_init__(self) -> None:
+        _ = self.rule  # a rank that is none is an error at once
+
+    @property
+    def rule(self) -> MapRule:
+        return MapRule.of(self.completion, self.rank)
+
     @property
     def needs(self) -> Needs:
         sides = (self.input_side, self.output_side)
-        maps = frozenset((signal, self.completion) for signal in sides if signal is not None)
-        return Needs(maps, scales=self.strength is Strength.EFFECT)
+        maps = frozenset((signal, self.rule) for signal in sides if signal is not None)
+        return Needs(maps, scales=self.strength == Strength.EFFECT)
 
     def check(self, pair: Pair) -> None:
         matched = pair.matched
@@ -69,7 +77,7 @@ class Aligned:
             self._check_maps(ours, site, q_in, q_out)
             weight = _carry(q_out, ours.weight.read(tau), q_in)
             bias = None if site.bias is None or ours.bias is None else _carry(q_out, ours.bias.read(tau), None)
-            if self.strength is Strength.EFFECT:
+            if self.strength == Strength.EFFECT:
                 strengths = effect_strengths(
                     sizes_of(ours, Side.SOURCE, evidence), sizes_of(site, Side.TARGET, evidence)
                 )
@@ -78,10 +86,10 @@ class Aligned:
 
         return carry_sites(tau, pair, self.others, carry)
 
-    def _map(self, site: Site, signal: Signal | None, evidence: Evidence) -> Tensor | None:
-        return None if signal is None else evidence.map(signal_key(site, signal), self.completion)
+    def _map(self, site: Site, signal: Signal | None, evidence: Evidence) -> AlignmentMap | None:
+        return None if signal is None else evidence.map(signal_key(site, signal), self.rule)
 
-    def _check_maps(self, ours: Site, theirs: Site, q_in: Tensor | None, q_out: Tensor | None) -> None:
+    def _check_maps(self, ours: Site, theirs: Site, q_in: AlignmentMap | None, q_out: AlignmentMap | None) -> None:
         for side, q, axis in (("output", q_out, 0), ("input", q_in, 1)):
             if q is not None and q.shape != (ours.shape[axis], theirs.shape[axis]):
                 raise ShapeError(
@@ -90,9 +98,9 @@ class Aligned:
                 )
 
 
-def _carry(q_out: Tensor | None, update: Tensor, q_in: Tensor | None) -> Tensor:
+def _carry(q_out: AlignmentMap | None, update: Tensor, q_in: AlignmentMap | None) -> Tensor:
     """An update of a weight (out, in), or of a bias (out,)."""
     rows = update if update.ndim == 2 else update[:, None]
-    rows = rows if q_out is None else product(q_out.T, rows)
-    rows = rows if q_in is None else product(rows, q_in)
+    rows = rows if q_in is None else q_in.forward(rows)
+    rows = rows if q_out is None else q_out.forward(rows.T).T
     return rows if update.ndim == 2 else rows[:, 0]

@@ -1,6 +1,6 @@
 """What calibration gathers for a method, and how a method asks for it."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -10,14 +10,15 @@ from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.scales import Scale, Scales, Side
 from bico.calibration.signals import Signal, SignalKey
 from bico.errors import MethodError
-from bico.linalg.procrustes import RANK_TOLERANCE, Completion, procrustes
+from bico.linalg.procrustes import RANK_TOLERANCE, AlignmentMap, MapRule, procrustes
+from bico.linalg.sketch import Cross
 
 
 @dataclass(frozen=True)
 class Needs:
     """The evidence that a method asks for; empty (and false) for a method without calibration."""
 
-    maps: frozenset[tuple[Signal, Completion]] = frozenset()
+    maps: frozenset[tuple[Signal, MapRule]] = frozenset()
     """Alignment maps, of both models' signals."""
     gradients: frozenset[ParameterGradient] = frozenset()
     """Statistics of the target's parameter gradients."""
@@ -31,8 +32,9 @@ class Needs:
         return Needs(self.maps | other.maps, self.gradients | other.gradients, self.scales or other.scales)
 
     @property
-    def signals(self) -> frozenset[Signal]:
-        return frozenset(signal for signal, _ in self.maps)
+    def signals(self) -> dict[Signal, int | None]:
+        """The signals to collect, each with the most directions that any of its maps keeps; None for all."""
+        return most_directions(self.maps)
 
 
 @runtime_checkable  # beartype checks it in the tests
@@ -46,7 +48,7 @@ class Evidence(Protocol):
     samples: int
     """How many; 0 without calibration."""
 
-    def map(self, key: SignalKey, completion: Completion) -> Tensor:
+    def map(self, key: SignalKey, rule: MapRule) -> AlignmentMap:
         """The alignment map (source features x target features) of a signal, by the target's signal key."""
         ...
 
@@ -64,25 +66,25 @@ class Gathered:
     """Evidence in memory; a map is solved when a method first asks for it."""
 
     samples: int = 0
-    covariances: MutableMapping[SignalKey, Tensor] = field(default_factory=dict)
+    covariances: MutableMapping[SignalKey, Cross] = field(default_factory=dict)
     gradients: Mapping[ParameterGradient, Mapping[str, Tensor]] = field(default_factory=dict)
     scales: Mapping[Side, Scales] = field(default_factory=dict)
     rtol: float = RANK_TOLERANCE
-    wanted: frozenset[tuple[Signal, Completion]] | None = None
+    wanted: frozenset[tuple[Signal, MapRule]] | None = None
     """All maps that will be asked for. A covariance is then let go of with the last map that is made of it, so that maps
     and covariances are never all in memory at once; without it they are kept."""
 
     def __post_init__(self) -> None:
-        self._solved: dict[tuple[SignalKey, Completion], Tensor] = {}
+        self._solved: dict[tuple[SignalKey, MapRule], AlignmentMap] = {}
 
-    def map(self, key: SignalKey, completion: Completion) -> Tensor:
-        if (key, completion) not in self._solved:
+    def map(self, key: SignalKey, rule: MapRule) -> AlignmentMap:
+        if (key, rule) not in self._solved:
             if key not in self.covariances:
-                raise undeclared(f"alignment map ({completion}) for the {key[1]} of {key[0]}")
-            self._solved[key, completion] = procrustes(self.covariances[key], completion, self.rtol).matrix
-            if self.wanted is not None and all((key, c) in self._solved for s, c in self.wanted if s is key[1]):
+                raise undeclared(f"alignment map ({rule.completion}) for the {key[1]} of {key[0]}")
+            self._solved[key, rule] = procrustes(self.covariances[key], rule, self.rtol)
+            if self.wanted is not None and all((key, r) in self._solved for s, r in self.wanted if s is key[1]):
                 del self.covariances[key]
-        return self._solved[key, completion]
+        return self._solved[key, rule]
 
     def gradient(self, kind: ParameterGradient) -> Mapping[str, Tensor]:
         if kind not in self.gradients:
@@ -93,6 +95,20 @@ class Gathered:
         if key not in self.scales.get(side, {}):
             raise undeclared(f"scale of the {key[1]} of {key[0]} in the {side}")
         return self.scales[side][key]
+
+
+def most_directions(maps: Iterable[tuple[Signal, MapRule]]) -> dict[Signal, int | None]:
+    """Returns, for each signal, the most directions that any of its maps keeps; None for all.
+
+    Example:
+        >>> most_directions([(Signal.INPUT, MapRule(rank=8)), (Signal.INPUT, MapRule(rank=64))])
+        {<Signal.INPUT: 'input'>: 64}
+    """
+    found: dict[Signal, int | None] = {}
+    for signal, rule in sorted(maps):
+        before = found.get(signal, 0)
+        found[signal] = None if before is None or rule.most is None else max(before, rule.most)
+    return found
 
 
 def undeclared(what: str) -> MethodError:

@@ -7,8 +7,10 @@ paper leaves token counts to the reader; here they are arguments.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bico.calibration.covariances import Wanted, most_wanted
 from bico.calibration.memory import covariance_shapes, tokens
-from bico.calibration.signals import Signal
+from bico.linalg.procrustes import OVERSAMPLING
+from bico.linalg.sketch import kept_values, worth_sketching
 from bico.models.matching import match_sites
 from bico.models.protocol import Model
 from bico.models.sites import Site
@@ -49,13 +51,19 @@ def fine_tuning(parameters: int, steps: int, tokens: int = 1, optimiser: float =
     return int(steps * (6 * parameters * tokens + optimiser * parameters))
 
 
-def covariance(rows: int, source: int, target: int) -> int:
+def covariance(rows: int, source: int, target: int, rank: int | None = None) -> int:
+    """`2 rows d_A d_B`; where a sketch for `rank` directions takes its place, two thin products for each of its sides."""
+    if worth_sketching(source, target, rank):
+        return 4 * rows * kept_values(source, target, rank)
     return 2 * rows * source * target
 
 
-def decomposition(source: int, target: int) -> int:
-    """The paper's estimate of a singular value decomposition, `2 min(d)² max(d)`; its true factor is 10 or more."""
-    return 2 * min(source, target) ** 2 * max(source, target)
+def decomposition(source: int, target: int, rank: int | None = None) -> int:
+    """The paper's estimate of a singular value decomposition, `2 min(d)² max(d)`; its true factor is 10 or more. For `rank`
+    directions the same with the searched ones in place of the narrower side.
+    """
+    least = min(source, target) if rank is None else min(source, target, int(OVERSAMPLING * rank))
+    return 2 * least * min(source, target) * max(source, target)
 
 
 def applying(source: tuple[int, int], target: tuple[int, int]) -> int:
@@ -64,28 +72,28 @@ def applying(source: tuple[int, int], target: tuple[int, int]) -> int:
     return out_a * in_a * in_b + out_a * in_b * out_b
 
 
-def transfer_cost(source: Model, target: Model, signals: Iterable[Signal], samples: int) -> Cost:
+def transfer_cost(source: Model, target: Model, signals: Wanted, samples: int) -> Cost:
     """Operations of calibrating on `samples` inputs and carrying one task vector over.
 
     Sites that read one tensor share its covariance and map. Rows are counted with the target's tokens, which the
     source's are brought to; rows without gradient, which are dropped, are not taken off.
     """
-    signals = list(signals)
+    wanted = most_wanted(signals)
     frozen_passes = [
         sum(parameters([site]) * tokens(model, site) for site in model.sites) for model in (source, target)
     ]
     rows = {
         key: samples * tokens(target, site)
         for site in target.sites
-        for key in covariance_shapes(source.sites, target.sites, [site], signals)
+        for key in covariance_shapes(source.sites, target.sites, [site], wanted)
     }
-    shapes = covariance_shapes(source.sites, target.sites, target.sites, signals)
+    shapes = covariance_shapes(source.sites, target.sites, target.sites, wanted)
     matched = match_sites(source.sites, target.sites)
-    gradients = any(signal.is_gradient for signal in signals)
+    gradients = any(signal.is_gradient for signal in wanted)
     return Cost(
         forward=sum(forward(p, samples) for p in frozen_passes),
         backward=sum(backward(p, samples, frozen=True) for p in frozen_passes) if gradients else 0,
-        covariances=sum(covariance(rows[key], *shape) for key, shape in shapes.items()),
-        decompositions=sum(decomposition(*shape) for shape in shapes.values()),
+        covariances=sum(covariance(rows[key], *shape, wanted[key[1]]) for key, shape in shapes.items()),
+        decompositions=sum(decomposition(*shape, wanted[key[1]]) for key, shape in shapes.items()),
         applying=sum(applying(matched[site.name].shape, site.shape) for site in target.sites),
     )

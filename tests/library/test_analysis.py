@@ -22,7 +22,7 @@ from bico.analysis.pairs import AFTER, BEFORE
 from bico.calibration.covariances import Batch, collect_signals
 from bico.calibration.signals import Signal
 from bico.errors import CalibrationError, ShapeError
-from bico.linalg.procrustes import Completion, procrustes
+from bico.linalg.procrustes import Completion, MapRule, procrustes
 from bico.models.clip.vit import ClipViT
 from tests.library.test_procrustes import randn, rotation
 from tests.symmetry import permuted_copy
@@ -229,14 +229,14 @@ class TestMaps:
     @pytest.mark.parametrize("completion", Completion)
     @pytest.mark.parametrize("shape", [(8, 8), (6, 10), (10, 6)])
     def test_maps_keep_geometry_on_their_span(self, shape: tuple[int, int], completion: Completion) -> None:
-        solved = procrustes(randn(40, shape[0]).T @ randn(40, shape[1]), completion)
+        solved = procrustes(randn(40, shape[0]).T @ randn(40, shape[1]), MapRule(completion))
         geometry = kept_geometry(solved.matrix)
         assert geometry.length < 1e-6 and geometry.angle < 1e-6
         assert geometry.kept == pytest.approx(min(shape) / shape[0])  # all of it, unless it narrows
 
     def test_undetermined_directions_are_lost_by_the_partial_map_only(self) -> None:
         cross = randn(3, 8).T @ randn(3, 12)
-        partial, plain = (procrustes(cross, completion) for completion in (Completion.PARTIAL, Completion.SVD))
+        partial, plain = (procrustes(cross, MapRule(completion)) for completion in Completion)
         assert kept_geometry(partial.matrix).kept == pytest.approx(3 / 8)
         assert kept_geometry(partial.matrix).length < 1e-6
         assert kept_geometry(plain.matrix).kept == pytest.approx(1)

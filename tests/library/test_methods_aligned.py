@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from bico.calibration.signals import Signal
 from bico.errors import MethodError, ShapeError
-from bico.linalg.procrustes import Completion
+from bico.linalg.procrustes import Completion, MapRule
 from bico.methods import METHODS, Gathered, Needs, Others, Pair
 from bico.models.clip.vit import ClipViT
 from tests.library.test_methods import WIDER, carried, gradient_step
@@ -27,8 +27,9 @@ SIGNALS = {
 @pytest.mark.parametrize("name", SIGNALS)
 @pytest.mark.parametrize("completion", Completion)
 def test_needs_are_the_signals_with_the_completion(name: str, completion: Completion) -> None:
-    expected = frozenset((signal, completion) for signal in SIGNALS[name] if signal is not None)
-    assert METHODS[name](completion=completion).needs == Needs(maps=expected)
+    rule = MapRule.of(completion, 5)
+    expected = frozenset((signal, rule) for signal in SIGNALS[name] if signal is not None)
+    assert METHODS[name](completion=completion, rank=5).needs == Needs(maps=expected)
 
 
 @pytest.mark.parametrize("name", SIGNALS)

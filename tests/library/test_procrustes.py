@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from bico.errors import CalibrationError
-from bico.linalg.procrustes import Completion, procrustes
+from bico.linalg.procrustes import Completion, MapRule, procrustes
 
 widths = st.integers(2, 12)
 seeds = st.integers(0, 10_000)
@@ -29,7 +29,7 @@ def low_rank(rows: int, a: int, b: int, seed: int) -> Tensor:
 @given(widths, widths, st.integers(1, 20), seeds)
 def test_partial_agrees_with_the_svd_on_the_determined_directions(a: int, b: int, rows: int, seed: int) -> None:
     cross = low_rank(rows, a, b, seed)
-    partial, plain = procrustes(cross), procrustes(cross, Completion.SVD)
+    partial, plain = procrustes(cross), procrustes(cross, MapRule(Completion.SVD))
     u, s, vh = torch.linalg.svd(cross, full_matrices=False)
     r = int((s > 1e-6 * s[0]).sum())
     assert partial.rank == plain.rank == r
@@ -56,13 +56,13 @@ def test_full_rank_matches_scipy() -> None:
     a, b = randn(50, 7), randn(50, 7)
     expected, _ = scipy.linalg.orthogonal_procrustes(a.numpy(), b.numpy())
     for completion in Completion:
-        assert_close(procrustes(a.T @ b, completion).matrix, torch.from_numpy(expected))
+        assert_close(procrustes(a.T @ b, MapRule(completion)).matrix, torch.from_numpy(expected))
 
 
 @pytest.mark.parametrize("completion", Completion)
 def test_a_planted_rotation_is_found(completion: Completion) -> None:
     x, q = randn(40, 9), rotation(9)
-    assert_close(procrustes(x.T @ (x @ q), completion).matrix, q)
+    assert_close(procrustes(x.T @ (x @ q), MapRule(completion)).matrix, q)
 
 
 def test_a_shear_is_not_taken_for_a_rotation() -> None:
@@ -88,7 +88,7 @@ def test_without_data_a_direction_is_left_out_by_name() -> None:
     partial = procrustes(x.T @ x)
     assert partial.rank == 3
     assert_close(partial.matrix, torch.linalg.pinv(x) @ x)  # the projector on the rows' span
-    assert not torch.allclose(procrustes(x.T @ x, Completion.SVD).matrix, partial.matrix)
+    assert not torch.allclose(procrustes(x.T @ x, MapRule(Completion.SVD)).matrix, partial.matrix)
 
 
 @pytest.mark.parametrize("bad", [torch.zeros(3, 3), torch.full((3, 3), torch.nan), torch.full((3, 3), torch.inf)])

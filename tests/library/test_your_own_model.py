@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from bico.calibration.signals import SignalKey
-from bico.linalg.procrustes import Completion
+from bico.linalg.procrustes import AlignmentMap, MapRule
 from bico.methods import Gathered
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "your-own-model.md").read_text()
@@ -32,10 +31,10 @@ def run(seed: int, capsys: pytest.CaptureFixture[str]) -> dict[str, float]:
 def random_maps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every map is a random one of the same shape with orthonormal rows or columns."""
 
-    def strange(self: Gathered, key: SignalKey, _completion: Completion) -> Tensor:
-        shape = self.covariances[key].shape
-        q = torch.linalg.qr(torch.randn(max(shape), min(shape)))[0]
-        return q if shape[0] > shape[1] else q.T
+    def strange(self: Gathered, key: SignalKey, _rule: MapRule) -> AlignmentMap:
+        kept = min(self.covariances[key].shape)
+        left, right = (torch.linalg.qr(torch.randn(features, kept))[0] for features in self.covariances[key].shape)
+        return AlignmentMap(left, right, kept, torch.ones(kept))
 
     with monkeypatch.context() as patch:
         patch.setattr(Gathered, "map", strange)

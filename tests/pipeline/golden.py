@@ -40,7 +40,6 @@ VERSIONS: dict[str, tuple[ModuleType, str]] = {
     "class-distances": (distances, "VERSION"),
     "collect-activations": (collect, "VERSION"),
     "collect-gradients": (collect, "VERSION"),
-    "collect-input-gradients": (collect, "VERSION"),
     "collect-parameter-gradients": (gradients, "VERSION"),
     "collect-scales": (scales, "VERSION"),
     "procrustes": (maps, "VERSION"),
@@ -57,7 +56,7 @@ VERSIONS: dict[str, tuple[ModuleType, str]] = {
 }
 """Where the version of each stage stands."""
 
-COLLECTED = ("collect-activations", "collect-gradients", "collect-input-gradients", "collect-parameter-gradients")
+COLLECTED = ("collect-activations", "collect-gradients", "collect-parameter-gradients")
 BEFORE: dict[str, tuple[str, ...]] = {
     "adopt-expert": ("fine-tune",),
     **dict.fromkeys(COLLECTED[:3], ("fine-tune",)),  # for inputs without labels

@@ -19,7 +19,7 @@ from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.scales import Side
 from bico.calibration.signals import Signal
 from bico.finetune import FinetuneConfig
-from bico.linalg.procrustes import Completion
+from bico.linalg.procrustes import Completion, MapRule
 from bico.methods import Needs
 from bico.methods.spec import Spec
 from bico.methods.variant import get_variant
@@ -46,7 +46,7 @@ from tasks import (
 )
 from tasks.cached_stage import Done, Workspace
 from tasks.calibration import Calibration, PseudoLabelled
-from tasks.collect import ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS
+from tasks.collect import STAGES, Pass
 from tasks.evidence import EvidenceRefs
 from tasks.inputs import TaskRef, open_model
 from tasks.maps import BlockMaps, SignalMaps
@@ -155,27 +155,25 @@ class Bench:
             known.source, known.target, DIGITS, (Budget(unlabelled=UNLABELLED),), seed=0, batch_size=16, **about
         )
 
-    def collected(self, calibration: Calibration) -> dict[tuple[Signal, ...], Done]:
-        groups = (ACTIVATIONS, GRADIENTS, INPUT_GRADIENTS)
-        first = self.run(collect.collect_activations, calibration, groups)
-        second = self.run(collect.collect_gradients, calibration, first)
-        return dict(
-            zip(groups, (first, second, self.run(collect.collect_input_gradients, calibration, first)), strict=True)
-        )
+    def collected(self, calibration: Calibration) -> dict[Signal, Ref]:
+        """Whole, whatever maps will keep: these models are too small for a sketch."""
+        one = Pass(calibration, tuple(Signal), None)
+        self.run(collect.collect_gradients, one, self.run(collect.collect_activations, one))
+        return {signal: self.space.artefacts.ref(one.key(signal)) for signal in Signal}
 
     def maps(self, pair: tuple[str, str], needs: Needs, unlabelled: bool = False) -> tuple[SignalMaps, ...]:
         """Solved."""
         sites = open_model(self.files[pair[1]], "cpu").sites
-        covariances = {s: d.ref for group, d in self.collected(self.calibration(pair)).items() for s in group}
+        covariances = self.collected(self.calibration(pair))
         beside = {}
         if unlabelled:
-            beside = {s: (d.ref, UNLABELLED) for g, d in self.collected(self.unlabelled(pair)).items() for s in g}
+            beside = {signal: (ref, UNLABELLED) for signal, ref in self.collected(self.unlabelled(pair)).items()}
         blocks = [
             BlockMaps(
                 group,
                 tuple(
-                    SignalMaps.of(covariances[signal], signal, sites, group, SAMPLES, completion, beside.get(signal))
-                    for signal, completion in sorted(needs.maps)
+                    SignalMaps.of(covariances[signal], signal, sites, group, SAMPLES, rule, beside.get(signal))
+                    for signal, rule in sorted(needs.maps)
                 ),
             )
             for group in dict.fromkeys(site.group for site in sites)
@@ -238,10 +236,9 @@ def everything(bench: Bench) -> Iterator[tuple[str, str, Numbers]]:
 
     far = bench.run(distances.class_distances, b, DIGITS)
     yield "class-distances", "of all samples", summary({"": artefacts.read_distances(far.ref)})
-    for group, done in bench.collected(bench.calibration(pair)).items():
-        yield collect.STAGES[group], "labelled", summary(read_arrays(folder_of(done.ref) / "covariances"))
-    for group, done in bench.collected(bench.unlabelled(pair)).items():
-        yield collect.STAGES[group], "unlabelled", summary(read_arrays(folder_of(done.ref) / "covariances"))
+    for what, drawn in (("labelled", bench.calibration(pair)), ("unlabelled", bench.unlabelled(pair))):
+        for signal, ref in bench.collected(drawn).items():
+            yield STAGES[signal], f"{what}, {signal}", summary(read_arrays(folder_of(ref) / "covariances"))
     for kind in ParameterGradient:
         read = artefacts.read_parameter_gradients(bench.gradient(pair, kind).ref, SAMPLES[1])
         yield "collect-parameter-gradients", kind, summary(without_noise(read))
@@ -287,14 +284,14 @@ def everything(bench: Bench) -> Iterator[tuple[str, str, Numbers]]:
 def _maps(bench: Bench, pair: tuple[str, str]) -> Iterator[tuple[str, str, Numbers]]:
     """Spectra and ranks of all maps; a map itself where the data determine it, since elsewhere it follows rounding."""
     for completion in Completion:
-        needs = Needs(maps=frozenset((signal, completion) for signal in Signal))
+        needs = Needs(maps=frozenset((signal, MapRule(completion)) for signal in Signal))
         for unlabelled in (False, True):
             maps, spectra, ranks = {}, {}, 0
             for part in bench.maps(pair, needs, unlabelled):
                 place = bench.space.artefacts.folder(part.key) / "maps"
-                arrays = read_arrays(place)
-                ranks += sum(read_attrs(place)["ranks"].values())
-                maps |= {f"{part.signal} {name}": t for name, t in arrays.items() if name.endswith("/map")}
+                arrays, names = read_arrays(place), read_attrs(place)["ranks"]
+                ranks += sum(names.values())
+                maps |= {f"{part.signal} {n}": arrays[f"{n}/left"] @ arrays[f"{n}/right"].T for n in names}
                 spectra |= {f"{part.signal} {name}": t for name, t in arrays.items() if name.endswith("/spectrum")}
             what = f"{completion}, {'mixed' if unlabelled else 'labelled'}"
             yield "procrustes", f"{what}, spectra", summary(spectra)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from bico.calibration.budget import Budget
+from bico.calibration.signals import Signal
 from bico.errors import CheckpointError, ConfigError
 from bico.models.clip.family import WEIGHTS
 from bico.models.clip.vit import ClipViT
@@ -20,7 +21,7 @@ from flows.single import evaluate_one, plan_evaluate
 from storage.checkpoints import save_state
 from tasks.artefacts import read_accuracy
 from tasks.calibration import Calibration
-from tasks.collect import GRADIENTS, covariances_key
+from tasks.collect import Pass
 from tasks.evaluate import evaluate_model
 from tasks.inputs import open_head, open_model, open_split
 from tests.flow_setup import Bench
@@ -69,7 +70,8 @@ def test_the_source_gets_the_classifier_and_the_target_keeps_its_own_head(folder
     assert open_head(with_head.source, "cpu", task).shape == (10, 9)  # the biases in the last column
     theirs = open_head(with_head.target, "cpu", task)
     assert theirs.shape == (10, 12) and torch.equal(theirs, open_head(with_head.target, "cpu", without.tasks["digits"]))
-    keys = {covariances_key(calibration(made), GRADIENTS) for made in (with_head, without)}
+    signal = Signal.OUTPUT_GRAD
+    keys = {Pass(calibration(made), (signal,), None).key(signal) for made in (with_head, without)}
     assert len(keys) == 2  # what is taken in another head is another artefact
     assert task.bare == without.tasks["digits"]
 

@@ -49,6 +49,28 @@ def test_a_cluster_without_workers_is_given_up(api: None) -> None:
             waited_for(cluster.scheduler_address, 0.0, None)
 
 
+def test_a_local_cluster_is_started_for_work_once_and_again_after_a_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, closed = [], []
+
+    class Local:
+        def __init__(self, n_workers: int, **_: object) -> None:
+            started.append(n_workers)
+            self.scheduler_address = f"tcp://local:{len(started)}"
+
+        def close(self) -> None:
+            closed.append(self.scheduler_address)
+
+    monkeypatch.setattr(flows.fan_out, "LocalCluster", Local)
+    with flows.fan_out.Cluster(Settings(home=tmp_path, workers=3)) as cluster:
+        assert not started
+        assert [cluster._address(), cluster._address()] == ["tcp://local:1"] * 2
+        cluster._close()
+        assert cluster._address() == "tcp://local:2" and started == [3, 3] and closed == ["tcp://local:1"]
+    assert closed == ["tcp://local:1", "tcp://local:2"]
+
+
 @pytest.mark.parametrize(("losses", "fine"), [(0, True), (2, True), (3, False)])
 def test_a_cluster_that_was_lost_is_asked_again(
     losses: int, fine: bool, api: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -70,7 +92,9 @@ def test_a_cluster_that_was_lost_is_asked_again(
 
     @flow
     def solve() -> list[str]:
-        return flows.fan_out.solve_blocks(Workspace(str(tmp_path)), [], Settings(home=tmp_path))
+        settings = Settings(home=tmp_path, dask_scheduler="tcp://nowhere:1")
+        with flows.fan_out.Cluster(settings) as cluster:
+            return cluster.solve(Workspace(str(tmp_path)), [])
 
     if fine:
         assert solve() == ["solved"] and len(asked) == losses + 1

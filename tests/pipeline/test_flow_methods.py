@@ -7,6 +7,7 @@ import pytest
 
 import bico.calibration.parameter_gradients
 import tasks.collect
+from flows.transfer import transfer
 from tests.flow_setup import Bench
 from tests.pipeline.test_flow import BLOCKS, computed
 from tests.tiny import count_passes
@@ -74,7 +75,6 @@ def test_one_calibration_pass_serves_all_methods_samples_and_completions(
         "fine-tune": 1,
         "collect-activations": 1,
         "collect-gradients": 1,
-        "collect-input-gradients": 1,
         "procrustes": BLOCKS,
         "transfer": 2 * len(methods),
         "evaluate": 2 + 2 * len(methods),
@@ -89,9 +89,11 @@ def test_one_calibration_pass_serves_all_methods_samples_and_completions(
 
 def test_input_gradients_are_collected_when_a_method_asks_for_them(bench: Bench) -> None:
     bench.run(methods=["bico"], oracle=False)
-    assert "collect-input-gradients" not in artefacts(bench)
-    more = bench.run(methods=["bico", "gradient-only"], oracle=False)
-    assert computed(more) == {"collect-input-gradients": 1, "procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
+    keep = bench.settings.model_copy(update={"keep_covariances": True})
+    assert not any(name.startswith("collect-") for name in artefacts(bench))
+    more = transfer(bench.config(methods=["bico", "gradient-only"], oracle=False), keep)
+    assert computed(more) == {"collect-gradients": 1, "procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
+    assert artefacts(bench).count("collect-gradients") == 1  # of the inputs alone; those of outputs had served
 
 
 def test_strengths_share_maps_and_take_one_forward_pass_of_each_model(

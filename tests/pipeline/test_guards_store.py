@@ -15,18 +15,20 @@ import tasks.procrustes
 from bico.calibration.budget import Budget
 from bico.calibration.memory import GIGABYTE, covariance_bytes, covariance_shapes, plan_memory
 from bico.calibration.signals import Signal
-from bico.linalg.procrustes import Completion
+from bico.linalg.procrustes import AlignmentMap, MapRule
 from bico.models.loading import resolve
 from storage.artefacts import folder_of
+from storage.keys import Ref
+from tasks.artefacts import iterate_maps
 from tasks.cached_stage import Workspace
 from tasks.calibration import Calibration
-from tasks.collect import ACTIVATIONS, GRADIENTS, covariances_key
+from tasks.collect import Pass
 from tasks.inputs import TaskRef, open_model
 from tasks.maps import BlockMaps, SignalMaps
 from tasks.procrustes import solve_maps
 from tests.tiny import count_alive, count_passes
 
-SIGNALS = [*ACTIVATIONS, *GRADIENTS]
+SIGNALS = (Signal.INPUT, Signal.OUTPUT, Signal.OUTPUT_GRAD)
 SAMPLES = (4, 8, 12)
 BUDGETS = tuple(Budget(count, size=count) for count in SAMPLES)
 
@@ -40,16 +42,16 @@ class Stages:
         self.calibration = Calibration(*files, TaskRef("digits"), BUDGETS, seed=0, batch_size=4)
         self.source, self.target = (open_model(file, "cpu") for file in files)
 
-    def collect(self) -> dict[tuple[Signal, ...], Any]:
-        made = tasks.collect._collect(self.space, self.calibration, (ACTIVATIONS, GRADIENTS))
-        return {signals: made[covariances_key(self.calibration, signals)][0] for signals in (ACTIVATIONS, GRADIENTS)}
+    def collect(self) -> dict[Signal, Ref]:
+        one = Pass(self.calibration, SIGNALS, None)
+        made = tasks.collect._collect(self.space, one)
+        return {signal: made[one.key(signal)][0] for signal in SIGNALS}
 
     def block(self, collected: dict, group: str) -> BlockMaps:
         sites = self.target.sites
         parts = [
-            SignalMaps.of(collected[GRADIENTS if signal.is_gradient else ACTIVATIONS], signal, *rest)
+            SignalMaps.of(collected[signal], signal, sites, group, SAMPLES, MapRule())
             for signal in (Signal.INPUT, Signal.OUTPUT_GRAD)
-            for rest in [(sites, group, SAMPLES, Completion.PARTIAL)]
         ]
         return BlockMaps(group, tuple(parts))
 
@@ -64,14 +66,19 @@ def chunk_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".json")
 
 
+def every_map(stages: Stages, part: SignalMaps) -> Iterator[tuple[str, AlignmentMap]]:
+    names = [name for count in SAMPLES for name in part.names(count)]
+    return iterate_maps(stages.space.artefacts.ref(part.key), names)
+
+
 def test_a_sweep_is_one_pass_and_writes_every_covariance_once(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = count_passes(monkeypatch)
     collected = stages.collect()
     batches = SAMPLES[-1] // stages.calibration.batch_size
     assert passes == {"forward": 2 * batches, "backward": 2 * batches}
     sites = stages.source.sites, stages.target.sites, stages.target.sites
-    for signals, ref in collected.items():
-        assert chunk_bytes(folder_of(ref) / "covariances") == len(SAMPLES) * covariance_bytes(*sites, signals)
+    for signal, ref in collected.items():
+        assert chunk_bytes(folder_of(ref) / "covariances") == len(SAMPLES) * covariance_bytes(*sites, {signal: None})
     stages.collect()
     assert passes == {"forward": 2 * batches, "backward": 2 * batches}
 
@@ -89,7 +96,9 @@ def test_a_block_solves_and_writes_one_map_per_distinct_signal_and_holds_one_cov
     sites = [site for site in stages.target.sites if site.group == "block-0"]
     for part in block.parts:
         shapes = covariance_shapes(stages.source.sites, stages.target.sites, sites, [part.signal]).values()
-        expected = len(SAMPLES) * sum(4 * a * b + 8 * min(a, b) for a, b in shapes)
+        kept = sum(one.rank for _, one in every_map(stages, part))
+        expected = sum(4 * one.rank * sum(one.shape) + 8 * min(one.shape) for _, one in every_map(stages, part))
+        assert 0 < kept <= len(SAMPLES) * sum(min(shape) for shape in shapes)
         assert chunk_bytes(stages.space.artefacts.folder(part.key) / "maps") == expected
     with disable_run_logger():
         solve_maps.fn(stages.space, block)
