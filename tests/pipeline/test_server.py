@@ -1,18 +1,26 @@
 """The API that a run brings along ends with the run, however that ends."""
 
+import asyncio
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
+from sqlalchemy import text
 
+from bico.errors import ServerError
+from flows.api_process import wait_to_write
+from flows.server import _serving
 from tests.places import SOURCES
 
 RUN = "import time; from flows.server import prefect_api\nwith prefect_api() as api: print(api, flush=True); time.sleep(600)"
@@ -87,3 +95,37 @@ def test_ctrl_c_stops_a_run_without_a_page_of_errors(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=60)
         assert process.returncode != 0 and "ConnectError" not in errors and "Error logging to API" not in errors
         assert ended(api)
+
+
+def test_a_server_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(ServerError, match=r"ended with code 1 .*PREFECT_API_URL") as caught, _serving(timeout=20):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_what_reads_before_it_writes_is_not_overtaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else Prefect's client would be sent away, and would come back two seconds later, several times in a run."""
+    from prefect.server.database.dependencies import MODELS_DEPENDENCIES, provide_database_interface
+
+    file = tmp_path / "prefect.db"
+    with closing(sqlite3.connect(file)) as made:
+        made.executescript("PRAGMA journal_mode = WAL; CREATE TABLE slots (taken INTEGER)")
+
+    async def take() -> None:
+        database = provide_database_interface()
+        async with database.session_context(begin_transaction=True) as session:
+            assert (await session.execute(text("SELECT count(*) FROM slots"))).scalar() == 0
+            with closing(sqlite3.connect(file, timeout=0)) as other:
+                with pytest.raises(sqlite3.OperationalError, match="locked"):
+                    other.execute("INSERT INTO slots VALUES (2)")
+            await session.execute(text("INSERT INTO slots VALUES (1)"))
+        await (await database.engine()).dispose()
+
+    for part in MODELS_DEPENDENCIES:
+        monkeypatch.setitem(MODELS_DEPENDENCIES, part, None)
+    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{file}"}):
+        wait_to_write()
+        asyncio.run(take())
+    with closing(sqlite3.connect(file)) as made:
+        assert made.execute("SELECT taken FROM slots").fetchall() == [(1,)]
