@@ -62,9 +62,11 @@ def shared_by_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _copy_database(file: Path, to: Path) -> None:
-    """Copies a database that is in use."""
-    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(to)) as copy:
+    """Copies a database that is in use; the copy is there when it is whole."""
+    unfinished = to.with_suffix(".new")
+    with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(unfinished)) as copy:
         source.backup(copy)
+    unfinished.rename(to)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from sqlalchemy import text
 from bico.errors import ServerError
 from flows.api_process import wait_to_write
 from flows.server import _serving
+from tests.flow_setup import shared_by_processes
 from tests.places import SOURCES
 
 RUN = "import time; from flows.server import prefect_api\nwith prefect_api() as api: print(api, flush=True); time.sleep(600)"
@@ -32,6 +33,15 @@ def alive(api: str) -> bool:
             return answer.status == 200
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
+
+
+@pytest.fixture
+def home(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect's home, with a database if one was made for other tests: its tables take as long as the server's start."""
+    template = shared_by_processes(tmp_path_factory) / "prefect.db"
+    if template.exists():
+        shutil.copy(template, tmp_path)
+    return tmp_path
 
 
 @contextmanager
@@ -62,8 +72,8 @@ def ended(api: str) -> bool:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_the_server_ends_with_its_run(how: signal.Signals, tmp_path: Path) -> None:
-    with started(RUN, tmp_path) as process:
+def test_the_server_ends_with_its_run(how: signal.Signals, home: Path) -> None:
+    with started(RUN, home) as process:
         assert process.stdout is not None
         api = process.stdout.readline().strip()
         assert alive(api)
@@ -85,9 +95,9 @@ with prefect_api() as api:
 """
 
 
-def test_ctrl_c_stops_a_run_without_a_page_of_errors(tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_run_without_a_page_of_errors(home: Path) -> None:
     """A terminal sends it to all processes of a run. The server has to outlive the flow, which tells it the end."""
-    with started(FLOW, tmp_path) as process:
+    with started(FLOW, home) as process:
         assert process.stdout is not None
         api = process.stdout.readline().strip()
         assert alive(api)
