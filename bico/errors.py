@@ -12,6 +12,7 @@
     ├── StoreError             the artefact store cannot be read or written
     │   └── ConnectionLostError    ... because it, or MLflow, does not answer: worth another try
     ├── ClusterError           the Dask cluster does no work
+    ├── ServerError            Prefect's API does not start
     └── OutputError            the results cannot be written
 
 Each message is one line: what, where, why, and what to do. The command line prints it and exits with code 2.
@@ -91,6 +92,10 @@ class ConnectionLostError(StoreError):
 
 
 class ClusterError(BicoError):
+    pass
+
+
+class ServerError(BicoError):
     pass
 
 

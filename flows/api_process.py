@@ -2,14 +2,16 @@
 
 A run that is killed cannot stop its server; so the server watches the pipe to its parent, which the kernel closes.
 
-python -m flows.api_process PORT
+python -m flows.api_process SOCKET, the number of a socket that listens already
 """
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+from contextlib import AbstractAsyncContextManager
 
 GRACE = 5.0
 """Seconds in which the server may end its connections."""
@@ -24,18 +26,36 @@ def end_with_parent() -> None:
     os._exit(1)
 
 
+def wait_to_write() -> None:
+    """Has every transaction on SQLite begin as one that writes.
+
+    Prefect's ask for a slot of a concurrency limit, of every tag and task, reads before it writes, and SQLite refuses
+    that at once if the recorder of task runs has written in between. Prefect's client then asks again after two seconds,
+    several times in a run. One that begins as a writer waits for its turn, some milliseconds.
+    """
+    from prefect.server.database.configurations import AioSqliteConfiguration
+    from prefect.server.database.dependencies import set_database_config
+    from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+    from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+
+    class Waiting(AioSqliteConfiguration):
+        def begin_transaction(
+            self, session: AsyncSession, with_for_update: bool = False
+        ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+            return super().begin_transaction(session, with_for_update=True)
+
+    address = PREFECT_API_DATABASE_CONNECTION_URL.value()
+    if address.startswith("sqlite"):
+        set_database_config(Waiting(connection_url=address))
+
+
 def main() -> None:
     import uvicorn
 
     threading.Thread(target=end_with_parent, daemon=True).start()
-    uvicorn.run(
-        "prefect.server.api.server:create_app",
-        factory=True,
-        host="127.0.0.1",
-        port=int(sys.argv[1]),
-        log_level="error",
-        lifespan="on",
-    )
+    wait_to_write()
+    config = uvicorn.Config("prefect.server.api.server:create_app", factory=True, log_level="error", lifespan="on")
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 """A Prefect API for runs with nothing started by hand."""
 
+import http
+import http.client
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import certifi
+
+from bico.errors import ServerError
 
 
 @contextmanager
@@ -28,18 +32,13 @@ def prefect_api() -> Iterator[str]:
     if configured:
         yield configured
         return
-    server = _server()
-    server.start(timeout=120)
-    try:
-        with TemporaryDirectory(prefix="bico-") as folder:
-            own = {PREFECT_API_URL: server.api_url, PREFECT_API_SSL_CERT_FILE: str(one_certificate(Path(folder)))}
-            with temporary_settings(own):
-                try:
-                    yield server.api_url
-                finally:
-                    _send_what_waits()
-    finally:
-        server.stop()
+    with _serving(timeout=240) as address, TemporaryDirectory(prefix="bico-") as folder:
+        own = {PREFECT_API_URL: address, PREFECT_API_SSL_CERT_FILE: str(one_certificate(Path(folder)))}
+        with temporary_settings(own):
+            try:
+                yield address
+            finally:
+                _send_what_waits()
 
 
 def one_certificate(folder: Path) -> Path:
@@ -53,23 +52,68 @@ def one_certificate(folder: Path) -> Path:
     return path
 
 
-def _server() -> Any:
-    from prefect.server.api.server import SubprocessASGIServer
+@contextmanager
+def _serving(timeout: float) -> Iterator[str]:
+    """Starts the server's process and waits until it answers; yields its address.
+
+    Prefect has a class for this, in a module that imports all of the server: two seconds in which nothing else is done.
+
+    Raises:
+        ServerError: If the server ends before it answers, or does not answer in time.
+    """
     from prefect.settings import get_current_settings
 
-    class Server(SubprocessASGIServer):
-        """Prefect's own, in a process that ends with this one."""
+    settings = get_current_settings().to_environment_variables(exclude_unset=True)
+    own = {
+        "PREFECT_UI_ENABLED": "0",
+        "PREFECT__SERVER_EPHEMERAL": "1",
+        "PREFECT__SERVER_FINAL": "1",
+        "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",  # a second at every start, for blocks that no flow here has
+    }
+    # The port is taken here and handed on, so that nobody can come in between, and what is asked too early waits.
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listening:
+        port = listening.getsockname()[1]
+        # Nothing is ever written to the pipe: that it ends is the message. In a session of its own the server outlives
+        # Ctrl-C for as long as the run needs to say that it was stopped.
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.api_process", str(listening.fileno())],
+            env={**os.environ, **own, **settings},
+            stdin=subprocess.PIPE,
+            pass_fds=[listening.fileno()],
+            start_new_session=True,
+        )
+    try:
+        _wait_until_ready(process, port, timeout)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
 
-        def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
-            settings = get_current_settings().to_environment_variables(exclude_unset=True)
-            own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-            command = [sys.executable, "-m", "flows.api_process", str(self.port)]
-            # Nothing is ever written to the pipe: that it ends is the message. In a session of its own the server
-            # outlives Ctrl-C for as long as the run needs to say that it was stopped.
-            environment = {**os.environ, **own, **settings}
-            return subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, start_new_session=True)
 
-    return Server()
+def _wait_until_ready(process: "subprocess.Popen[bytes]", port: int, timeout: float) -> None:
+    """Asks once: the question waits in the socket until the server takes it, and is dropped if that ends."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)  # by no proxy
+    try:
+        connection.request("GET", "/api/health")
+        status = connection.getresponse().status
+    except OSError as error:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        ended = f"ended with code {process.poll()}" if process.poll() is not None else f"says nothing for {timeout:g} s"
+        raise ServerError(
+            f"Prefect's API, which this run serves for itself, {ended} ({error}): look at what is printed above, or "
+            "start `prefect server start` and name it in PREFECT_API_URL."
+        ) from error
+    finally:
+        connection.close()
+    if status != http.HTTPStatus.OK:
+        raise ServerError(f"Prefect's API, which this run serves for itself, is not well: it answers with {status}.")
 
 
 def _send_what_waits() -> None:

@@ -9,6 +9,10 @@ os.environ |= {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DASK_LOGGING__DISTRIBUTED": "warning",
+    # As the command line has them: that Dask looks at itself all the time costs more than what the tests give it to do.
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__GIL__ENABLED": "false",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false",
     "HF_HUB_OFFLINE": "1",
     # Once in some hundred flows a request to Prefect's server is never answered; the client asks again after this time, a
     # minute unless told.

@@ -28,6 +28,7 @@ ALONE = {
     "test_golden",
     "test_guards_store",
     "test_offline",
+    "test_options",
     "test_server",
 }
 """Modules of `tests/pipeline` that start no service, or one of their own."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import scipy.stats
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -84,7 +83,9 @@ def spearman(cosines: Float[Tensor, " pairs"], scores: Float[Tensor, " pairs"]) 
         >>> spearman(torch.tensor([0.1, 0.2, 0.9]), torch.tensor([1.0, 2.0, 3.0]))
         1.0
     """
-    ranks = [torch.from_numpy(scipy.stats.rankdata(values.double().cpu().numpy())) for values in (cosines, scores)]
+    from scipy.stats import rankdata  # slow to import, and only needed here
+
+    ranks = [torch.from_numpy(rankdata(values.double().cpu().numpy())) for values in (cosines, scores)]
     first, second = (rank - rank.mean() for rank in ranks)
     scale = float(first.norm() * second.norm())
     return round(float(first @ second) / scale, 12) if scale else 0.0

@@ -1,6 +1,6 @@
 """Checkpoints as people have them: the tensors at a place, by whatever names they were saved with.
 
-`weight_files` says which files are read, `naming` what the names mean to a model.
+`weight_files` says which files are read, `checkpoint_names` what the names mean to a model.
 """
 
 from collections.abc import Mapping

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bico.errors import CheckpointError
+from bico.models.checkpoint_names import Naming, Reading, own_namings, read_as
 from bico.models.checkpoints import Checkpoint, check_floats
-from bico.models.naming import Naming, Reading, own_namings, read_as
 from bico.models.protocol import Model
 from bico.task_vector import StateDict, norm
 

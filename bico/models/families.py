@@ -1,7 +1,8 @@
 """The families of models: one entry says how a family is recognised, found, loaded, saved and described.
 
 A family may also have a method `namings(parameters)`: how other libraries call its models' parameters, so that checkpoints
-of theirs can be read (`bico.models.naming`); and `weight_stems`, what its files of weights are called but for their ending.
+of theirs can be read (`bico.models.checkpoint_names`); and `weight_stems`, what its files of weights are called but for
+their ending.
 
 What its sites, losses and heads are is said by the model that it loads (`bico.models.protocol.Model`). Nothing else in
 the project names a family: whoever needs one asks this table, by the family's name or with a folder.
@@ -28,7 +29,7 @@ from bico.models.t5.family import T5
 from bico.models.weight_files import USUAL, WeightFiles, refuse_adapter, refuse_pickle, weight_files
 
 if TYPE_CHECKING:
-    from bico.models.naming import Naming
+    from bico.models.checkpoint_names import Naming
     from bico.models.protocol import Model
 
 GROUP = "bico.families"

@@ -18,6 +18,14 @@ from tasks.inputs import TaskRef, open_head, open_model, open_split
 from tests.flow_setup import Bench
 
 
+@pytest.fixture(scope="module")
+def bench(
+    api: None, releases: dict[str, Path], scheduler: str, runs_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Bench:
+    """One home for all figures: what one has measured, the others find."""
+    return Bench(releases, tmp_path_factory.mktemp("figures"), scheduler, runs_database)
+
+
 def rows(files: dict[str, Path]) -> list[dict[str, str]]:
     return list(csv.DictReader(files["csv"].read_text().splitlines()))
 
@@ -125,7 +133,7 @@ def test_figures_that_need_a_map_ask_for_a_method_that_makes_one(bench: Bench) -
 def test_several_pairs_get_a_row_of_panels_each(bench: Bench) -> None:
     targets = {"same": "b", "wider": "wide"}
     configs = {
-        title: bench.config(methods=["bico"], samples=[4], target=str(bench.releases[name]))
+        title: bench.config(methods=["bico"], samples=[8], target=str(bench.releases[name]))
         for title, name in targets.items()
     }
     both = FIGURES["figure1"](configs, bench.settings, bench.folder / "both").files

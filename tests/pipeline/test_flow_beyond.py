@@ -97,7 +97,8 @@ def test_last_steps_and_unlabelled_inputs_are_stages_of_their_own(bench: Bench) 
     assert (exported["visual.proj"] - plain).norm() > 0.01 * plain.norm()
 
     assert computed(bench.run(methods=methods, samples=[8], unlabelled=UNLABELLED, oracle=False)) == {}
-    more = bench.run(methods=methods, samples=[8], unlabelled=UNLABELLED + 1, oracle=False)
+    few = ["bico+projection", "few-shot"]
+    more = bench.run(methods=few, samples=[8], unlabelled=UNLABELLED + 1, oracle=False)
     assert set(computed(more)) == {
         "collect-activations",
         "collect-gradients",
@@ -116,7 +117,8 @@ def test_last_steps_and_unlabelled_inputs_are_stages_of_their_own(bench: Bench) 
 
 def test_no_labels_at_all_and_baselines(bench: Bench) -> None:
     methods = ["bico+head", "bico+projection"]
-    result = bench.run(methods=methods, samples=[0], unlabelled=UNLABELLED, baselines=True, seeds=[0, 1])
+    about = {"methods": methods, "samples": [0], "unlabelled": UNLABELLED, "baselines": True}
+    result = bench.run(**about)
     found = {str(r.method) for r in result.rows}
     assert found == {
         *methods, "zero-shot", "fine-tuned", "expert", "none+head", "none+head:fit=logistic", "none+projection",
@@ -126,7 +128,7 @@ def test_no_labels_at_all_and_baselines(bench: Bench) -> None:
     assert list(result.outputs["models"]) == ["digits-bico+head-n0-u12-seed0"]
     check_exported(result, bench)
     assert "With 12 unlabelled inputs" in Path(result.outputs["markdown"]).read_text()
-    assert computed(bench.run(methods=methods, samples=[0], unlabelled=UNLABELLED, baselines=True, seeds=[0, 1])) == {}
+    assert computed(bench.run(**about)) == {}
 
 
 def test_text_models_get_the_same_through_their_probe(words: Bench) -> None:  # noqa: F811

@@ -87,25 +87,23 @@ def test_one_calibration_pass_serves_all_methods_samples_and_completions(
     assert computed(bench.run(methods=["bico:completion=partial"], completion="svd", oracle=False)) == {}
 
 
-def test_input_gradients_are_collected_when_a_method_asks_for_them(bench: Bench) -> None:
-    bench.run(methods=["bico"], oracle=False)
-    keep = bench.settings.model_copy(update={"keep_covariances": True})
-    assert not any(name.startswith("collect-") for name in artefacts(bench))
-    more = transfer(bench.config(methods=["bico", "gradient-only"], oracle=False), keep)
+def test_input_gradients_are_collected_when_a_method_asks_for_them(ran: Bench) -> None:
+    keep = ran.settings.model_copy(update={"keep_covariances": True})
+    assert not any(name.startswith("collect-") for name in artefacts(ran))
+    more = transfer(ran.config(methods=["bico", "gradient-only"], oracle=False), keep)
     assert computed(more) == {"collect-gradients": 1, "procrustes": BLOCKS, "transfer": 2, "evaluate": 2}
-    assert artefacts(bench).count("collect-gradients") == 1  # of the inputs alone; those of outputs had served
+    assert artefacts(ran).count("collect-gradients") == 1  # of the inputs alone; those of outputs had served
 
 
 def test_strengths_share_maps_and_take_one_forward_pass_of_each_model(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ran: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench.run(methods=["bico"], oracle=False)
     passes = count_passes(monkeypatch)
-    more = bench.run(methods=["bico", "bico:strength=effect", "bico:strength=effect+search"], oracle=False)
+    more = ran.run(methods=["bico", "bico:strength=effect", "bico:strength=effect+search"], oracle=False)
     # Two sample counts; the search's transport is that of the method alone.
     assert computed(more) == {"collect-scales": 2, "transfer": 2, "last-steps": 2, "evaluate": 4}
     assert passes["backward"] == 0
-    assert artefacts(bench).count("collect-scales") == 2
+    assert artefacts(ran).count("collect-scales") == 2
     vectors = {row.method for row in more.rows if row.seed is not None}
     assert {str(method) for method in vectors} == {"bico", "bico:strength=effect", "bico:strength=effect+search"}
     said = Path(more.outputs["markdown"]).read_text()
@@ -114,11 +112,11 @@ def test_strengths_share_maps_and_take_one_forward_pass_of_each_model(
     assert Path(more.outputs["strengths"]).stat().st_size > 1000
 
 
-def test_alpha_auto_is_a_search_behind_every_method_that_carries_the_expert(bench: Bench) -> None:
-    asked = bench.config(methods=["bico+head", "few-shot", "naive+search"], alpha="auto")
+def test_alpha_auto_is_a_search_behind_every_method_that_carries_the_expert(ran: Bench) -> None:
+    asked = ran.config(methods=["bico+head", "few-shot", "naive+search"], alpha="auto")
     assert ([*map(str, asked.methods)], asked.alpha) == (["bico+search+head", "few-shot", "naive+search"], 1.0)
-    assert [*map(str, bench.config(methods=["bico", "naive"], alpha=0.5).methods)] == ["bico", "naive"]
-    result = bench.run(methods=["naive"], samples=[8], alpha="auto", oracle=False)
+    assert [*map(str, ran.config(methods=["bico", "naive"], alpha=0.5).methods)] == ["bico", "naive"]
+    result = ran.run(methods=["naive"], samples=[8], alpha="auto", oracle=False)
     assert {str(row.method) for row in result.rows if row.seed is not None} == {"naive+search"}
     (folder,) = result.outputs["models"].values()
     assert "| searched | strength " in (Path(folder) / "README.md").read_text()

@@ -1,7 +1,6 @@
 """The thread on tiny T5s: the same stages, and probes in place of heads."""
 
 import json
-import shutil
 from pathlib import Path
 
 import datasets
@@ -22,31 +21,33 @@ from tests.tiny_t5 import WORDS, write_colours, write_t5
 WIDE = {"heads": 3, "d_ff": 30, "gated": True}
 
 
-@pytest.fixture
-def words(bench: Bench) -> Bench:
-    """A bench of texts."""
+def with_texts(bench: Bench) -> Bench:
     write_colours(bench.folder / "colours")
     write_t5(bench.folder / "t5-a", 1, **WIDE)
     write_t5(bench.folder / "t5-b", 2, d_model=16, gated=True)
     return bench
 
 
+@pytest.fixture
+def words(bench: Bench) -> Bench:
+    """A bench of texts."""
+    return with_texts(bench)
+
+
 @pytest.fixture(scope="session")
-def after_first_run() -> list[Path]:
-    """The home of the first bench of texts that a process has run."""
-    return []
+def first_texts(
+    api: None, releases: dict[str, Path], scheduler: str, runs_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Bench:
+    """A bench of texts after `run`."""
+    bench = with_texts(Bench(releases, tmp_path_factory.mktemp("texts"), scheduler, runs_database))
+    bench.first = run(bench)
+    return bench
 
 
 @pytest.fixture
-def words_ran(words: Bench, after_first_run: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    """A bench of texts in whose home `run` has been made: the first makes it, the others get a copy."""
-    if after_first_run:
-        shutil.copytree(after_first_run[0], words.settings.home)
-    else:
-        run(words)
-        after_first_run.append(tmp_path_factory.mktemp("texts") / "home")
-        shutil.copytree(words.settings.home, after_first_run[0])
-    return words
+def words_ran(words: Bench, first_texts: Bench) -> Bench:
+    """A bench of texts in whose home `run` has been made."""
+    return words.after(first_texts)
 
 
 def run(bench: Bench, **changes: object) -> Result:
@@ -62,8 +63,8 @@ def computed(result: Result) -> dict[str, int]:
     return {stage: counts["computed"] for stage, counts in result.stages.items() if counts["computed"]}
 
 
-def test_a_run_is_the_same_stages_with_probes(words: Bench) -> None:
-    first = run(words)
+def test_a_run_is_the_same_stages_with_probes(words_ran: Bench) -> None:
+    first = words_ran.first
     assert computed(first) == {
         "fine-tune": 2,
         "collect-activations": 1,
@@ -76,8 +77,8 @@ def test_a_run_is_the_same_stages_with_probes(words: Bench) -> None:
         *((method, n) for method in ("target-probe", "source-probe", "bico") for n in (12, 24)),
         *((method, 0) for method in ("full-data", "fine-tuned", "expert")),
     }
-    assert computed(run(words)) == {}
-    assert computed(run(words, test_limit=20)) == {"probe": 9}
+    assert computed(run(words_ran)) == {}
+    assert computed(run(words_ran, test_limit=20)) == {"probe": 9}
     uri, parent = first.outputs["mlflow"]["uri"], first.outputs["mlflow"]["run"]
     recorded = MlflowClient(uri).get_run(parent).data
     assert recorded.params["loss"] == "probe" and recorded.params["measured_by"] == "probe"
@@ -93,7 +94,7 @@ def test_the_loss_is_a_setting_that_reaches_what_depends_on_it(words_ran: Bench)
 
 
 def test_a_probe_sees_the_calibration_samples_and_no_others(words_ran: Bench) -> None:
-    result = run(words_ran)
+    result = words_ran.first
     (drawn,) = json.loads(Path(result.outputs["calibration"]).read_text())
     model = load(resolve(str(words_ran.folder / "t5-b")))
     train, test = (datasets.load_dataset("parquet", data_files=str(words_ran.folder / f"colours/{s}.parquet"),
@@ -110,7 +111,7 @@ def test_a_probe_sees_the_calibration_samples_and_no_others(words_ran: Bench) ->
 
 
 def test_the_model_that_is_written_is_the_target_with_the_vector(words_ran: Bench) -> None:
-    folder = Path(run(words_ran).outputs["models"]["colours-bico-n24-seed0"])
+    folder = Path(words_ran.first.outputs["models"]["colours-bico-n24-seed0"])
     written, target = (load(resolve(str(place))) for place in (folder, words_ran.folder / "t5-b"))
     vector = load_file(folder / "task-vector.safetensors")
     moved = subtract(written.state(), target.state())
@@ -126,7 +127,7 @@ def test_an_expert_of_ones_own_is_adopted(words: Bench, tmp_path: Path) -> None:
     for parameter in model.encoder.block.parameters():
         parameter.data += 0.01
     model.save_pretrained(tmp_path / "expert")
-    result = run(words, expert=tmp_path / "expert/model.safetensors", oracle=False)
+    result = run(words, samples=[12], expert=tmp_path / "expert/model.safetensors", oracle=False)
     assert computed(result)["adopt-expert"] == 1 and "fine-tune" not in computed(result)
     assert {str(row.method) for row in result.rows} == {"target-probe", "source-probe", "bico", "source", "expert"}
 

@@ -23,7 +23,7 @@ from bico.reporting.references import EXPERT, FINE_TUNED, ZERO_SHOT
 from flows.claims import norms_kept
 from flows.figures import Drawn
 from flows.recipes import PAPER_TASKS, Recipe, list_recipes, read_recipe
-from flows.reproduce import check, find_figure, heading, read_transfers, reproduce, section
+from flows.reproduce import Reproduced, check, find_figure, heading, read_transfers, reproduce, section
 from tests.flow_setup import SHORT, Bench
 from tests.library.test_hub import rows as picture_rows
 from tests.library.test_text_tasks import write as write_text_folder
@@ -236,9 +236,21 @@ def tiny(bench: Bench, **changes: object) -> Recipe:
     return Recipe(**values | changes)
 
 
-def test_a_table_stands_beside_the_papers(bench: Bench, tmp_path: Path) -> None:
-    recipe, out = tiny(bench), tmp_path / "tables"
-    done = reproduce(recipe, True, [], bench.settings, out, "bico reproduce tiny --mini")
+@pytest.fixture(scope="module")
+def made(
+    api: None, releases: dict[str, Path], scheduler: str, runs_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Bench, Path, Reproduced]:
+    """A bench where `tiny` has been reproduced, the folder of its table, and what it gave."""
+    bench = Bench(releases, tmp_path_factory.mktemp("recipes"), scheduler, runs_database)
+    out = bench.folder / "tables"
+    return bench, out, reproduce(tiny(bench), True, [], bench.settings, out, COMMAND)
+
+
+COMMAND = "bico reproduce tiny --mini"
+
+
+def test_a_table_stands_beside_the_papers(made: tuple[Bench, Path, Reproduced]) -> None:
+    bench, out, done = made
     assert set(done.rows) == {"both", "alone"}
     # Both transfers share every stage but the oracle's, and the second finds them in the store.
     assert done.stages["cached"] >= done.stages["computed"] - 4
@@ -254,7 +266,7 @@ def test_a_table_stands_beside_the_papers(bench: Bench, tmp_path: Path) -> None:
     assert [(r["transfer"], r["method"], float(r["accuracy"])) for r in rows] == [
         (title, str(row.method), row.accuracy) for title, group in done.rows.items() for row in group
     ]
-    again = reproduce(recipe, True, [], bench.settings, out, "bico reproduce tiny --mini")
+    again = reproduce(tiny(bench), True, [], bench.settings, out, COMMAND)
     assert again.stages["computed"] == 0 and again.rows == done.rows
     json.dumps(again.to_json())
 
@@ -289,22 +301,22 @@ def test_a_figure_gets_the_transfers_and_a_caption(
 
     monkeypatch.setattr(flows.reproduce, "find_figure", {"shape": draw}.__getitem__)
     recipe = tiny(bench, kind="figure", figure="shape", paper=[])
-    done = reproduce(recipe, True, [], bench.settings, tmp_path, "bico reproduce tiny --mini")
+    done = reproduce(recipe, True, [], bench.settings, tmp_path, COMMAND)
     assert set(asked) == {"both", "alone"} and asked["both"].tasks == ["digits"]
     assert done.outputs["png"] == tmp_path / "tiny-mini" / "shape.png"
     text = (tmp_path / "tiny-mini.md").read_text()
     assert "![tiny models](tiny-mini/shape.png)" in text and "3 stages computed and 2 found in the store" in text
 
 
-def test_rows_are_read_back_from_the_table_that_was_written(bench: Bench, tmp_path: Path) -> None:
+def test_rows_are_read_back_from_the_table_that_was_written(
+    made: tuple[Bench, Path, Reproduced], tmp_path: Path
+) -> None:
+    bench, out, done = made
     recipe = tiny(bench)
     configs = recipe.configs(True, [], bench.folder)
     assert read_transfers(recipe, True, configs, tmp_path) is None
-    done = reproduce(recipe, True, [], bench.settings, tmp_path, "bico reproduce tiny --mini")
-    assert read_transfers(recipe, True, configs, tmp_path) == done.rows
-    more = reproduce(
-        recipe.with_baselines(), True, [], bench.settings, tmp_path, "bico reproduce tiny --mini --baselines"
-    )
+    assert read_transfers(recipe, True, configs, out) == done.rows
+    more = reproduce(recipe.with_baselines(), True, [], bench.settings, tmp_path, f"{COMMAND} --baselines")
     assert {str(row.method) for row in more.rows["both"]} > {str(row.method) for row in done.rows["both"]} | {
         "none+head"
     }

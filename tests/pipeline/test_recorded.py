@@ -113,7 +113,7 @@ def test_a_cell_keeps_the_settings_that_were_used(bench: Bench) -> None:
     assert settings_of(plan, row("digits", "zero-shot", 0, None, 0.0)) == {}
 
 
-def test_a_retry_goes_on_with_the_run_it_began(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_goes_on_with_the_run_it_began(ran: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow goes away in the middle of recording; the task is tried again and leaves one run, with each cell once."""
     monkeypatch.setattr(record_run, "retry_delay_seconds", [0.1])
     calls = []
@@ -126,7 +126,7 @@ def test_a_retry_goes_on_with_the_run_it_began(bench: Bench, monkeypatch: pytest
 
     original = Tracker.describe
     monkeypatch.setattr(Tracker, "describe", describe)
-    result = bench.run(methods=["naive"], oracle=False)
+    result = ran.run(methods=["naive"], oracle=False)
     assert len(calls) == 2 and len(set(calls)) == 1
     client, run = MlflowClient(result.outputs["mlflow"]["uri"]), result.outputs["mlflow"]["run"]
     assert run == calls[0] and client.get_run(run).info.status == "FINISHED"
@@ -134,7 +134,7 @@ def test_a_retry_goes_on_with_the_run_it_began(bench: Bench, monkeypatch: pytest
     assert sorted(child.data.tags["method"] for child in children) == ["expert", "naive", "zero-shot"]
 
 
-def test_what_is_wrong_in_itself_is_not_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_in_itself_is_not_tried_again(ran: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
     def describe(tracker: Tracker, run: str, text: str) -> None:
@@ -143,7 +143,7 @@ def test_what_is_wrong_in_itself_is_not_tried_again(bench: Bench, monkeypatch: p
 
     monkeypatch.setattr(Tracker, "describe", describe)
     with pytest.raises(StoreError, match="no permission"):
-        bench.run(methods=["naive"], oracle=False)
+        ran.run(methods=["naive"], oracle=False)
     assert len(calls) == 1
 
 
@@ -161,18 +161,18 @@ def test_only_silence_is_a_lost_connection(tmp_path: Path) -> None:
         assert type(caught.value) is kind
 
 
-def test_versions_are_added_once_and_aliases_follow(bench: Bench) -> None:
-    result = bench.run(methods=["naive"], oracle=False, export="all")
+def test_versions_are_added_once_and_aliases_follow(ran: Bench) -> None:
+    result = ran.run(methods=["naive"], oracle=False, export="all")
     run = result.outputs["mlflow"]["run"]
 
     @flow
     def publish(run: str, alias: str | None = None) -> dict[str, str]:
-        return register(bench.settings, run, "reader", alias)
+        return register(ran.settings, run, "reader", alias)
 
     assert publish(run) == publish(run, "published") == {"reader": "1"}
     client = MlflowClient(result.outputs["mlflow"]["uri"])
     assert client.get_model_version_by_alias("reader", "published").run_id == run
-    bare = bench.run(methods=["naive"], oracle=False, export="none")
+    bare = ran.run(methods=["naive"], oracle=False, export="none")
     with pytest.raises(StoreError, match="has logged no model to register"):
         publish(bare.outputs["mlflow"]["run"])
 

@@ -1,18 +1,27 @@
 """The API that a run brings along ends with the run, however that ends."""
 
+import asyncio
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
+from sqlalchemy import text
 
+from bico.errors import ServerError
+from flows.api_process import wait_to_write
+from flows.server import _serving
+from tests.flow_setup import shared_by_processes
 from tests.places import SOURCES
 
 RUN = "import time; from flows.server import prefect_api\nwith prefect_api() as api: print(api, flush=True); time.sleep(600)"
@@ -24,6 +33,15 @@ def alive(api: str) -> bool:
             return answer.status == 200
     except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
+
+
+@pytest.fixture
+def home(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prefect's home, with a database if one was made for other tests: its tables take as long as the server's start."""
+    template = shared_by_processes(tmp_path_factory) / "prefect.db"
+    if template.exists():
+        shutil.copy(template, tmp_path)
+    return tmp_path
 
 
 @contextmanager
@@ -54,8 +72,8 @@ def ended(api: str) -> bool:
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_the_server_ends_with_its_run(how: signal.Signals, tmp_path: Path) -> None:
-    with started(RUN, tmp_path) as process:
+def test_the_server_ends_with_its_run(how: signal.Signals, home: Path) -> None:
+    with started(RUN, home) as process:
         assert process.stdout is not None
         api = process.stdout.readline().strip()
         assert alive(api)
@@ -77,9 +95,9 @@ with prefect_api() as api:
 """
 
 
-def test_ctrl_c_stops_a_run_without_a_page_of_errors(tmp_path: Path) -> None:
+def test_ctrl_c_stops_a_run_without_a_page_of_errors(home: Path) -> None:
     """A terminal sends it to all processes of a run. The server has to outlive the flow, which tells it the end."""
-    with started(FLOW, tmp_path) as process:
+    with started(FLOW, home) as process:
         assert process.stdout is not None
         api = process.stdout.readline().strip()
         assert alive(api)
@@ -87,3 +105,37 @@ def test_ctrl_c_stops_a_run_without_a_page_of_errors(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=60)
         assert process.returncode != 0 and "ConnectError" not in errors and "Error logging to API" not in errors
         assert ended(api)
+
+
+def test_a_server_that_does_not_start_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(ServerError, match=r"ended with code 1 .*PREFECT_API_URL") as caught, _serving(timeout=20):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_what_reads_before_it_writes_is_not_overtaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else Prefect's client would be sent away, and would come back two seconds later, several times in a run."""
+    from prefect.server.database.dependencies import MODELS_DEPENDENCIES, provide_database_interface
+
+    file = tmp_path / "prefect.db"
+    with closing(sqlite3.connect(file)) as made:
+        made.executescript("PRAGMA journal_mode = WAL; CREATE TABLE slots (taken INTEGER)")
+
+    async def take() -> None:
+        database = provide_database_interface()
+        async with database.session_context(begin_transaction=True) as session:
+            assert (await session.execute(text("SELECT count(*) FROM slots"))).scalar() == 0
+            with closing(sqlite3.connect(file, timeout=0)) as other:
+                with pytest.raises(sqlite3.OperationalError, match="locked"):
+                    other.execute("INSERT INTO slots VALUES (2)")
+            await session.execute(text("INSERT INTO slots VALUES (1)"))
+        await (await database.engine()).dispose()
+
+    for part in MODELS_DEPENDENCIES:
+        monkeypatch.setitem(MODELS_DEPENDENCIES, part, None)
+    with temporary_settings({PREFECT_API_DATABASE_CONNECTION_URL: f"sqlite+aiosqlite:///{file}"}):
+        wait_to_write()
+        asyncio.run(take())
+    with closing(sqlite3.connect(file)) as made:
+        assert made.execute("SELECT taken FROM slots").fetchall() == [(1,)]

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bico.errors import CheckpointError, one_line
+from bico.models.checkpoint_names import Naming, Piece, find_reading
 from bico.models.checkpoints import Checkpoint, check_floats, read_checkpoint
 from bico.models.clip import transformers_format as hf
 from bico.models.clip.family import CONFIG, WEIGHTS
@@ -27,7 +28,6 @@ from bico.models.clip.published import model_config, parts, trained_with
 from bico.models.clip.transformers_names import namings
 from bico.models.clip.vit import PREFIX, ClipViT
 from bico.models.files import ModelFiles
-from bico.models.naming import Naming, Piece, find_reading
 from bico.task_vector import check_finite
 
 _log = logging.getLogger(__name__)

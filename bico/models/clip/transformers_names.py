@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from bico.models.naming import Naming, Piece
+from bico.models.checkpoint_names import Naming, Piece
 
 VISION, TEXT = "vision_model.", "text_model."
 _PROJECTIONS = {"visual.proj": "visual_projection.weight", "text_projection": "text_projection.weight"}

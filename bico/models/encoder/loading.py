@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from bico.errors import CheckpointError, one_line
+from bico.models.checkpoint_names import Naming, Piece
 from bico.models.checkpoints import check_floats, read_checkpoint
 from bico.models.encoder.encoder import TextEncoder
 from bico.models.encoder.family import WEIGHTS
 from bico.models.encoder.recipe import CONFIG, read_recipe
 from bico.models.files import ModelFiles
-from bico.models.naming import Naming, Piece
 from bico.models.weight_files import PICKLED, SAFE
 
 _ACTIVATIONS = {"Tanh": nn.Tanh, "Identity": nn.Identity, "ReLU": nn.ReLU, "GELU": nn.GELU, "Sigmoid": nn.Sigmoid}

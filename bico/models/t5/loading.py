@@ -24,9 +24,9 @@ from transformers import (
 from transformers.utils import logging as their_logging
 
 from bico.errors import CheckpointError, one_line
+from bico.models.checkpoint_names import own_namings, read_as
 from bico.models.checkpoints import check_floats, read_checkpoint
 from bico.models.files import ModelFiles
-from bico.models.naming import own_namings, read_as
 from bico.models.t5.encoder import PREFIX, T5Encoder
 from bico.models.t5.family import CONFIG
 
