@@ -113,8 +113,12 @@ class TransferConfig(BaseModel):
     expert_farthest: Annotated[float, Field(gt=0)] = FARTHEST
     """Refuse an expert that differs from the source by more than so many norms of its weights."""
     expert_head: Path | None = None
-    """The expert's own linear classifier of the source's features (classes x width, and biases), frozen while it was
-    trained: the source's loss is taken in it, and the expert measured by it. The target keeps the head of its family."""
+    """The expert's own classifier, in which the source's loss is taken and by which the expert is measured: the file of a
+    linear one of the source's features (classes x width, and biases), or of text the folder of a
+    ...ForSequenceClassification. The target keeps the head of its family."""
+    pooling: str | None = None
+    """Of text encoders whose folder does not say: how tokens become features, such as mean or cls [default: mean; cls beside
+    the head of a ...ForSequenceClassification, which reads the first token]."""
     finetune: Annotated[FinetuneConfig | None, OnlyInFiles] = None
     """Fine-tuning protocol; by default chosen by the number of parameters that it changes."""
     oracle: bool = True

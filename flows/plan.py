@@ -161,7 +161,9 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     if config.expert_head is not None:
         if config.expert is None:
             raise ConfigError("--expert-head is the classifier of an expert: give --expert too.")
-        plan = replace(plan, tasks={name: with_head(space, source, t, config.expert_head) for name, t in tasks.items()})
+        ((name, task),) = tasks.items()
+        posed, source = with_head(space, source, task, config.expert_head)
+        plan = replace(plan, tasks={name: posed}, source=source)
     return plan
 
 

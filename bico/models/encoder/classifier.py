@@ -18,7 +18,10 @@ from bico.models.probed import class_loss
 
 
 class ClassifiedEncoder(TextEncoder):
-    """A text encoder, at its own weights, whose loss is taken in an expert's classification head: no other head is looked at."""
+    """A text encoder, at its own weights, whose loss is taken in an expert's classification head.
+
+    The head that it is given says which of that one's scores are the task's classes, in their order: integers (classes,).
+    """
 
     def __init__(self, encoder: TextEncoder, whole: Any) -> None:
         """Arguments:
@@ -45,14 +48,19 @@ class ClassifiedEncoder(TextEncoder):
         )  # the expert's blocks are its task vector, and no longer needed here
 
     def logits(self, inputs: Tensor, head: Any = None) -> Float[Tensor, "batch classes"]:
-        """Class scores of the expert's head on this encoder."""
+        """Class scores of the expert's head on this encoder.
+
+        Arguments:
+            head: The places of the task's classes among these scores; None for all as they are.
+        """
         encoder, place = self.model, self._whole.base_model_prefix
         own = getattr(encoder, "pooler", None)
         try:
             if self._pooler is not None:
                 encoder.pooler = self._pooler
             setattr(self._whole, place, encoder)
-            return self._whole(**self.model_inputs(inputs)).logits
+            scores = self._whole(**self.model_inputs(inputs)).logits
+            return scores if head is None else scores[:, head.to(scores.device)]
         finally:
             setattr(self._whole, place, None)
             if self._pooler is not None:
@@ -62,9 +70,10 @@ class ClassifiedEncoder(TextEncoder):
         """Cross-entropy of the expert's head, summed over the batch.
 
         Arguments:
-            labels: Class indices in the head's order, or a probability for every class.
+            labels: Class indices, or a probability for every class.
+            head: As in `logits`.
         """
-        return class_loss(self.logits(inputs), labels)
+        return class_loss(self.logits(inputs, head), labels)
 
 
 def with_head_of(encoder: TextEncoder, expert: Path) -> ClassifiedEncoder:
