@@ -67,7 +67,7 @@ def model_card(
         f"| test {origin.measure} on {cell.task}{by} | {cell.accuracy:.2f} %{gain}{draws} |",
         *([f"| sampling | {origin.sampling} |"] if cell.seed is not None else []),
         *(f"| {setting.replace(': ', ' | ', 1)} |" for setting in settings),
-        *([f"| α of the transport | {origin.alpha:g} |"] if variant.method else []),
+        *([f"| α of the transport | {origin.alpha if variant.alpha is None else variant.alpha:g} |"] if variant.method else []),
         *([f"| searched | {told([curve])} |"] if curve else []),
         *(f"| {what}, sha256 | `{digest}` |" for what, digest in origin.digests.items()),
         "",
@@ -83,9 +83,8 @@ def model_card(
 def _made(cell: Row, variant: Variant, origin: Origin) -> str:
     """Where what it knows of the task comes from."""
     target, expert = short_name(origin.target), f"an expert of {short_name(origin.source)}"
-    carried = variant.method is not None and variant.method.carries_expert
     drawn = _drawn(cell)
-    if carried:
+    if variant.carries_expert:
         return (
             f"{target} with what {expert} learnt on {cell.task}, carried over by {label_of(cell.method)} with {drawn}."
         )
