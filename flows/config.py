@@ -178,7 +178,9 @@ class TransferConfig(BaseModel):
                 methods = [searched(one) if isinstance(one, Spec) else one for one in specs]
             else:
                 strengths = [_strength(one) for one in several]
-                methods = [each for one in specs for each in (swept(one, strengths) if isinstance(one, Spec) else [one])]
+                methods = [
+                    each for one in specs for each in (swept(one, strengths) if isinstance(one, Spec) else [one])
+                ]
         return values | {"alpha": 1.0, "methods": methods}
 
     @field_validator("samples")

@@ -99,9 +99,7 @@ def with_head(space: Workspace, files: ModelFiles, task: TaskRef, path: Path) ->
     return replace(task, own_head=replace(known, digest=content_digest(path, space.allow_pickle))), files
 
 
-def _with_trained_head(
-    space: Workspace, files: ModelFiles, task: TaskRef, folder: Path
-) -> tuple[TaskRef, ModelFiles]:
+def _with_trained_head(space: Workspace, files: ModelFiles, task: TaskRef, folder: Path) -> tuple[TaskRef, ModelFiles]:
     """The same with the head in an expert's folder, which the model's family reads."""
     read = getattr(get_family(files.family), "with_classifier", None)
     if read is None:
@@ -112,7 +110,9 @@ def _with_trained_head(
     whole, theirs = read(replace(files, allow_pickle=space.allow_pickle), folder)
     ours, given = task.open().class_names, f"--expert-head {folder}"
     if len(theirs) != len(ours):
-        raise ConfigError(f"{given} has {len(theirs)} classes and task {task.name!r} {len(ours)}: it is of another task.")
+        raise ConfigError(
+            f"{given} has {len(theirs)} classes and task {task.name!r} {len(ours)}: it is of another task."
+        )
     places = {name.casefold(): n for n, name in enumerate(theirs)}
     if {name.casefold() for name in ours} == places.keys() and len(places) == len(ours):
         order = tuple(places[name.casefold()] for name in ours)

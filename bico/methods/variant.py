@@ -128,7 +128,9 @@ def _strength_of(spec: Spec) -> tuple[float | None, Part]:
     if len(said) > 1:
         raise ConfigError(f"Method '{spec}': {ALPHA} is given twice.")
     if spec.name not in METHODS or not METHODS[spec.name].carries_expert:
-        raise ConfigError(f"Method '{spec}': {spec.name} carries no expert, whose strength {ALPHA} would be; leave it out.")
+        raise ConfigError(
+            f"Method '{spec}': {spec.name} carries no expert, whose strength {ALPHA} would be; leave it out."
+        )
     text = said[0].partition("=")[2]
     try:
         alpha = float(text)
@@ -215,7 +217,10 @@ def run(
     evidence = gather_needs(source, target, samples.batches, heads, variant.needs, sites)
     vector: StateDict = {}
     if variant.method is not None:
-        vector = scale(variant.method.transport(tau, Pair.of(source, target), evidence), alpha if variant.alpha is None else variant.alpha)
+        vector = scale(
+            variant.method.transport(tau, Pair.of(source, target), evidence),
+            alpha if variant.alpha is None else variant.alpha,
+        )
     return finish(variant.steps, vector, StepContext(source, target, heads, tau, samples), evidence)
 
 

@@ -67,7 +67,11 @@ def model_card(
         f"| test {origin.measure} on {cell.task}{by} | {cell.accuracy:.2f} %{gain}{draws} |",
         *([f"| sampling | {origin.sampling} |"] if cell.seed is not None else []),
         *(f"| {setting.replace(': ', ' | ', 1)} |" for setting in settings),
-        *([f"| α of the transport | {origin.alpha if variant.alpha is None else variant.alpha:g} |"] if variant.method else []),
+        *(
+            [f"| α of the transport | {origin.alpha if variant.alpha is None else variant.alpha:g} |"]
+            if variant.method
+            else []
+        ),
         *([f"| searched | {told([curve])} |"] if curve else []),
         *(f"| {what}, sha256 | `{digest}` |" for what, digest in origin.digests.items()),
         "",

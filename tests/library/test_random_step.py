@@ -48,7 +48,9 @@ def test_a_search_goes_along_it_as_along_anything(source: ClipViT, target: ClipV
 
 def test_it_carries_no_expert_and_its_control_is_the_search_of_nothing() -> None:
     spec = Spec.parse("bico+random+search")
-    assert not carries_expert(spec) and not get_variant(spec).carries_expert and get_variant("bico+search").carries_expert
+    assert (
+        not carries_expert(spec) and not get_variant(spec).carries_expert and get_variant("bico+search").carries_expert
+    )
     assert [str(one) for one in baselines([spec])][-1] == "none+search"
     assert "none" not in map(str, baselines([Spec.parse("bico+random")]))
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.utils import logging
 
 from bico.errors import CheckpointError, one_line
 from bico.models.encoder.encoder import TextEncoder
@@ -83,6 +84,8 @@ def with_head_of(encoder: TextEncoder, expert: Path) -> ClassifiedEncoder:
         CheckpointError: If the folder holds no such model, or one of another shape or without a trained head.
     """
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # of loading weights, which takes no time to show
     try:
         config = AutoConfig.from_pretrained(expert, **safe)
         whole, about = AutoModelForSequenceClassification.from_pretrained(
@@ -90,6 +93,9 @@ def with_head_of(encoder: TextEncoder, expert: Path) -> ClassifiedEncoder:
         )
     except Exception as error:  # transformers and safetensors raise a dozen types here; all mean: unreadable
         raise CheckpointError(f"{encoder.name}: cannot read the head of {expert}: {one_line(error)}.") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     if missing := sorted(about["missing_keys"]):
         raise CheckpointError(
             f"{encoder.name}: {expert} has no trained classification head: its weights lack {missing[0]}."

@@ -136,9 +136,7 @@ class EncoderFamily:
                 f"folder of a ...{CLASSIFIERS}."
             )
         covered = (folder / CONFIG, *weight_files(folder, files.allow_pickle).paths)
-        return replace(files, files=(*files.files, *covered), classifier=folder), tuple(
-            named[n] for n in sorted(named)
-        )
+        return replace(files, files=(*files.files, *covered), classifier=folder), tuple(named[n] for n in sorted(named))
 
     def save_classifier(self, model: Any, files: ModelFiles, folder: Path, head: Any, classes: Sequence[str]) -> str:
         """Writes a model with a linear classifier in the form of transformers' own, where it has one that says the same.

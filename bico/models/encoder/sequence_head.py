@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bico.evaluation.linear_head import LinearHead
 from bico.models.encoder.encoder import TextEncoder
+from bico.models.encoder.family import WEIGHTS
 from bico.models.files import ModelFiles
 
 _TWO_STEPS = ("classifier.dense", "classifier.out_proj")
@@ -61,12 +63,17 @@ def save_sequence_classifier(
         return ""
     named = {"id2label": dict(enumerate(classes)), "label2id": {name: n for n, name in enumerate(classes)}}
     more = {"classifier_pooling": recipe.pooling[0]} if kind == "modernbert" else {}
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, **named, **_MORE.get(kind, {}), **more)
+    config = AutoConfig.from_pretrained(
+        recipe.encoder, local_files_only=True, dtype=torch.float32, **named, **_MORE.get(kind, {}), **more
+    )
     whole: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32).eval()
     getattr(whole, whole.base_model_prefix).load_state_dict(model.model.state_dict(), strict=False)
     if not _fill(whole, *_PLACES[kind], head) or not _agrees(whole, model, head):
         return ""
-    whole.save_pretrained(folder)
+    config.architectures = [type(whole).__name__]
+    config.save_pretrained(folder)
+    tensors = {name: tensor.contiguous().clone() for name, tensor in whole.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
     return type(whole).__name__
 
 
