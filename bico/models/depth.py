@@ -4,6 +4,7 @@ In a residual stream each block adds to what is there, so a stack that has fewer
 one that has more spreads the work of one. The assignments here keep the order and leave no block out on either side.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -12,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bico.errors import ShapeError
-from bico.models.matching import match_blocks
+from bico.models.matching import by_role, check_biases, match_blocks, match_sites
+from bico.models.sites import Site
 
 
 class Depth(StrEnum):
@@ -56,6 +58,34 @@ def take_blocks(source: int, target: int, depth: Depth = Depth.ONE) -> list[Take
     many, few = max(source, target), min(source, target)
     places = [(2 * n + 1) * few // (2 * many) for n in range(many)]
     return _grouped(places, target) if source > target else _shared(places)
+
+
+@dataclass(frozen=True)
+class TakenSites:
+    """What one site of the target takes."""
+
+    sites: tuple[Site, ...]
+    """Of the source, in forward order."""
+    share: float = 1.0
+    """Of each one's update."""
+
+
+def take_sites(source: Sequence[Site], target: Sequence[Site], depth: Depth = Depth.ONE) -> dict[str, TakenSites]:
+    """Returns what each site of the target takes, by its name: of the same stack and role, of the blocks of `take_blocks`.
+
+    Raises:
+        MethodError: As `match_sites` does, for each of the sites that are taken.
+    """
+    matched = match_sites(source, target)
+    if depth is Depth.ONE:
+        return {name: TakenSites((site,)) for name, site in matched.items()}
+    ours, found = by_role(source), {}
+    for role, sites in by_role(target).items():
+        for site, taken in zip(sites, take_blocks(len(ours[role]), len(sites), depth), strict=True):
+            found[site.name] = TakenSites(tuple(ours[role][block] for block in taken.blocks), taken.share)
+            for one in found[site.name].sites:
+                check_biases(one, site)
+    return {name: found[name] for name in matched}
 
 
 def take_alike(likeness: Float[Tensor, "source target"]) -> list[Taken]:

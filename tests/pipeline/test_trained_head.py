@@ -99,7 +99,9 @@ def test_heads_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="is a folder, and zoo:mini-a takes no head of its library"):
         plan_evaluate("zoo:mini-a", ["digits"], [], None, Settings(home=folder / "home"), head=folder / "expert")
     with pytest.raises(ConfigError, match="are not both text encoders, which pool"):
-        plan(folder, source="zoo:mini-a", target="zoo:mini-l", tasks=["digits"], data=[], expert_head=None, pooling="cls")
+        plan(
+            folder, source="zoo:mini-a", target="zoo:mini-l", tasks=["digits"], data=[], expert_head=None, pooling="cls"
+        )
 
 
 def test_several_strengths_are_methods_of_their_own(folder: Path) -> None:
