@@ -121,7 +121,7 @@ def _collect_draw(
     labelled = unlabelled = None
     if config.labelled:
         budgets = tuple(plan.sized(name, Budget(asked)) for asked in config.labelled)
-        drawn = Calibration(*about, budgets, seed, config.sampling, distances, config.batch_size)
+        drawn = Calibration(*about, budgets, seed, config.sampling, distances, config.batch_size, plan.between)
         labelled = _gather(plan, drawn, ledger)
     if config.unlabelled and expert is not None:
         known = labelled.calibration if labelled else None
@@ -130,6 +130,7 @@ def _collect_draw(
             (Budget(unlabelled=config.unlabelled),),
             seed,
             batch_size=config.batch_size,
+            between=plan.between,
             expert=expert,
             pseudo_labels=config.pseudo_labels,
             taken=tuple(known.indices) if known else (),

@@ -22,12 +22,13 @@ from pydantic import (
 
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling
+from bico.calibration.shared_tokens import Between
 from bico.data.reading import Reading, load_words, make_reading
 from bico.errors import ConfigError, at_home, masked, nearest
 from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import MAP_RANK, Completion
 from bico.methods.spec import Spec
-from bico.methods.variant import searched
+from bico.methods.variant import searched, swept
 from bico.models.experts import FARTHEST
 from bico.models.families import spellings
 from bico.reporting.names import short_name
@@ -45,11 +46,20 @@ def _as_pairs(value: Any) -> Any:
     return [f"{found}={shown}" for found, shown in value.items()] if isinstance(value, dict) else value
 
 
+def _strength(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"alpha: {value!r} is no number; write numbers with commas between, or {AUTO}") from None
+
+
 READING = ("image_column", "label_column", "text_columns", "prompts", "class_names", "test_share", "test_seed")
 """The fields that say how a folder of data is read."""
 
 AUTO = "auto"
 """Stands for a strength that is searched."""
+
+ALPHAS = {"anyOf": [{"type": "number"}, {"const": AUTO}, {"type": "array", "items": {"type": "number"}}]}
 
 MANY = 2**31 - 1
 """More samples than any data set has: what is above is a slip, and overflows further on."""
@@ -105,18 +115,23 @@ class TransferConfig(BaseModel):
     """What maps do outside the calibrated span: partial (nothing) or svd (the paper's plain map)."""
     rank: Annotated[int, Field(ge=0, le=MANY)] = MAP_RANK
     """How many directions a map keeps at most, the strongest first; 0 for all (the paper)."""
-    alpha: Annotated[float, Option(words=(AUTO,)), WithJsonSchema({"anyOf": [{"type": "number"}, {"const": AUTO}]})] = (
-        1.0
-    )
-    """How much of the task vector is added, never tuned on test data; auto searches it on the labels, as +search behind every
-    method that carries the expert."""
+    between: Between = Between.LAST
+    """Of two tokenizers, what becomes of the activations of tokens between ends that both share: the last one's, or their
+    sum; gradients are summed either way."""
+    alpha: Annotated[float, Option(words=(AUTO,), metavar=f"NUMBER,...|{AUTO}"), WithJsonSchema(ALPHAS)] = 1.0
+    """How much of the task vector is added, never tuned on test data; several are rows of their own, as bico:alpha=2; auto
+    searches it on the labels, as +search behind every method that carries the expert."""
     expert: Path | None = None
     """A fine-tuned checkpoint of the source, a file or a folder; without it the source is fine-tuned here."""
     expert_farthest: Annotated[float, Field(gt=0)] = FARTHEST
     """Refuse an expert that differs from the source by more than so many norms of its weights."""
     expert_head: Path | None = None
-    """The expert's own linear classifier of the source's features (classes x width, and biases), frozen while it was
-    trained: the source's loss is taken in it, and the expert measured by it. The target keeps the head of its family."""
+    """The expert's own classifier, in which the source's loss is taken and by which the expert is measured: the file of a
+    linear one of the source's features (classes x width, and biases), or of text the folder of a
+    ...ForSequenceClassification. The target keeps the head of its family."""
+    pooling: str | None = None
+    """Of text encoders whose folder does not say: how tokens become features, such as mean or cls [default: mean; cls beside
+    the head of a ...ForSequenceClassification, which reads the first token]."""
     finetune: Annotated[FinetuneConfig | None, OnlyInFiles] = None
     """Fine-tuning protocol; by default chosen by the number of parameters that it changes."""
     oracle: bool = True
@@ -152,13 +167,22 @@ class TransferConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _searched(cls, values: Any) -> Any:
-        """`alpha: auto` says the same as a search behind every method."""
-        if not (isinstance(values, dict) and values.get("alpha") == AUTO):
+    def _spelt_out(cls, values: Any) -> Any:
+        """`alpha: auto` says the same as a search behind every method, and several strengths as one method for each."""
+        alpha = values.get("alpha") if isinstance(values, dict) else None
+        several = alpha.split(",") if isinstance(alpha, str) and "," in alpha else alpha
+        if alpha != AUTO and not isinstance(several, list):
             return values
         methods = values.get("methods", cls.model_fields["methods"].default)
         if isinstance(methods, list):
-            methods = [searched(Spec.parse(one)) if isinstance(one, str | Spec) else one for one in methods]
+            specs = [Spec.parse(one) if isinstance(one, str | Spec) else one for one in methods]
+            if alpha == AUTO:
+                methods = [searched(one) if isinstance(one, Spec) else one for one in specs]
+            else:
+                strengths = [_strength(one) for one in several]
+                methods = [
+                    each for one in specs for each in (swept(one, strengths) if isinstance(one, Spec) else [one])
+                ]
         return values | {"alpha": 1.0, "methods": methods}
 
     @field_validator("samples")

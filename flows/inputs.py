@@ -11,7 +11,7 @@ from bico.data.base import check_modality
 from bico.data.reading import Reading
 from bico.data.tasks import check_folders
 from bico.errors import ConfigError, nearest
-from bico.models.families import find_weights
+from bico.models.families import find_weights, get_family
 from bico.models.loading import ModelFiles, resolve
 from bico.models.protocol import PAIRS, PROBE, TEXT, Model
 from flows.config import Settings, TransferConfig
@@ -25,6 +25,17 @@ def find_files(config: TransferConfig, settings: Settings) -> tuple[ModelFiles, 
     if config.expert is not None:
         find_weights(config.expert, settings.allow_pickle)
     source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
+    trained = config.expert_head is not None and config.expert_head.is_dir()
+    pooling = config.pooling or ("cls" if trained else None)
+    if pooling is None:
+        return source, target
+    told = [getattr(get_family(files.family), "with_pooling", None) for files in (source, target)]
+    if config.pooling and not all(told):
+        raise ConfigError(f"--pooling {pooling}: {source.ref} and {target.ref} are not both text encoders, which pool.")
+    source, target = (
+        files if tell_it is None else tell_it(files, pooling)
+        for files, tell_it in zip((source, target), told, strict=True)
+    )
     return source, target
 
 
@@ -57,17 +68,20 @@ def tell(*notes: str) -> None:
             _TOLD.add(note)
 
 
-def with_head(space: Workspace, files: ModelFiles, task: TaskRef, path: Path) -> TaskRef:
-    """Returns a task whose loss is taken, and accuracy measured, in somebody's own classifier, for one model.
+def with_head(space: Workspace, files: ModelFiles, task: TaskRef, path: Path) -> tuple[TaskRef, ModelFiles]:
+    """Returns a task whose loss is taken, and accuracy measured, in somebody's own classifier, for one model; and the
+    model's files, with those of a classifier that is more than a linear map.
 
     Raises:
-        CheckpointError: If the file holds no classifier.
+        CheckpointError: If there is no classifier at the path.
         ConfigError: If it has other classes than the task, reads another width, or the loss is of words.
     """
     if task.loss == PAIRS:
         raise ConfigError(f"--expert-head {path}: pairs of texts have no classes, so loss=pairs takes no classifier.")
     if task.loss == TEXT:
         raise ConfigError(f"--expert-head {path}: a classifier is no head for loss=text; use loss=probe.")
+    if path.is_dir():
+        return _with_trained_head(space, files, task, path)
     known = OwnHead(replace(files, allow_pickle=space.allow_pickle), str(path), "")
     head, classes = known.read(), len(task.open().class_names)
     if head.weight.shape[1] != classes:
@@ -82,7 +96,36 @@ def with_head(space: Workspace, files: ModelFiles, task: TaskRef, path: Path) ->
             f"--expert-head {path} reads {head.weight.shape[0]} features and {files.ref} gives {width}: it must be a "
             "classifier of the features behind the projection, before they are normalised."
         )
-    return replace(task, own_head=replace(known, digest=content_digest(path, space.allow_pickle)))
+    return replace(task, own_head=replace(known, digest=content_digest(path, space.allow_pickle))), files
+
+
+def _with_trained_head(space: Workspace, files: ModelFiles, task: TaskRef, folder: Path) -> tuple[TaskRef, ModelFiles]:
+    """The same with the head in an expert's folder, which the model's family reads."""
+    read = getattr(get_family(files.family), "with_classifier", None)
+    if read is None:
+        raise ConfigError(
+            f"--expert-head {folder} is a folder, and {files.ref} takes no head of its library: give the file of a linear "
+            "classifier."
+        )
+    whole, theirs = read(replace(files, allow_pickle=space.allow_pickle), folder)
+    ours, given = task.open().class_names, f"--expert-head {folder}"
+    if len(theirs) != len(ours):
+        raise ConfigError(
+            f"{given} has {len(theirs)} classes and task {task.name!r} {len(ours)}: it is of another task."
+        )
+    places = {name.casefold(): n for n, name in enumerate(theirs)}
+    if {name.casefold() for name in ours} == places.keys() and len(places) == len(ours):
+        order = tuple(places[name.casefold()] for name in ours)
+    elif all(name == f"LABEL_{n}" for n, name in enumerate(theirs)):
+        order = tuple(range(len(ours)))
+        tell(f"{folder} does not name its classes: they are taken to be {', '.join(ours)}, in this order.")
+    else:
+        raise ConfigError(
+            f"{given} calls its classes {', '.join(theirs)} and task {task.name!r} {', '.join(ours)}: name them alike, by "
+            "--class-names or in the id2label of its config.json."
+        )
+    open_model(whole, space.device)  # a head that cannot be read shows before any work
+    return replace(task, own_head=OwnHead(whole, str(folder), f"{whole.digest()} {order}", order)), whole
 
 
 def pose(task: TaskRef, model: Model, loss: str | None) -> TaskRef:

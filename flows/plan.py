@@ -11,7 +11,7 @@ from bico.calibration.memory import plan_memory, sketches
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled, set_sizes
-from bico.calibration.shared_tokens import check_shared, share
+from bico.calibration.shared_tokens import Between, check_shared, share
 from bico.calibration.signals import Signal
 from bico.errors import ConfigError, MethodError, NotEnoughSamplesError, OutputError
 from bico.evaluation.pairs import measure_of
@@ -97,6 +97,11 @@ class Plan:
         return tuple(sorted({kind for method in self.methods.values() for kind in method.needs.gradients}))
 
     @property
+    def between(self) -> Between:
+        """What becomes of tokens between shared ends; the default where one tokenizer leaves none."""
+        return self.config.between if self.shared_tokens else Between.LAST
+
+    @property
     def uses_samples(self) -> bool:
         return any(variant.uses_samples for variant in self.methods.values())
 
@@ -107,7 +112,12 @@ class Plan:
 
     def strength(self, method: Spec) -> float:
         """How much of a method's outcome is added: last steps have seen α already."""
-        return 1.0 if self.methods[method].steps else self.config.alpha
+        return 1.0 if self.methods[method].steps else self.alpha(method)
+
+    def alpha(self, method: Spec) -> float:
+        """How much of a method's transport is added."""
+        own = self.methods[method].alpha
+        return self.config.alpha if own is None else own
 
 
 def make_plan(config: TransferConfig, settings: Settings) -> Plan:
@@ -172,7 +182,9 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     if config.expert_head is not None:
         if config.expert is None:
             raise ConfigError("--expert-head is the classifier of an expert: give --expert too.")
-        plan = replace(plan, tasks={name: with_head(space, source, t, config.expert_head) for name, t in tasks.items()})
+        ((name, task),) = tasks.items()
+        posed, source = with_head(space, source, task, config.expert_head)
+        plan = replace(plan, tasks={name: posed}, source=source)
     return plan
 
 

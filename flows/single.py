@@ -101,7 +101,10 @@ def plan_evaluate(
     subject = _open(model, tasks, data, settings, loss, reading)
     if head is not None:
         posed = {name: with_head(subject.space, subject.model, task, head) for name, task in subject.tasks.items()}
-        subject = replace(subject, tasks=posed)
+        (files, *others) = (files for _, files in posed.values())
+        if any(other != files for other in others):
+            raise ConfigError(f"--expert-head {head} is the head of one task; give one.")
+        subject = replace(subject, tasks={name: task for name, (task, _) in posed.items()}, model=files)
     if expert is None:
         return subject
     return replace(subject, notes=read_expert(subject.space, subject.model, str(expert)).notes)

@@ -195,7 +195,7 @@ def transfer_one(plan: Plan, cell: Cell, expert: Ref, found: Collected, ledger: 
     if variant.steps:
         evidence = found.evidence(variant.steps_need, cell.budget)
         drawn = found.known_to(cell)
-        args = models, expert, vector, plan.config.alpha, variant.steps, evidence, drawn
+        args = models, expert, vector, plan.alpha(cell.method), variant.steps, evidence, drawn
         vector = ledger.run(take_last_steps, plan.space, *args, label=cell.label).ref
     if vector is None:
         raise ConfigError(f"Method '{cell.method}' does nothing: it has neither a transport nor a last step.")

@@ -50,6 +50,7 @@ def recorded(plan: Plan) -> dict[str, Any]:
         "finetune": asdict(plan.finetuning[0]),
         "finetune_target": asdict(plan.finetuning[1]),
         "test_limit": config.test_limit,
+        **({"between": plan.between.value} if plan.shared_tokens else {}),
         **{f"shared_tokens.{task}": part for task, part in plan.shared_tokens.items()},
     }
 
@@ -66,7 +67,7 @@ def settings_of(plan: Plan, cell: Cell) -> dict[str, Any]:
     variant = plan.methods.get(cell.method)
     if variant is None:
         return {}
-    taken: dict[str, Any] = {"alpha": plan.config.alpha} if variant.method else {}
+    taken: dict[str, Any] = {"alpha": plan.alpha(cell.method)} if variant.method else {}
     if completions := {str(completion) for _, completion in variant.needs.maps}:
         taken["completion"] = ", ".join(sorted(completions))
     return taken | {f"{part.name}.{name}": value for part in variant.parts for name, value in asdict(part).items()}

@@ -11,6 +11,7 @@ from bico.calibration.budget import Budget
 from bico.calibration.pseudo_labels import PseudoLabels, expert_scores, pseudo_labels
 from bico.calibration.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled
 from bico.calibration.scales import Side
+from bico.calibration.shared_tokens import Between
 from bico.models.loading import ModelFiles
 from bico.models.protocol import PAIRS, PROBE
 from storage.keys import Ref
@@ -34,6 +35,8 @@ class Calibration:
     """Distances to class centroids, for the strategies that go by them."""
     batch_size: int = 32
     """Changes memory and rounding only, so it does not enter the key."""
+    between: Between = Between.LAST
+    """What becomes of tokens between ends that two tokenizers share; of a pair with one tokenizer always the default."""
 
     def model(self, side: Side) -> ModelFiles:
         return self.source if side is Side.SOURCE else self.target
@@ -65,10 +68,12 @@ class Calibration:
     @property
     def identity(self) -> dict[str, object]:
         """What determines which samples these are and what stands for their labels: for keys."""
+        apart = {} if self.between is Between.LAST else {"between": self.between}
         return {
             "task": self.task.identity,
             "indices": self.indices,
             "samples": {str(count): size for count, size in self.counts.items()},
+            **apart,
         }
 
     def targets(self, space: Workspace) -> Tensor | None:

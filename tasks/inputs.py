@@ -33,6 +33,8 @@ class OwnHead:
     path: str
     digest: str
     """Of what the file holds."""
+    order: tuple[int, ...] = ()
+    """Of a head that the model itself brings (`ModelFiles.classifier`): where in its scores the task's classes are."""
 
     def read(self) -> LinearHead:
         return read_head(Path(self.path), self.model.allow_pickle)
@@ -100,7 +102,8 @@ def _open_head(
 ) -> torch.Tensor:
     opened, model = task.open(), open_model(files, device)
     if task.own_head is not None and task.own_head.model == files:
-        return as_head(task.own_head.read()).to(device)
+        own = task.own_head
+        return torch.tensor(own.order, device=device) if own.order else as_head(own.read()).to(device)
     if task.loss == PAIRS:
         return _open_bank(files, device, task, indices)
     if task.loss != PROBE:

@@ -91,9 +91,10 @@ def write_results(
     with _replacing(out / "calibration.json") as path:
         path.write_text(json.dumps(calibrations))
     for name, export in models.items():
-        export_model(space, target, export.vector, export.alpha, folder := out / "models" / name, export.task)
+        folder = out / "models" / name
+        loaded_by = export_model(space, target, export.vector, export.alpha, folder, export.task)
         card = model_card(
-            export.row, export.variant, start_of(export.row, rows), origin, name, read_curve(export.vector)
+            export.row, export.variant, start_of(export.row, rows), origin, name, read_curve(export.vector), loaded_by
         )
         (folder / CARD).write_text(card, encoding="utf-8")
     return {

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bico import load_classifier
+from bico.data.pairs import get_pairs
 from bico.data.reading import make_reading
 from bico.data.tasks import get_task
 from bico.errors import BicoError
@@ -28,8 +29,9 @@ from bico.methods import Pair, get_method
 from bico.methods.variant import get_variant
 from bico.models import zoo
 from bico.models.clip.family import CONFIG, WEIGHTS
+from bico.models.encoder.family import ENCODER
 from bico.models.families import find_weights
-from bico.models.files import HEAD_FILE
+from bico.models.files import HEAD_FILE, ModelFiles
 from bico.models.loading import load, resolve
 from bico.models.releases import Release, releases_at
 from bico.reporting.compare import compare
@@ -219,6 +221,20 @@ def _head(here: Here, classes: int, width: int) -> Path:
     return here.path / "head.safetensors"
 
 
+def _pairs(here: Here, rows: str, **reading: str) -> None:
+    for split in ("train", "test"):
+        here.file(f"faq/{split}.csv", rows)
+    read = get_pairs("faq", {"faq": here.path / "faq"}, make_reading(reading, "options"))
+    for split in ("train", "test"):
+        len(read.open(split))
+
+
+def _encoder(here: Here) -> ModelFiles:
+    """Of an encoder, what is looked at before any weights are."""
+    folder = here.file("bert/config.json", '{"model_type": "bert", "architectures": ["BertModel"]}').parent
+    return ModelFiles("bert", ENCODER.name, folder / "config.json", (), folder)
+
+
 def _arrays(here: Here) -> Path:
     write_arrays(here.path / "arrays", {"a": torch.ones(3)})
     return here.path / "arrays"
@@ -265,6 +281,14 @@ MISTAKES = [
     Mistake("Configurations", "`out: ~nobody-there/x`", lambda h: h.yaml(
         TWO + "tasks: [digits]\nout: ~nobody-there/x\n")),
     Mistake("Configurations", "method `bico+head:penalty=-1`", lambda h: get_variant("bico+head:penalty=-1")),
+    Mistake("Configurations", "method `bico:alpha=x`", lambda h: get_variant("bico:alpha=x")),
+    Mistake("Configurations", "method `few-shot:alpha=2`", lambda h: get_variant("few-shot:alpha=2")),
+    Mistake("Configurations", "`--alpha 0.5,x`", lambda h: h.config_checked(alpha="0.5,x")),
+    Mistake("Configurations", "method `cross-lora:rank=0`", lambda h: get_method("cross-lora:rank=0")),
+    Mistake("Configurations", "method `orthogonal-shift:beta=nan`", lambda h: get_method("orthogonal-shift:beta=nan")),
+    Mistake("Configurations", "method `orthogonal-shift` for another width", lambda h: h.plan(
+        target=str(h.release("wide", width=24)), methods=["orthogonal-shift"])),
+    Mistake("Configurations", "method `theseus-data-free:samples=10`", lambda h: get_method("theseus-data-free:samples=10")),
     Mistake("Configurations", "method `bicoo`", lambda h: get_method("bicoo")),
     Mistake("Configurations", "method `bico:complet=svd`", lambda h: get_method("bico:complet=svd")),
     Mistake("Configurations", "method `gradfix:mask=soft`", lambda h: get_method("gradfix:mask=soft")),
@@ -305,6 +329,18 @@ MISTAKES = [
     Mistake("Data", "5000 samples of a task with 1297", lambda h: h.plan(samples=[5000])),
     Mistake("Data", "1290 unlabelled inputs of a task with 1297 samples", lambda h: h.plan(
         samples=[100], unlabelled=1290)),
+    Mistake("Data", "`--loss pairs` without `--data`", lambda h: get_pairs("faq", {})),
+    Mistake("Data", "pairs in columns of unknown names", lambda h: _pairs(h, "left,right\na,b\n")),
+    Mistake("Data", "pairs beside a column `label` that is not named", lambda h: _pairs(
+        h, "anchor,positive,label\na,b,0\nc,d,1\n")),
+    Mistake("Data", "a pair that lacks a text", lambda h: _pairs(h, "anchor,positive\na,b\nc,\n")),
+    Mistake("Data", "a score that is no number", lambda h: _pairs(h, "anchor,positive,score\na,b,0.5\nc,d,high\n")),
+    Mistake("Data", "the same score everywhere", lambda h: _pairs(h, "anchor,positive,score\na,b,0.5\nc,d,0.5\n")),
+    Mistake("Data", "pairs that all share a text", lambda h: _pairs(h, "anchor,positive\na,b\na,c\n")),
+    Mistake("Data", "`--class-names` for pairs", lambda h: _pairs(h, "anchor,positive\na,b\nc,d\n", class_names="x,y")),
+    Mistake("Data", "`--loss pairs --sampling per-class`", lambda h: h.plan(loss="pairs", sampling="per-class")),
+    Mistake("Data", "`--loss pairs --unlabelled 5`", lambda h: h.plan(loss="pairs", unlabelled=5)),
+    Mistake("Data", "`--loss pairs --methods bico+head`", lambda h: h.plan(loss="pairs", methods=["bico+head"])),
     Mistake("Data", "an expert for two tasks", lambda h: h.plan(
         tasks=["digits", "segments"], expert=h.file("e.safetensors", ""))),
     Mistake("Models and checkpoints", "`zoo:mini-q`", lambda h: resolve("zoo:mini-q")),
@@ -353,6 +389,14 @@ MISTAKES = [
         expert=h.expert(lambda t: 1.1 * t), expert_head=_head(h, 9, 8))),
     Mistake("Models and checkpoints", "a head that reads another width", lambda h: h.plan(
         expert=h.expert(lambda t: 1.1 * t), expert_head=_head(h, 10, 16))),
+    Mistake("Models and checkpoints", "a folder as the head of a model of pictures", lambda h: h.plan(
+        expert=h.expert(lambda t: 1.1 * t), expert_head=h.release())),
+    Mistake("Models and checkpoints", "`--pooling cls` of models of pictures", lambda h: h.plan(pooling="cls")),
+    Mistake("Models and checkpoints", "`--pooling first`", lambda h: ENCODER.with_pooling(_encoder(h), "first")),
+    Mistake("Models and checkpoints", "an encoder without a head in an expert's place", lambda h: ENCODER.with_classifier(
+        _encoder(h), _encoder(h).folder)),
+    Mistake("Models and checkpoints", "a folder of a LoRA adapter as a model", lambda h: resolve(
+        str(h.file("lora/adapter_config.json", "{}").parent))),
     Mistake("Models and checkpoints", "a head's file without a head", lambda h: read_head(h.release() / WEIGHTS)),
     Mistake("Models and checkpoints", "a classifier of a model that has none", lambda h: load_classifier(h.release())),
     Mistake("Models and checkpoints", "an exported head without its classes", lambda h: (

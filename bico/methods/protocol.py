@@ -10,6 +10,7 @@ from torch import Tensor
 from bico.errors import MethodError
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.settings import HasFields
+from bico.models.depth import Depth, take_sites
 from bico.models.matching import match_sites
 from bico.models.permutations import PermutationGroup
 from bico.models.protocol import Calibratable, check_pair
@@ -127,24 +128,28 @@ def carry_sites(
     pair: Pair,
     others: Others,
     carry: Callable[[Site, Site], tuple[Tensor, Tensor | None]],
+    depth: Depth = Depth.ONE,
 ) -> StateDict:
     """Returns the target's task vector, put together of what its sites get.
 
     Arguments:
         carry: From a site of the source and the target's that it is matched with to the updates of the latter's weight
             (out, in) and bias (out,); None for the bias of a match without one.
+        depth: What a site takes of a source of another depth.
 
     Raises:
         MethodError: If `others` is "add" and a parameter has another shape in the target, or does not exist there.
         ShapeError: If an update does not have its site's shape.
     """
-    matched = pair.matched
+    taken = take_sites(pair.source_sites, pair.target_sites, depth)
     weights: dict[str, Tensor] = {}
     biases: dict[str, Tensor] = {}
     for site in pair.target_sites:
-        weights[site.name], bias = carry(matched[site.name], site)
-        if bias is not None:
-            biases[site.name] = bias
+        for ours in taken[site.name].sites:
+            weight, bias = (None if one is None else taken[site.name].share * one for one in carry(ours, site))
+            for sums, part in ((weights, weight), (biases, bias)):
+                if part is not None:
+                    sums[site.name] = sums[site.name] + part if site.name in sums else part
     return assemble(weights, biases, pair.target_sites, pair.target_state) | carry_others(tau, pair, others)
 
 

@@ -1,6 +1,7 @@
 """What a spec stands for: a method and the last steps behind it, with all settings, ready to run."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
@@ -12,12 +13,16 @@ from bico.errors import ConfigError, UnknownMethodError, nearest
 from bico.evaluation.linear_head import projection_of
 from bico.in_memory import gather_needs
 from bico.last_steps import LAST_STEPS, LastStep, Samples, StepContext, StepResult
+from bico.last_steps.random import Random
 from bico.last_steps.search import Search
 from bico.methods import METHODS, Evidence, Method, Needs, Pair
 from bico.methods.settings import build_part
 from bico.methods.spec import Part, Spec
 from bico.models.protocol import Model
 from bico.task_vector import StateDict, scale
+
+ALPHA = "alpha"
+"""Of a spec's method: how much of its transport is added, where that is not left to the run."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class Variant:
     method: Method | None
     """None: no transport."""
     steps: tuple[LastStep, ...] = ()
+    alpha: float | None = None
+    """How much of the transport is added; None for as much as the run says."""
 
     @property
     def needs(self) -> Needs:
@@ -57,6 +64,12 @@ class Variant:
     def parts(self) -> tuple[Method | LastStep, ...]:
         """Method and steps, in order."""
         return (*((self.method,) if self.method else ()), *self.steps)
+
+    @property
+    def carries_expert(self) -> bool:
+        """Whether what comes out has something of the expert in it."""
+        kept = not any(isinstance(step, Random) for step in self.steps)
+        return kept and self.method is not None and self.method.carries_expert
 
     @property
     def needs_labels(self) -> bool:
@@ -90,7 +103,8 @@ def get_variant(text: str | Spec, **defaults: Any) -> Variant:
         raise ConfigError(
             "Method 'none' does nothing: put a last step behind it, such as none+projection or none+head."
         )
-    method = build_part(spec.first, METHODS, defaults) if spec.carries else None
+    alpha, first = _strength_of(spec)
+    method = build_part(first, METHODS, defaults) if spec.carries else None
     if strange := [part.name for part in spec.steps if part.name not in LAST_STEPS]:
         raise UnknownMethodError(
             f"Method '{spec}': unknown last step {strange[0]!r}: {nearest(strange[0], LAST_STEPS)}"
@@ -98,17 +112,58 @@ def get_variant(text: str | Spec, **defaults: Any) -> Variant:
     steps = tuple(build_part(part, LAST_STEPS, defaults) for part in spec.steps)
     if closed := [step.name for step in steps[:-1] if not step.keeps_vocabulary]:
         raise ConfigError(f"Method '{spec}': {closed[0]} is the end, a classifier of its own; put it last.")
-    return Variant(method, steps)
+    return Variant(method, steps, alpha)
+
+
+def _strength_of(spec: Spec) -> tuple[float | None, Part]:
+    """Takes the strength out of a spec's first part: it is no setting of the method, which gives the same vector at any.
+
+    Raises:
+        ConfigError: If it is no finite number, is given twice, or there is no transport.
+    """
+    said = [pair for pair in spec.first.given if pair.partition("=")[0] == ALPHA]
+    if not said:
+        return None, spec.first
+    if len(said) > 1:
+        raise ConfigError(f"Method '{spec}': {ALPHA} is given twice.")
+    if spec.name not in METHODS or not METHODS[spec.name].carries_expert:
+        raise ConfigError(
+            f"Method '{spec}': {spec.name} carries no expert, whose strength {ALPHA} would be; leave it out."
+        )
+    text = said[0].partition("=")[2]
+    try:
+        alpha = float(text)
+    except ValueError:
+        alpha = math.nan
+    if not math.isfinite(alpha):
+        raise ConfigError(f"Method '{spec}': {ALPHA}={text!r} is not a finite number.")
+    return alpha, replace(spec.first, given=tuple(pair for pair in spec.first.given if pair not in said))
+
+
+def swept(spec: Spec, strengths: Sequence[float]) -> list[Spec]:
+    """Returns a spec at each of several strengths; what carries no expert, or says its own, is left alone.
+
+    Strength one is the spec as it is.
+
+    Example:
+        >>> [str(one) for one in swept(Spec.parse("bico:others=add+head"), [0.5, 1.0])]
+        ['bico:others=add:alpha=0.5+head', 'bico:others=add+head']
+    """
+    if not carries_expert(spec) or ALPHA in spec.first.settings:
+        return [spec]
+    given = [(*spec.first.given, *([f"{ALPHA}={alpha:g}"] if alpha != 1 else [])) for alpha in strengths]
+    return [replace(spec, first=replace(spec.first, given=one)) for one in given]
 
 
 def carries_expert(spec: Spec) -> bool:
     """Whether a spec carries the expert's weights over: no reference does, nor a baseline.
 
     Example:
-        >>> [carries_expert(Spec.parse(m)) for m in ("bico+head", "none+head", "few-shot:lr=0.1", "zero-shot")]
+        >>> [carries_expert(Spec.parse(m)) for m in ("bico+head", "none+head", "few-shot:lr=0.1", "bico+random+search")]
         [True, False, False, False]
     """
-    return spec.name in METHODS and METHODS[spec.name].carries_expert
+    kept = all(part.name != Random.name for part in spec.steps)
+    return kept and spec.name in METHODS and METHODS[spec.name].carries_expert
 
 
 def searched(spec: Spec) -> Spec:
@@ -148,7 +203,7 @@ def run(
         tau: The source's task vector.
         samples: With labels, without, or both: whatever there is serves every part that can use it.
         heads: Classification heads of source and target.
-        alpha: How much of the transferred task vector is added, before the last steps.
+        alpha: How much of the transferred task vector is added, before the last steps, unless the variant says.
 
     Raises:
         MethodError: If the variant cannot serve this pair.
@@ -161,7 +216,10 @@ def run(
     evidence = gather_needs(source, target, samples.batches, heads, variant.needs, sites)
     vector: StateDict = {}
     if variant.method is not None:
-        vector = scale(variant.method.transport(tau, Pair.of(source, target), evidence), alpha)
+        vector = scale(
+            variant.method.transport(tau, Pair.of(source, target), evidence),
+            alpha if variant.alpha is None else variant.alpha,
+        )
     return finish(variant.steps, vector, StepContext(source, target, heads, tau, samples), evidence)
 
 

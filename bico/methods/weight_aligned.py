@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -13,6 +13,8 @@ from bico.errors import MethodError
 from bico.linalg.procrustes import RANK_TOLERANCE
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.protocol import Others, Pair, carry_sites, check_others
+from bico.methods.settings import ADDED_LATER
+from bico.models.depth import Depth
 from bico.models.sites import Site
 from bico.task_vector import StateDict
 
@@ -34,6 +36,8 @@ class WeightAligned(ABC):
     """
 
     others: Others = Others.LEAVE
+    depth: Depth = field(default=Depth.ONE, metadata=ADDED_LATER)
+    """What a target's block takes of a source that has another number of blocks."""
 
     @property
     @abstractmethod
@@ -65,7 +69,7 @@ class WeightAligned(ABC):
                 return weight, None
             return weight, target.outputs @ (source.outputs.T @ ours.bias.read(tau).double())
 
-        return carry_sites(tau, pair, self.others, carry)
+        return carry_sites(tau, pair, self.others, carry, self.depth)
 
     def _bases(self, ours: Site, theirs: Site, pair: Pair) -> tuple[Basis, Basis]:
         """Of both weights, as many directions of each as there are of the other."""

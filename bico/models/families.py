@@ -2,7 +2,8 @@
 
 A family may also have a method `namings(parameters)`: how other libraries call its models' parameters, so that checkpoints
 of theirs can be read (`bico.models.checkpoint_names`); and `weight_stems`, what its files of weights are called but for
-their ending.
+their ending. One whose models may be told how they pool has `with_pooling`, and one that knows trained classification heads of
+its library `with_classifier` and `save_classifier` (`bico.models.encoder.family`).
 
 What its sites, losses and heads are is said by the model that it loads (`bico.models.protocol.Model`). Nothing else in
 the project names a family: whoever needs one asks this table, by the family's name or with a folder.

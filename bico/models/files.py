@@ -26,10 +26,16 @@ class ModelFiles:
     """What determines the model and lies in no file: of what the library brings, its name and what makes it another."""
     allow_pickle: bool = False
     """Whether weights that `torch.save` wrote may be read, tensors only."""
+    pooling: str = ""
+    """Of a text encoder whose folder does not say how tokens become features: how they do; empty for what is usual."""
+    classifier: Path | None = None
+    """Folder of an expert whose own classification head the model's loss is taken in; its files are among `files`."""
 
     def digest(self) -> str:
         """sha256 over what the library brings and the contents of the files."""
         total = hashlib.sha256(self.built_in.encode())
+        if self.pooling or self.classifier:
+            total.update(f"pooling={self.pooling}, classifier={self.classifier is not None}".encode())
         for path in self.files:
             about = path.stat()
             total.update(path.name.encode() + _file_digest(path, about.st_mtime_ns, about.st_size))

@@ -37,7 +37,7 @@ def match_sites(source: Iterable[Site], target: Iterable[Site]) -> dict[str, Sit
             has a bias.
     """
     target = list(target)
-    ours, theirs = _by_role(source), _by_role(target)
+    ours, theirs = by_role(source), by_role(target)
     matched: dict[str, Site] = {}
     for role, sites in theirs.items():
         if role not in ours:
@@ -48,16 +48,21 @@ def match_sites(source: Iterable[Site], target: Iterable[Site]) -> dict[str, Sit
         blocks = match_blocks(len(ours[role]), len(sites))
         matched |= {site.name: ours[role][block] for site, block in zip(sites, blocks, strict=True)}
     for site in target:
-        if (matched[site.name].bias is None) != (site.bias is None):
-            with_bias, without = ("source", "target") if site.bias is None else ("target", "source")
-            raise MethodError(
-                f"Site {site.name} has a bias in the {with_bias} and none in the {without}, so an update of it has no "
-                "counterpart: leave the site out, or give both models biases."
-            )
+        check_biases(matched[site.name], site)
     return {site.name: matched[site.name] for site in target}
 
 
-def _by_role(sites: Iterable[Site]) -> dict[tuple[str, bool, str], list[Site]]:
+def check_biases(ours: Site, theirs: Site) -> None:
+    """Raises MethodError if only one of two sites has a bias."""
+    if (ours.bias is None) != (theirs.bias is None):
+        with_bias, without = ("source", "target") if theirs.bias is None else ("target", "source")
+        raise MethodError(
+            f"Site {theirs.name} has a bias in the {with_bias} and none in the {without}, so an update of it has no "
+            "counterpart: leave the site out, or give both models biases."
+        )
+
+
+def by_role(sites: Iterable[Site]) -> dict[tuple[str, bool, str], list[Site]]:
     """The sites of each stack and role, by depth; those behind the blocks are apart."""
     found: dict[tuple[str, bool, str], list[Site]] = {}
     for site in sites:

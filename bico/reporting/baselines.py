@@ -1,7 +1,9 @@
 """What a transfer has to beat, at the same data: probes, few-shot fine-tuning, and its own last steps without transport."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
+from bico.last_steps.random import Random
 from bico.methods.spec import NONE, Spec
 
 PROBES = tuple(
@@ -21,5 +23,7 @@ def baselines(methods: Iterable[Spec]) -> list[Spec]:
         ['few-shot', 'none+tune:steps=30', 'none+projection']
     """
     methods = list(methods)
-    controls = [spec.control for spec in methods if spec.control is not None]
+    # Of nothing, there is nothing of the same norm: the control of a random update is that of its other steps.
+    plain = [replace(spec, steps=tuple(step for step in spec.steps if step.name != Random.name)) for spec in methods]
+    controls = [spec.control for spec in plain if spec.control is not None]
     return [spec for spec in dict.fromkeys([*PROBES, *FEW_SHOT, *controls]) if spec not in methods]

@@ -29,7 +29,13 @@ class Origin:
 
 
 def model_card(
-    cell: Row, variant: Variant, before: float | None, origin: Origin, folder: str, curve: StrengthCurve | None = None
+    cell: Row,
+    variant: Variant,
+    before: float | None,
+    origin: Origin,
+    folder: str,
+    curve: StrengthCurve | None = None,
+    loaded_by: str = "",
 ) -> str:
     """Returns a model card in Markdown, with the header that model hubs read.
 
@@ -39,6 +45,7 @@ def model_card(
         before: The target's accuracy on the same task before, in percent.
         folder: The name of the model's folder.
         curve: How the strength of its task vector was found, if it was searched.
+        loaded_by: The class of the family's library that loads it with its classifier, if there is one.
     """
     family = get_family(origin.family)
     gain = "" if before is None else f", {cell.accuracy - before:+.2f} points over {family.baseline}"
@@ -60,11 +67,16 @@ def model_card(
         f"| test {origin.measure} on {cell.task}{by} | {cell.accuracy:.2f} %{gain}{draws} |",
         *([f"| sampling | {origin.sampling} |"] if cell.seed is not None else []),
         *(f"| {setting.replace(': ', ' | ', 1)} |" for setting in settings),
-        *([f"| α of the transport | {origin.alpha:g} |"] if variant.method else []),
+        *(
+            [f"| α of the transport | {origin.alpha if variant.alpha is None else variant.alpha:g} |"]
+            if variant.method
+            else []
+        ),
         *([f"| searched | {told([curve])} |"] if curve else []),
         *(f"| {what}, sha256 | `{digest}` |" for what, digest in origin.digests.items()),
         "",
         *(_how_to_classify(cell.task, folder) if variant.ends_in_head else []),
+        *([f"`{loaded_by}.from_pretrained` loads it too, with that classifier as its head.", ""] if loaded_by else []),
         f"{family.weights_note}; `task-vector.safetensors`",
         "is what was added to the target. Flaws of the expert and of its data travel with it; licences of source and",
         "target apply.",
@@ -75,9 +87,8 @@ def model_card(
 def _made(cell: Row, variant: Variant, origin: Origin) -> str:
     """Where what it knows of the task comes from."""
     target, expert = short_name(origin.target), f"an expert of {short_name(origin.source)}"
-    carried = variant.method is not None and variant.method.carries_expert
     drawn = _drawn(cell)
-    if carried:
+    if variant.carries_expert:
         return (
             f"{target} with what {expert} learnt on {cell.task}, carried over by {label_of(cell.method)} with {drawn}."
         )

@@ -16,7 +16,7 @@ from bico.models.encoder.classifier import ClassifiedEncoder, with_head_of
 from bico.models.encoder.encoder import TextEncoder
 from tests.tiny_encoder import KINDS, config_of, random_task_vector, texts, tiny_encoder, write_encoder
 
-ANY = torch.zeros(0)  # a head that nobody looks at
+ANY = torch.arange(3)  # the classes, in the order of the scores
 
 
 def classifier_of(kind: str, seed: int = 1, **shape: int) -> torch.nn.Module:
@@ -37,13 +37,13 @@ def test_scores_are_transformers_own_and_follow_the_encoders_weights(kind: str, 
     model = tiny_encoder(2, kind, dtype=torch.float32)
     classified, inputs = with_head_of(model, tmp_path), model.prepare(texts(5))
     base = getattr(whole, whole.base_model_prefix)
-    assert not torch.allclose(classified.logits(inputs), called(whole, model, inputs))
+    assert not torch.allclose(classified.logits(inputs, None), called(whole, model, inputs))
     tau = {name: tensor - model.state()[name] for name, tensor in base.named_parameters() if name in model.state()}
     rest = {name: t for name, t in base.state_dict().items() if not name.startswith((*model.prefixes, "pooler"))}
     model.model.load_state_dict(rest, strict=False)
     pooler = getattr(model.model, "pooler", None)
     with classified.updated({name: t.detach() for name, t in tau.items()}):
-        assert_close(classified.logits(inputs), called(whole, model, inputs), rtol=1e-4, atol=1e-5)
+        assert_close(classified.logits(inputs, None), called(whole, model, inputs), rtol=1e-4, atol=1e-5)
     assert getattr(model.model, "pooler", None) is pooler
     labels = torch.arange(5) % 3
     assert_close(

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.utils import logging
 
 from bico.errors import CheckpointError, one_line
 from bico.models.encoder.encoder import TextEncoder
@@ -18,7 +19,10 @@ from bico.models.probed import class_loss
 
 
 class ClassifiedEncoder(TextEncoder):
-    """A text encoder, at its own weights, whose loss is taken in an expert's classification head: no other head is looked at."""
+    """A text encoder, at its own weights, whose loss is taken in an expert's classification head.
+
+    The head that it is given says which of that one's scores are the task's classes, in their order: integers (classes,).
+    """
 
     def __init__(self, encoder: TextEncoder, whole: Any) -> None:
         """Arguments:
@@ -45,14 +49,19 @@ class ClassifiedEncoder(TextEncoder):
         )  # the expert's blocks are its task vector, and no longer needed here
 
     def logits(self, inputs: Tensor, head: Any = None) -> Float[Tensor, "batch classes"]:
-        """Class scores of the expert's head on this encoder."""
+        """Class scores of the expert's head on this encoder.
+
+        Arguments:
+            head: The places of the task's classes among these scores; None for all as they are.
+        """
         encoder, place = self.model, self._whole.base_model_prefix
         own = getattr(encoder, "pooler", None)
         try:
             if self._pooler is not None:
                 encoder.pooler = self._pooler
             setattr(self._whole, place, encoder)
-            return self._whole(**self.model_inputs(inputs)).logits
+            scores = self._whole(**self.model_inputs(inputs)).logits
+            return scores if head is None else scores[:, head.to(scores.device)]
         finally:
             setattr(self._whole, place, None)
             if self._pooler is not None:
@@ -62,9 +71,10 @@ class ClassifiedEncoder(TextEncoder):
         """Cross-entropy of the expert's head, summed over the batch.
 
         Arguments:
-            labels: Class indices in the head's order, or a probability for every class.
+            labels: Class indices, or a probability for every class.
+            head: As in `logits`.
         """
-        return class_loss(self.logits(inputs), labels)
+        return class_loss(self.logits(inputs, head), labels)
 
 
 def with_head_of(encoder: TextEncoder, expert: Path) -> ClassifiedEncoder:
@@ -74,6 +84,8 @@ def with_head_of(encoder: TextEncoder, expert: Path) -> ClassifiedEncoder:
         CheckpointError: If the folder holds no such model, or one of another shape or without a trained head.
     """
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # of loading weights, which takes no time to show
     try:
         config = AutoConfig.from_pretrained(expert, **safe)
         whole, about = AutoModelForSequenceClassification.from_pretrained(
@@ -81,6 +93,9 @@ def with_head_of(encoder: TextEncoder, expert: Path) -> ClassifiedEncoder:
         )
     except Exception as error:  # transformers and safetensors raise a dozen types here; all mean: unreadable
         raise CheckpointError(f"{encoder.name}: cannot read the head of {expert}: {one_line(error)}.") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     if missing := sorted(about["missing_keys"]):
         raise CheckpointError(
             f"{encoder.name}: {expert} has no trained classification head: its weights lack {missing[0]}."

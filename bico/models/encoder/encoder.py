@@ -87,7 +87,8 @@ class TextEncoder:
         """What was taken for granted of this model."""
         if self.recipe.said:
             return ()
-        return (f"{self.name} does not say how its tokens are pooled: the mean is taken.",)
+        taken = "the mean" if self.recipe.pooling == ("mean",) else self.recipe.pooling[0]
+        return (f"{self.name} does not say how its tokens are pooled: {taken} is taken.",)
 
     @property
     def device(self) -> torch.device:

@@ -1,18 +1,21 @@
 """The family's entry in the table: names, files and the way to the rest, without transformers."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bico.errors import CheckpointError
+from bico.errors import CheckpointError, ConfigError, nearest, one_line
 from bico.models.encoder.layouts import LAYOUTS
-from bico.models.encoder.recipe import CONFIG, LENGTHS, MODULES, PROMPTS, read_recipe
+from bico.models.encoder.recipe import CONFIG, LENGTHS, MODES, MODULES, PROMPTS, read_recipe
 from bico.models.files import ModelFiles
 from bico.models.libraries import require
 from bico.models.weight_files import PICKLED, weight_files
 
 WEIGHTS = "model.safetensors"
+CLASSIFIERS = "ForSequenceClassification"
+"""How transformers' classes with a trained classification head end."""
 TOKENIZER = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "sentencepiece.bpe.model")
 BESIDE = (
     "tokenizer_config.json",
@@ -100,6 +103,50 @@ class EncoderFamily:
         from bico.models.encoder.loading import save
 
         save(model, files, folder)
+
+    def with_pooling(self, files: ModelFiles, pooling: str) -> ModelFiles:
+        """Files of a model whose tokens are pooled so, where its folder does not say; else as they are.
+
+        Raises:
+            ConfigError: If there is no such pooling.
+        """
+        if pooling not in MODES:
+            raise ConfigError(f"--pooling {pooling}: there is no such pooling; {nearest(pooling, MODES)}")
+        recipe = read_recipe(files.folder) if files.folder else None
+        # The mean is what is taken where nothing was said.
+        return files if recipe is None or recipe.said or pooling == "mean" else replace(files, pooling=pooling)
+
+    def with_classifier(self, files: ModelFiles, folder: Path) -> tuple[ModelFiles, tuple[str, ...]]:
+        """Files of a model whose loss is taken in the trained classification head in an expert's folder, and what the
+        head calls its classes.
+
+        Raises:
+            CheckpointError: If the folder holds no `...ForSequenceClassification`.
+        """
+        folder = folder.expanduser().resolve()
+        try:
+            about = json.loads((folder / CONFIG).read_text())
+            named = {int(n): str(name) for n, name in (about.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}).items()}
+            made = [str(name) for name in about.get("architectures") or []]
+        except (OSError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{folder} holds no model of transformers: {CONFIG}: {one_line(error)}.") from error
+        if not any(name.endswith(CLASSIFIERS) for name in made):
+            raise CheckpointError(
+                f"{folder} is a {', '.join(made) or 'model of no named class'}, which has no classification head: give the "
+                f"folder of a ...{CLASSIFIERS}."
+            )
+        covered = (folder / CONFIG, *weight_files(folder, files.allow_pickle).paths)
+        return replace(files, files=(*files.files, *covered), classifier=folder), tuple(named[n] for n in sorted(named))
+
+    def save_classifier(self, model: Any, files: ModelFiles, folder: Path, head: Any, classes: Sequence[str]) -> str:
+        """Writes a model with a linear classifier in the form of transformers' own, where it has one that says the same.
+
+        Returns:
+            The class of transformers that loads it; empty if there is none.
+        """
+        from bico.models.encoder.sequence_head import save_sequence_classifier
+
+        return save_sequence_classifier(model, files, folder, head, classes)
 
 
 def _is_kept(path: Path, allow_pickle: bool) -> bool:

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bico.models.checkpoint_names import Naming, Piece
 from bico.models.checkpoints import check_floats, read_checkpoint
 from bico.models.encoder.encoder import TextEncoder
 from bico.models.encoder.family import WEIGHTS
-from bico.models.encoder.recipe import CONFIG, read_recipe
+from bico.models.encoder.recipe import CONFIG, read_recipe, write_pooling
 from bico.models.files import ModelFiles
 from bico.models.weight_files import PICKLED, SAFE
 
@@ -37,6 +38,8 @@ def load(files: ModelFiles, device: str | torch.device) -> TextEncoder:
     """
     folder = _folder(files)
     recipe = read_recipe(folder)
+    if files.pooling:
+        recipe = replace(recipe, pooling=(files.pooling,))
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(recipe.encoder, **safe)
@@ -49,7 +52,12 @@ def load(files: ModelFiles, device: str | torch.device) -> TextEncoder:
     except Exception as error:  # transformers and safetensors raise a dozen types here; all mean: unreadable
         raise CheckpointError(f"{files.ref}: cannot read {folder}: {one_line(error)}. Fetch it again.") from error
     _fill(model, tensors, files.ref)
-    return TextEncoder(model.to(device), tokenizer, recipe, [part.to(device) for part in dense], files.ref)
+    encoder = TextEncoder(model.to(device), tokenizer, recipe, [part.to(device) for part in dense], files.ref)
+    if files.classifier is None:
+        return encoder
+    from bico.models.encoder.classifier import with_head_of
+
+    return with_head_of(encoder, files.classifier)
 
 
 def save(model: TextEncoder, files: ModelFiles, folder: Path) -> None:
@@ -80,6 +88,8 @@ def save(model: TextEncoder, files: ModelFiles, folder: Path) -> None:
     config["dtype"] = "float32"
     config.pop("torch_dtype", None)
     (at / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    if files.pooling:  # the folder that comes out says what the one that it came from did not
+        write_pooling(folder, files.pooling, model.model.config.hidden_size)
 
 
 def base_names(keys: Iterable[str], known: Mapping[str, Tensor], prefix: str) -> dict[str, str]:

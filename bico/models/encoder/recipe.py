@@ -85,6 +85,21 @@ def read_recipe(folder: Path) -> Recipe:
     )
 
 
+def write_pooling(folder: Path, mode: str, width: int) -> None:
+    """Makes a plain folder of transformers one of sentence-transformers, which says how tokens become features."""
+    kinds = (("", "Transformer"), ("1_Pooling", "Pooling"))
+    modules = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (path, kind) in enumerate(kinds)
+    ]
+    (folder / MODULES).write_text(json.dumps(modules, indent=2) + "\n")
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    spelt = {name: key for key, name in _SWITCHES.items()}
+    switches = {f"pooling_mode_{spelt.get(name, name)}": name == mode for name in MODES}
+    about = {"word_embedding_dimension": width, **switches}
+    (folder / "1_Pooling" / CONFIG).write_text(json.dumps(about, indent=2) + "\n")
+
+
 def _modes(config: dict[str, Any], where: Path) -> tuple[str, ...]:
     """The poolings of a configuration: one name or several, or a switch for each."""
     named = config.get("pooling_mode")
