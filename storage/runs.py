@@ -47,6 +47,24 @@ def read_run(tracker: Tracker, run: str) -> Recorded:
     return Recorded(name, [dict(zip(table["columns"], values, strict=True)) for values in table["data"]])
 
 
+def read_record(tracker: Tracker, run: str, name: str) -> str:
+    """Reads a text that a run has left.
+
+    Raises:
+        StoreError: If there is no such run, or it has left none.
+    """
+    with tracker.talking() as client, TemporaryDirectory() as folder:
+        try:
+            return Path(client.download_artifacts(run, name, folder)).read_text(encoding="utf-8")
+        except (MlflowException, OSError) as error:
+            if getattr(error, "error_code", "RESOURCE_DOES_NOT_EXIST") != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise StoreError(
+                f"MLflow at {tracker.uri} has no {name} of a run {run!r}: give the id of a finished transfer's parent run, as "
+                "`bico transfer` prints it; runs of earlier versions have none."
+            ) from error
+
+
 def add_models(tracker: Tracker, run: str, folders: Mapping[str, Path]) -> None:
     """Copies models to a run, for registering; one that it has already is left as it is.
 

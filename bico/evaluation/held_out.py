@@ -78,6 +78,9 @@ def cross_validated(
 ) -> float:
     """Returns the share of samples that a probe of the others classifies rightly (four folds), in percent.
 
+    Arguments:
+        features: In an order that has nothing to do with the labels, as that of `hold_out`.
+
     Raises:
         CalibrationError: If there are fewer than four samples, or features are not finite.
     """

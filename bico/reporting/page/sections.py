@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bico.reporting.advice import advice
 from bico.reporting.block_report import NAMES, BlockReport, worst
@@ -192,7 +193,7 @@ def strengths(record: RunRecord) -> Html | None:
     title = "Loss on the labels against the strength of the carried update, less the untouched target's"
     plots = [
         tag("div", strength_plot(drawn, frame, title), class_=kind)
-        for frame, kind in ((WIDE, "wide"), (NARROW, "narrow"))
+        for frame, kind in ((replace(WIDE, right=16), "wide"), (NARROW, "narrow"))
     ]
     note = "Cross-entropy of the labelled samples in nats, less that of the target as it is: below zero the update helps. A line a search, a dot where it chose."
     found = [tag("li", line.removeprefix("- ")) for line in strength_lines(dict(record.curves))]
