@@ -56,7 +56,7 @@ def test_an_expert_in_a_file_moves_and_is_saved(ran: dict[str, Any]) -> None:
     assert [str(row.method) for row in done.rows] == ["zero-shot", "bico", "expert"]
     model, *_ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     before, moved = load(resolve("zoo:mini-b")).state(), load_file(folder / "task-vector.safetensors")
-    after = {name: tensor for name, tensor in model.state_dict().items()}
+    after = model.state_dict()
     assert moved and all(torch.allclose(after[name], before[name] + moved[name], atol=1e-6) for name in moved)
     assert all(torch.equal(moved[name], done.vector[name]) for name in moved)
 
