@@ -82,7 +82,7 @@ def vector_of(
             f"The expert is a {type(expert).__name__}: give a checkpoint's path, a state dictionary, or a fine-tuned module."
         )
     read = Checkpoint(read.place, {name: tensor.detach().cpu() for name, tensor in read.tensors.items()}, read.notes)
-    foreign = () if source.files is None else foreign_namings(source.files.family, everything(model))  # type: ignore[arg-type]
-    found = expert_of(model, read, foreign, read.place, farthest)  # type: ignore[arg-type]
+    foreign = () if source.files is None else foreign_namings(source.files.family, everything(model))
+    found = expert_of(model, read, foreign, read.place, farthest)
     state = {name: tensor.cpu() for name, tensor in model.state().items()}
     return subtract(found.state, state), found.notes

@@ -281,7 +281,9 @@ def everything(bench: Bench) -> Iterator[tuple[str, str, Numbers]]:
     for what, weights, indices in (("bare", None, None), ("few", None, range(12)), ("fine-tuned", read, range(24))):
         done = bench.run(probe.probe_model, words, colours, weights, 1.0, indices)
         yield "probe", what, {"accuracy": artefacts.read_accuracy(done.ref)}
-    done = bench.run(validate.validate_model, words, colours, None, 1.0, HeldOut(tuple(range(12, 40)), True), tuple(range(12)))
+    done = bench.run(
+        validate.validate_model, words, colours, None, 1.0, HeldOut(tuple(range(12, 40)), True), tuple(range(12))
+    )
     yield "validate", "probe", {"accuracy": artefacts.read_accuracy(done.ref)}
     folder = write_all(bench.folder / "pairs")
     encoder = resolve(str(folder / "a"))

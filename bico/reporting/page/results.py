@@ -59,9 +59,7 @@ def results_table(rows: Sequence[Row], colour: dict, measure: str) -> Html:
             bodies.append(tag("tbody", *lines))
     spread = " Mean ± standard deviation over the calibration draws." if "±" in "".join(map(str, bodies)) else ""
     gained = f"Gain: points over {base.label}, the target as it is"
-    caption = (
-        f"Test {measure} in %.{spread} {gained}{', on average' if several else ''}. Bold: the best without all data."
-    )
+    caption = f"Test {measure} in %.{spread} {gained}{', on average' if several else ''}. Bold: the best that was done to the target."
     return tag(
         "table", tag("caption", tag("span", caption, class_="stay")), tag("thead", head), *bodies, class_="results"
     )

@@ -170,7 +170,7 @@ def models(record: RunRecord) -> Html | None:
     caption = f"Models written, gain in points over {start_label(record)}."
     if choices:
         caption += " Held out: of the model, in brackets of the target as it is, in %."
-    told = [tag("li", choice.sentence) for choice in record.choices]
+    told = [tag("li", choice.sentence) for choice in record.choices if choice.gains]  # the others stand above, loudly
     return section(
         "Models written",
         plain_table(caption, ["task", "model", *heads], lines, 3),
@@ -209,8 +209,18 @@ def layers(record: RunRecord) -> Html | None:
     parts: list[Html] = []
     for task in dict.fromkeys(block.task for block in record.blocks):
         mine = [block for block in record.blocks if block.task == task]
-        parts += [tag("h3", f"{task}: {record.looked_into.get(task, '').removeprefix(f'{task}/')}"), _blocks(mine)]
+        parts += [tag("h3", f"{task}: {_told(record.looked_into.get(task, ''), task)}"), _blocks(mine)]
     return section("Layer by layer", tag("p", worst(record.blocks)), *parts, name="layers")
+
+
+def _told(label: str, task: str) -> str:
+    """A cell's label behind its task's name.
+
+    Example:
+        >>> _told("digits/bico/N=100/seed=0", "digits")
+        'bico, N=100, seed 0'
+    """
+    return label.removeprefix(f"{task}/").replace("/", ", ").replace("seed=", "seed ")
 
 
 def _blocks(blocks: Sequence[BlockReport]) -> Html:
