@@ -24,11 +24,12 @@ def mlflow_page(run: Mapping[str, Any]) -> str:
 def what_was_written(outputs: Mapping[str, Any]) -> str:
     """The files and versions of a transfer."""
     lines = [f"Page:    {outputs['page']}", f"Table:   {outputs['table']}"]
-    chosen = {Choice.parse(found).cell.folder: Choice.parse(found) for found in outputs.get("chosen", {}).values()}
+    chosen = {Choice.parse(found).cell.folder: found for found in outputs.get("chosen", {}).values()}
     for name, folder in outputs["models"].items():
-        lines.append(f"Model:   {folder}")
-        if choice := chosen.get(name):
-            lines.append(f"         {choice.sentence}")
+        found = chosen.get(name)
+        lines.append(f"Model:   {folder}" + (f"   test {found['test']:.1f} %" if found else ""))
+        if found:
+            lines.append(f"         {Choice.parse(found).sentence}")
     return "\n".join(lines + [f"Version: {name} {n}" for name, n in outputs.get("registered", {}).items()])
 
 

@@ -101,8 +101,14 @@ def record_of(
     drawn: Sequence[Mapping[str, Any]],
     chosen: Mapping[str, Choice],
     ledger: Ledger,
+    links: Mapping[str, str],
 ) -> RunRecord:
-    """What a run's page is made of, but for what is read from the store when it is written."""
+    """What a run's page is made of, but for what is read from the store when it is written.
+
+    Arguments:
+        looked_into: By task, the cell that the blocks are of.
+        links: Where else the run can be looked at, by name.
+    """
     config = plan.config
     digests = {config.source: plan.source.digest(), config.target: plan.target.digest()}
     for place in (config.expert, config.expert_head):
@@ -132,6 +138,7 @@ def record_of(
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {plan.space.device}, Python {platform.python_version()}",
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         identity=plan.identity,
+        links=links,
     )
 
 

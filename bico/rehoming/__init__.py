@@ -22,7 +22,7 @@ from bico.models.experts import FARTHEST
 from bico.models.protocol import PROBE, Calibratable, Model
 from bico.models.wrapped import Loss
 from bico.rehoming.result import Result
-from bico.rehoming.samples import calibration_batches, task_of, test_batches
+from bico.rehoming.samples import calibration_batches, measured_on, task_of
 from bico.rehoming.subjects import Opened, open_subject, vector_of
 from bico.reporting.references import EXPERT, TARGET_PROBE, ZERO_SHOT
 from bico.reporting.rows import Row
@@ -87,12 +87,9 @@ def rehome(
         task = task_of(data, test, class_names, prompts, ours.model.name)
         found = _Family(ours, theirs, task, tau, spec, alpha, samples, seed, batch_size, test_limit)
         return found.result(notes)
+    tested = [] if test is None else measured_on(test, batch_size, test_limit)
     drawn = calibration_batches(data, target_data, samples, seed, batch_size)
-    return _modules(ours, theirs, tau, spec, alpha, drawn, seed, notes, _tested(test, batch_size, test_limit))
-
-
-def _tested(test: Any, batch_size: int, limit: int | None) -> list[tuple[Any, Tensor]]:
-    return [] if test is None else list(test_batches(test, batch_size, limit))
+    return _modules(ours, theirs, tau, spec, alpha, drawn, seed, notes, tested)
 
 
 def _modules(

@@ -1,7 +1,6 @@
 """Calibration and test samples from what people have: a folder, a task, a data set of raw examples, a data loader."""
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ from bico.calibration.covariances import Batch
 from bico.calibration.loaders import batches
 from bico.calibration.sampling import draw_samples
 from bico.data.base import Split, Task
-from bico.errors import ConfigError, DataError
+from bico.errors import ConfigError, DataError, NotEnoughSamplesError
+from bico.models.inputs import part
 
 
 def task_of(data: Any, test: Any, class_names: Sequence[str] | None, prompts: Sequence[str], model: str) -> Task:
@@ -84,17 +84,28 @@ def calibration_batches(data: Any, target_data: Any, samples: int | None, seed: 
     return found if samples is None else list(_first(found, samples))
 
 
-def _first(found: Iterable[Batch], samples: int) -> Iterable[Batch]:
-    """Whole batches until there are enough samples."""
-    seen = 0
+def _first(found: Iterable[Batch], samples: int) -> Iterator[Batch]:
+    """The first so many samples; the last batch is cut."""
+    left = samples
     for batch in found:
-        if seen >= samples:
+        if left <= 0:
             return
-        seen += len(batch.labels)
-        yield batch
+        rows = slice(left)
+        yield Batch(part(batch.source, rows), part(batch.target, rows), batch.labels[rows])
+        left -= len(batch.labels)
+    if left > 0:
+        raise NotEnoughSamplesError(
+            f"{samples} calibration samples asked for, but the data hold {samples - left}: lower samples, or give None for all."
+        )
 
 
-def test_batches(data: Any, batch_size: int, limit: int | None) -> Iterable[tuple[Any, torch.Tensor]]:
-    """Batches to measure a module on."""
-    loader = DataLoader(data, batch_size=batch_size) if isinstance(data, Dataset) else data
-    return loader if limit is None else islice(loader, -(-limit // batch_size))
+def measured_on(data: Any, batch_size: int, limit: int | None) -> list[tuple[Any, torch.Tensor]]:
+    """Batches to measure a module on: the first `limit` samples, or all."""
+    found = [(batch.source, batch.labels) for batch in batches(data, batch_size=batch_size)]
+    if limit is None:
+        return found
+    held: list[tuple[Any, torch.Tensor]] = []
+    for inputs, labels in found:
+        if (left := limit - sum(len(one) for _, one in held)) > 0:
+            held.append((part(inputs, slice(left)), labels[:left]))
+    return held
