@@ -2,6 +2,7 @@
 
 What most programs need is here, and is imported when it is first asked for:
 
+    rehome                         from models, an expert and data to a result (docs/recipes.md)
     wrap, transfer, batches        carry a task vector between two modules of your own (docs/your-own-model.md)
     METHODS, get_method            the methods by name
     load_classifier                an exported model with the classifier that came with it
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from bico.in_memory import transfer
     from bico.methods import METHODS, get_method
     from bico.models.wrapped import wrap
+    from bico.rehoming import rehome
 
     __version__: str
 
@@ -38,6 +40,7 @@ __all__ = [
     "batches",
     "get_method",
     "load_classifier",
+    "rehome",
     "task_vector",
     "transfer",
     "wrap",
@@ -50,6 +53,7 @@ _HOMES = {
     "batches": "bico.calibration.loaders",
     "get_method": "bico.methods",
     "load_classifier": "bico.evaluation.classifier",
+    "rehome": "bico.rehoming",
     "transfer": "bico.in_memory",
     "wrap": "bico.models.wrapped",
 }

@@ -41,7 +41,9 @@ def budgets_of(plan: Plan, method: Spec) -> list[Budget]:
 
 
 def is_shown(plan: Plan, cell: Cell) -> bool:
-    """Whether a cell is of the first method, with all there is to learn from and the first seed: the one that is shown."""
+    """Whether a cell is of the first method, with all there is to learn from and the first seed: the one that is looked into
+    where none was chosen.
+    """
     if cell.method != plan.config.methods[0]:
         return False
     return cell.seed is None or (cell.budget, cell.seed) == (budgets_of(plan, cell.method)[-1], plan.config.seeds[0])

@@ -140,8 +140,8 @@ class TransferConfig(BaseModel):
     """Only the first so many test samples."""
     batch_size: Annotated[int, Field(ge=1, le=MANY)] = 32
     """Calibration samples per pass; changes memory, never the result."""
-    export: Literal["one", "all", "none"] = "one"
-    """Which updated models to write: per task the first method at the largest N and first seed, all, or none."""
+    export: Literal["best", "all", "none"] = "best"
+    """Which updated models to write: per task the best one by held-out training samples, all, or none."""
     register_as: Annotated[Annotated[str, Field(pattern=r"^[\w.-]+$")] | None, Option("--register", metavar="NAME")] = (
         None
     )

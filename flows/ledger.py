@@ -21,6 +21,8 @@ class Ledger:
     def __init__(self, limit: float | None = None) -> None:
         self._limit = limit
         self.counts: dict[str, Counter[str]] = {}
+        self.phases: list[tuple[str, float]] = []
+        """What was done, and how many seconds it took."""
         self.log = get_run_logger()
 
     def run(self, task: Task, *args: Any, label: str | None = None) -> Done:
@@ -41,7 +43,8 @@ class Ledger:
         yield
         after = totals(self.counts)
         numbers = ", ".join(f"{after[word] - before[word]} {word}" for word in after)
-        self.log.info("%s: %s (%.1f s)", what, numbers, time.perf_counter() - started)
+        self.phases.append((what, time.perf_counter() - started))
+        self.log.info("%s: %s (%.1f s)", what, numbers, self.phases[-1][1])
 
 
 def totals(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:

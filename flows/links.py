@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from bico.reporting.choice import Choice
+
 UI = "http://127.0.0.1:4200"
 MLFLOW_UI = "http://127.0.0.1:5000"
 
@@ -21,8 +23,13 @@ def mlflow_page(run: Mapping[str, Any]) -> str:
 
 def what_was_written(outputs: Mapping[str, Any]) -> str:
     """The files and versions of a transfer."""
-    lines = [f"Plot:    {outputs['plot']}", f"Table:   {outputs['table']}"]
-    lines += [f"Model:   {folder}" for folder in outputs["models"].values()]
+    lines = [f"Page:    {outputs['page']}", f"Table:   {outputs['table']}"]
+    chosen = {Choice.parse(found).cell.folder: found for found in outputs.get("chosen", {}).values()}
+    for name, folder in outputs["models"].items():
+        found = chosen.get(name)
+        lines.append(f"Model:   {folder}" + (f"   test {found['test']:.1f} %" if found else ""))
+        if found:
+            lines.append(f"         {Choice.parse(found).sentence}")
     return "\n".join(lines + [f"Version: {name} {n}" for name, n in outputs.get("registered", {}).items()])
 
 

@@ -26,6 +26,7 @@ from bico.models.protocol import PAIRS, TEXT, Model, Placed
 from bico.reporting.baselines import baselines
 from flows.config import Settings, TransferConfig
 from flows.inputs import find_files, pose, task_refs, tell, with_head
+from flows.repeat import check_out, identity_of
 from tasks.cached_stage import Workspace
 from tasks.finetune import read_expert
 from tasks.inputs import TaskRef, open_model
@@ -53,6 +54,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     """What to tell: what was taken for granted of the models; of an expert how it was read, how far it is from the source,
     what of it is not carried."""
+    identity: str = ""
+    """Digest of all that determines the numbers (`flows.repeat`)."""
 
     @property
     def maps(self) -> list[tuple[Signal, MapRule]]:
@@ -167,7 +170,8 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         )
     shared = {name: part for name, task in tasks.items() if (part := tokens_shared(ours, theirs, task)) is not None}
     notes = (*left_out, *(note for model in (ours, theirs) for note in getattr(model, "notes", ())))
-    plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, probed, shared, notes)
+    check_out(config.out, identity := identity_of(config, source, target, tasks))
+    plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, probed, shared, notes, identity)
     if plan.maps:
         for most, signals in plan.collected.items():
             wanted = dict.fromkeys(signals, most)

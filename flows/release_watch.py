@@ -23,6 +23,7 @@ from bico.reporting.tables import markdown_table
 from flows.config import Settings, TransferConfig, make_config
 from flows.links import flow_run_page, mlflow_page
 from flows.plan import make_plan
+from flows.repeat import MODELS
 from flows.transfer import transfer
 from tasks.record import register
 from tasks.releases import RECORD, Record, find_release, question, records, show_release
@@ -100,7 +101,8 @@ def release_watch(config: WatchConfig, settings: Settings | None = None) -> Stat
     versions: dict[str, str] = {}
     if decision.publish:
         for name, run in record.runs.items():
-            versions |= register(settings, run["run"], f"{config.register_as}-{name}", PUBLISHED)
+            models = {model.name: str(model) for model in sorted((folder / name / MODELS).glob("*"))}
+            versions |= register(settings, run["run"], f"{config.register_as}-{name}", PUBLISHED, models)
     replace(record, published=decision.publish, comment=decision.comment, versions=versions).write(folder)
     log.info("%s: %s", release.name, "published" if decision.publish else "not published")
     name = "Published" if decision.publish else "Declined"

@@ -26,11 +26,12 @@ from bico.reporting.references import (
 )
 from bico.reporting.rows import Cell, Row
 from flows.cells import everywhere, is_shown, sweep
+from flows.choice import choose_all
 from flows.collect import Collected, Draw, calibrate
 from flows.config import Settings, TransferConfig
 from flows.ledger import Ledger, totals
 from flows.plan import Plan, make_plan
-from flows.written import alike, exports, origin, recorded, settings_of
+from flows.written import alike, exports, origin, record_of, recorded, settings_of
 from storage.keys import Ref
 from tasks.artefacts import read_accuracy, read_pair_measures
 from tasks.block_report import report_blocks
@@ -75,20 +76,30 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
         experts, oracles = fine_tune_all(plan, ledger, progress)
         collected = calibrate(plan, settings, ledger, experts)
         rows, vectors = transfer_all(plan, experts, oracles, collected, ledger)
-        blocks = report_all_blocks(plan, vectors, collected)
+        chosen = choose_all(plan, vectors, collected, ledger)
+        shown = {cell.task: cell for cell in vectors if is_shown(plan, cell)}
+        shown |= {task: choice.cell for task, choice in chosen.items() if plan.methods[choice.cell.method].method}
+        blocks = report_all_blocks(plan, {cell: vectors[cell] for cell in shown.values()}, collected)
     counts = {stage: dict(counter) for stage, counter in ledger.counts.items()}
     known = [one for found in collected.values() for one in found.calibrations if one is not None]
     drawn = [one.drawn | alike(plan, one.task.name) for one in known]
-    written = exports(plan, rows, vectors)
+    written = exports(plan, rows, vectors, chosen)
     searched = {cell: vector for cell, vector in vectors.items() if plan.methods[cell.method].steps}
-    outputs = write_results(plan.space, config.out, plan.target, rows, drawn, written, origin(plan), searched)
-    show_results(config.source, config.target, rows, blocks, counts, Path(outputs["plot"]), outputs["models"])
+    record = record_of(
+        plan, rows, blocks, shown, drawn, chosen, ledger, {"flow run in Prefect": str(runtime.flow_run.id)}
+    )
+    outputs = write_results(plan.space, config.out, plan.target, record, drawn, written, origin(plan), searched)
+    tested = {row.cell: row.accuracy for row in rows}
+    outputs["chosen"] = {task: choice.to_json() | {"test": tested[choice.cell]} for task, choice in chosen.items()}
+    show_results(config.source, config.target, rows, blocks, counts, Path(outputs["plot"]), outputs["models"], record)
     outputs["prefect"] = {"flow_run": str(runtime.flow_run.id)}
     tags = {"prefect.flow_run": outputs["prefect"]["flow_run"], **{f"stages.{k}": v for k, v in totals(counts).items()}}
     details = {row.cell: settings_of(plan, row) for row in rows}
     outputs |= record_run(settings, config.title, recorded(plan), rows, details, outputs, tags)
     if config.register_as and written:
-        outputs["registered"] = register(settings, outputs["mlflow"]["run"], config.register_as)
+        outputs["registered"] = register(
+            settings, outputs["mlflow"]["run"], config.register_as, models=outputs["models"]
+        )
     return Result(rows, outputs, counts)
 
 
@@ -205,12 +216,11 @@ def transfer_one(plan: Plan, cell: Cell, expert: Ref, found: Collected, ledger: 
 def report_all_blocks(
     plan: Plan, vectors: Mapping[Cell, Ref], collected: Mapping[Draw, Collected]
 ) -> list[BlockReport]:
-    """Per task, how the transfer that is shown looks block by block."""
+    """How transfers look block by block."""
     blocks: list[BlockReport] = []
     for cell, vector in vectors.items():
-        if is_shown(plan, cell):
-            found = Collected() if cell.seed is None else collected.get((cell.task, cell.seed), Collected())
-            evidence = found.evidence(plan.methods[cell.method].needs, cell.budget)
-            models, strength = (plan.source, plan.target), plan.strength(cell.method)
-            blocks += report_blocks(plan.space, models, cell.task, vector, evidence, strength)
+        found = Collected() if cell.seed is None else collected.get((cell.task, cell.seed), Collected())
+        evidence = found.evidence(plan.methods[cell.method].needs, cell.budget)
+        models, strength = (plan.source, plan.target), plan.strength(cell.method)
+        blocks += report_blocks(plan.space, models, cell.task, vector, evidence, strength)
     return blocks

@@ -1,26 +1,43 @@
 """What a transfer writes about itself: the models to export, their origin, and the parameters that MLflow keeps."""
 
+import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from bico.reporting.block_report import BlockReport
 from bico.reporting.card import Origin
+from bico.reporting.choice import Choice
+from bico.reporting.names import short_name
+from bico.reporting.page.record import Draw, RunRecord
 from bico.reporting.rows import Cell, Row
-from flows.cells import is_shown
+from flows.ledger import Ledger
 from flows.plan import Plan
+from flows.repeat import command_of, expert_digest, settings_of_run
 from storage.keys import Ref
 from tasks.publish import Export
 
 
-def exports(plan: Plan, rows: Sequence[Row], vectors: Mapping[Cell, Ref]) -> dict[str, Export]:
-    """The models to write, by folder name: per task the one that is shown, all, or none."""
+def exports(
+    plan: Plan, rows: Sequence[Row], vectors: Mapping[Cell, Ref], chosen: Mapping[str, Choice]
+) -> dict[str, Export]:
+    """The models to write, by folder name: per task the one that was chosen, all, or none."""
     measured = {row.cell: row for row in rows}
+    choices = {choice.cell: choice for choice in chosen.values()}
     return {
         cell.folder: Export(
-            vector, measured[cell], plan.tasks[cell.task], plan.methods[cell.method], plan.strength(cell.method)
+            vector,
+            measured[cell],
+            plan.tasks[cell.task],
+            plan.methods[cell.method],
+            plan.strength(cell.method),
+            choices.get(cell),
         )
         for cell, vector in vectors.items()
-        if plan.config.export == "all" or (plan.config.export == "one" and is_shown(plan, cell))
+        if plan.config.export == "all" or cell in choices
     }
 
 
@@ -71,3 +88,86 @@ def settings_of(plan: Plan, cell: Cell) -> dict[str, Any]:
     if completions := {str(completion) for _, completion in variant.needs.maps}:
         taken["completion"] = ", ".join(sorted(completions))
     return taken | {f"{part.name}.{name}": value for part in variant.parts for name, value in asdict(part).items()}
+
+
+VERSIONS = ("bico", "torch", "numpy", "scipy", "open_clip_torch", "transformers", "prefect", "dask", "zarr", "mlflow")
+"""Packages that a run's record names, where they are installed."""
+
+
+def record_of(
+    plan: Plan,
+    rows: Sequence[Row],
+    blocks: Sequence[BlockReport],
+    looked_into: Mapping[str, Cell],
+    drawn: Sequence[Mapping[str, Any]],
+    chosen: Mapping[str, Choice],
+    ledger: Ledger,
+    links: Mapping[str, str],
+) -> RunRecord:
+    """What a run's page is made of, but for what is read from the store when it is written.
+
+    Arguments:
+        looked_into: By task, the cell that the blocks are of.
+        links: Where else the run can be looked at, by name.
+    """
+    config = plan.config
+    digests = {config.source: plan.source.digest(), config.target: plan.target.digest()}
+    for place in (config.expert, config.expert_head):
+        if place is not None and (digest := expert_digest(place, plan.source.allow_pickle)):
+            digests[str(place)] = digest
+    return RunRecord(
+        config.title,
+        config.source,
+        config.target,
+        tuple(rows),
+        digests,
+        plan.measure,
+        plan.measured_by,
+        None if config.expert is None else short_name(str(config.expert)),
+        config.alpha,
+        tuple(blocks),
+        {task: cell.label for task, cell in looked_into.items()},
+        draws=tuple(_draw(one) for one in drawn),
+        choices=tuple(chosen.values()),
+        notes=plan.notes,
+        command=command_of(config),
+        settings=settings_of_run(config),
+        stages={stage: dict(counter) for stage, counter in ledger.counts.items()},
+        phases=tuple(ledger.phases),
+        measured={"time": told_seconds(sum(seconds for _, seconds in ledger.phases))},
+        versions={name: found for name in VERSIONS if (found := _version(name))},
+        machine=f"{platform.machine()}, {os.cpu_count()} cores, {plan.space.device}, Python {platform.python_version()}",
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        identity=plan.identity,
+        links=links,
+    )
+
+
+def _draw(drawn: Mapping[str, Any]) -> Draw:
+    counts = tuple(drawn["samples"])
+    about = str(drawn["task"]), str(drawn["sampling"]), int(drawn["seed"]), counts, len(drawn["indices"])
+    return Draw(*about, drawn.get("shared_tokens"))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def told_seconds(seconds: float) -> str:
+    """A time for people.
+
+    Example:
+        >>> told_seconds(3.24), told_seconds(75), told_seconds(7260)
+        ('3.2 s', '1 min 15 s', '2 h 1 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

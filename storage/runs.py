@@ -1,6 +1,7 @@
 """Runs in MLflow, read back; and models that runs have logged, registered."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,7 @@ from storage.tracking import Tracker
 
 RESULTS = "results.json"
 MODELS = "models"
-"""Where a run keeps its models, each in a folder."""
+"""Where a run keeps the models that are registered, each in a folder."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,42 @@ def read_run(tracker: Tracker, run: str) -> Recorded:
             ) from error
         table = json.loads(Path(path).read_text(encoding="utf-8"))
     return Recorded(name, [dict(zip(table["columns"], values, strict=True)) for values in table["data"]])
+
+
+def read_record(tracker: Tracker, run: str, name: str) -> str:
+    """Reads a text that a run has left.
+
+    Raises:
+        StoreError: If there is no such run, or it has left none.
+    """
+    with tracker.talking() as client, TemporaryDirectory() as folder:
+        try:
+            return Path(client.download_artifacts(run, name, folder)).read_text(encoding="utf-8")
+        except (MlflowException, OSError) as error:
+            if getattr(error, "error_code", "RESOURCE_DOES_NOT_EXIST") != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise StoreError(
+                f"MLflow at {tracker.uri} has no {name} of a run {run!r}: give the id of a finished transfer's parent run, as "
+                "`bico transfer` prints it; runs of earlier versions have none."
+            ) from error
+
+
+def add_models(tracker: Tracker, run: str, folders: Mapping[str, Path]) -> None:
+    """Copies models to a run, for registering; one that it has already is left as it is.
+
+    Raises:
+        StoreError: If a folder is not there any more.
+    """
+    with tracker.talking() as client:
+        known = {Path(entry.path).name for entry in client.list_artifacts(run, MODELS)}
+    for name, folder in folders.items():
+        if name in known:
+            continue
+        if not folder.is_dir():
+            raise StoreError(
+                f"The model {folder} is not there any more and cannot be registered: run the transfer again."
+            )
+        tracker.log_artifact(run, folder, f"{MODELS}/{name}")
 
 
 def register_models(tracker: Tracker, run: str, name: str, alias: str | None = None) -> dict[str, str]:

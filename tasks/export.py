@@ -1,6 +1,8 @@
 """Write a transferred model as a folder that its family's own library loads."""
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from bico.evaluation.head_files import save_head
@@ -11,21 +13,50 @@ from tasks.artefacts import EXPORTED_VECTOR, read_linear_head, read_vector, vect
 from tasks.cached_stage import Workspace
 from tasks.inputs import TaskRef, open_model
 
+CARD = "README.md"
 
-def export_model(space: Workspace, target: ModelFiles, vector: Ref, alpha: float, folder: Path, task: TaskRef) -> str:
+
+def export_model(
+    space: Workspace,
+    target: ModelFiles,
+    vector: Ref,
+    alpha: float,
+    folder: Path,
+    task: TaskRef,
+    card: Callable[[str], str],
+) -> None:
     """Writes the updated target in the format of its family; beside it the task vector, and the classifier that may come
-    with it (`bico.evaluation.head_files`), with the names of the task's classes.
+    with it (`bico.evaluation.head_files`), with the names of the task's classes. The folder is there whole or not at all; one
+    that was there is replaced.
 
-    Returns:
-        The class of the family's library that loads the model with that classifier; empty if there is none.
+    Arguments:
+        card: Gives the model card, from the class of the family's library that loads the model with that classifier (empty if
+            there is none).
     """
     opened, family = open_model(target, space.device), get_family(target.family)
     head, classes = read_linear_head(vector), task.open().class_names
     in_library = getattr(family, "save_classifier", None)
-    folder.mkdir(parents=True, exist_ok=True)
-    with opened.updated(read_vector(vector), alpha):
-        family.save(opened, target, folder)
-        loaded_by = in_library(opened, target, folder, head, classes) if in_library and head is not None else ""
-    shutil.copyfile(vector_file(vector), folder / EXPORTED_VECTOR)
-    save_head(folder, head, classes)
-    return loaded_by
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        with opened.updated(read_vector(vector), alpha):
+            family.save(opened, target, unfinished)
+            loaded_by = in_library(opened, target, unfinished, head, classes) if in_library and head is not None else ""
+        _share(vector_file(vector), unfinished / EXPORTED_VECTOR)
+        save_head(unfinished, head, classes)
+        (unfinished / CARD).write_text(card(loaded_by), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _share(stored: Path, shown: Path) -> None:
+    """Gives a stored file a second name instead of a copy, where both lie in one file system. Who writes into it makes the
+    store's artefact disagree with its digest, and it is computed anew.
+    """
+    try:
+        shown.hardlink_to(stored)
+    except OSError:
+        shutil.copyfile(stored, shown)

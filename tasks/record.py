@@ -15,7 +15,7 @@ from bico.reporting.advice import advice
 from bico.reporting.references import TARGET_PROBE, is_reference, start_of, untouched
 from bico.reporting.rows import Cell, Row, summarise
 from bico.reporting.tables import markdown_table
-from storage.runs import MODELS, register_models
+from storage.runs import add_models, register_models
 from storage.tracking import Tracker
 from tasks.retries import RETRIES
 
@@ -33,6 +33,8 @@ class TrackingSettings(Protocol):
     def experiment(self) -> str: ...
 
 
+CARD, CARDS = "README.md", "cards"
+"""A model's card, and where a run keeps those of its models."""
 RUN_DEFAULTS = ("completion", "alpha")
 """Parameters of a run that not every method takes, and that some take at another value: of a cell, what it took."""
 
@@ -87,11 +89,13 @@ def record_run(
             tracker.log_child(
                 parent, row.label, asked | cell | dict(details[row.cell]), metrics, {"bico.kind": "cell"} | cell
             )
-        for path in (outputs[kind] for kind in ("table", "markdown", "plot", "calibration")):
+        for path in (outputs[kind] for kind in ("table", "markdown", "plot", "calibration", "page", "record")):
             tracker.log_artifact(parent, Path(path))
-        for model, folder in outputs["models"].items():
-            tracker.log_artifact(parent, Path(folder), f"{MODELS}/{model}")
-        tracker.describe(parent, "\n\n".join([markdown_table(rows), *advice(rows)]))
+        for model, folder in outputs["models"].items():  # the weights are where they are; registered ones are copied
+            tracker.log_artifact(parent, Path(folder) / CARD, f"{CARDS}/{model}")
+        lies = [f"- {model}: `{folder}`" for model, folder in outputs["models"].items()]
+        found = ["Models:", "\n".join(lies)] if lies else []
+        tracker.describe(parent, "\n\n".join([markdown_table(rows), *advice(rows), *found]))
         summaries = summarise(rows)
         starts = {line.budget.asked: line.average[0] for line in summaries if line.method == base.spec}
         for line in summaries:
@@ -115,8 +119,24 @@ def record_run(
     persist_result=False,
     **RETRIES,
 )
-def register(settings: TrackingSettings, run: str, name: str, alias: str | None = None) -> dict[str, str]:
-    """Registers the models of an MLflow run and returns their versions, by registered name."""
-    versions = register_models(open_tracker(settings), run, name, alias)
+def register(
+    settings: TrackingSettings,
+    run: str,
+    name: str,
+    alias: str | None = None,
+    models: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Copies the models of an MLflow run there, registers them, and returns their versions, by registered name. What is
+    registered is a copy: nobody who works on in the folder changes it.
+
+    Arguments:
+        models: Folders by name; those that the run has already stay as they are.
+
+    Raises:
+        StoreError: If a folder is not there any more, or there is no model at all.
+    """
+    tracker = open_tracker(settings)
+    add_models(tracker, run, {model: Path(folder) for model, folder in (models or {}).items()})
+    versions = register_models(tracker, run, name, alias)
     get_run_logger().info("Registered: %s", ", ".join(f"{model} version {v}" for model, v in versions.items()))
     return versions

@@ -11,8 +11,11 @@ from prefect.cache_policies import NO_CACHE
 from bico.reporting.advice import advice
 from bico.reporting.block_report import BlockReport, worst
 from bico.reporting.names import label_of, short_name
+from bico.reporting.page.record import RunRecord
+from bico.reporting.page.verdict import verdict
 from bico.reporting.rows import Row
 from bico.reporting.tables import headlines, markdown_table, spread_note
+from tasks.page import PAGE
 
 
 @task(name="show-results", task_run_name="show-results", cache_policy=NO_CACHE, persist_result=False)
@@ -24,15 +27,18 @@ def show_results(
     stages: Mapping[str, Mapping[str, int]],
     plot: Path,
     models: Mapping[str, str],
+    record: RunRecord,
 ) -> None:
     """Leaves a page in Markdown, the cells as a table, the blocks as a table, and the plot.
 
     Arguments:
         stages: Computed and cached, by stage.
         models: Folders that were written, by name.
+        record: Of the run, whose page lies beside its table.
     """
     pair = f"{short_name(source)} → {short_name(target)}"
-    create_markdown_artifact(page(pair, rows, blocks, stages, models), key="results", description=f"Results of {pair}")
+    text = page(pair, rows, blocks, stages, models, verdict(record), plot.parent / PAGE)
+    create_markdown_artifact(text, key="results", description=f"Results of {pair}")
     cells = [row.record() | {"method": label_of(row.method), "accuracy": f"{row.accuracy:.2f}"} for row in rows]
     create_table_artifact(cells, key="cells", description=f"Accuracy (%) of every cell, {pair}")
     if blocks:
@@ -47,9 +53,22 @@ def page(
     blocks: Sequence[BlockReport],
     stages: Mapping[str, Mapping[str, int]],
     models: Mapping[str, str],
+    said: str = "",
+    file: Path | None = None,
 ) -> str:
-    """A run on one page: what came out, what was done for it, and where the models are."""
-    parts = [f"# {pair}", f"Accuracy in %{spread_note(rows)}.", markdown_table(rows)]
+    """A run on one page: what came out, what was done for it, and where the models are.
+
+    Arguments:
+        said: The verdict.
+        file: Where the page with plots lies.
+    """
+    parts = [
+        f"# {pair}",
+        *([f"**{said}**"] if said else []),
+        f"Accuracy in %{spread_note(rows)}.",
+        markdown_table(rows),
+    ]
+    parts += [f"The page of this run, with plots: `{file}`"] if file else []
     if lines := headlines(rows):
         parts.append("\n".join(lines))
     parts += advice(rows)

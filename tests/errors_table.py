@@ -40,7 +40,8 @@ from flows.cache_cli import parse_age
 from flows.config import Settings, TransferConfig, make_config, read_config
 from flows.plan import make_plan
 from flows.release_watch import WatchConfig
-from flows.results import rows_of
+from flows.repeat import check_out
+from flows.results import record_of_run, rows_of
 from storage import gc
 from storage.arrays import read_arrays, write_arrays
 from storage.artefacts import ArtefactStore
@@ -266,6 +267,8 @@ MISTAKES = [
     Mistake("Configurations", "`samples: many`", lambda h: h.yaml(TWO + "tasks: [digits]\nsamples: many\n")),
     Mistake("Configurations", "`sampling: centroid`", lambda h: h.yaml(TWO + "tasks: [digits]\nsampling: centroid\n")),
     Mistake("Configurations", "`completion: full`", lambda h: h.yaml(TWO + "tasks: [digits]\ncompletion: full\n")),
+    Mistake("Configurations", "`--out` with another run's models", lambda h: (
+        (h.path / "models" / "m").mkdir(parents=True), check_out(h.path, "x"))),
     Mistake("Configurations", "`export: some`", lambda h: h.yaml(TWO + "tasks: [digits]\nexport: some\n")),
     Mistake("Configurations", "`batch_size: 0`", lambda h: h.yaml(TWO + "tasks: [digits]\nbatch_size: 0\n")),
     Mistake(
@@ -434,6 +437,9 @@ MISTAKES = [
     Mistake("The store", "`bico cache gc` without a choice", lambda h: gc.collect(h.store())),
     Mistake("The store", "`bico cache gc --run x`", lambda h: gc.collect(h.store(), run="x")),
     Mistake("Comparing and watching", "`bico compare a b`, no such folders", lambda h: rows_of("a", Settings(home=h.home))),
+    Mistake("Comparing and watching", "`bico report a`, no such folder", lambda h: record_of_run("a", Settings(home=h.home))),
+    Mistake("Comparing and watching", "`bico report FOLDER`, no run's folder", lambda h: record_of_run(
+        str(h.path), Settings(home=h.home))),
     Mistake("Comparing and watching", "a run's id, and no MLflow database", lambda h: rows_of(
         "0" * 32, Settings(home=h.home))),
     Mistake("Comparing and watching", "the id of a run that MLflow does not know", lambda h: (

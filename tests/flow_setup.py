@@ -107,6 +107,8 @@ class Bench:
         shutil.copy(runs_database, self.settings.home)
 
     def config(self, **changes: Any) -> TransferConfig:
+        """A short transfer. Where it writes models, its folder is its own, as another run's would be refused."""
+        wrote = len(list(self.folder.glob("models-*")))
         values = {
             "source": str(self.releases["a"]),
             "target": str(self.releases["b"]),
@@ -117,7 +119,8 @@ class Bench:
             "test_limit": 30,
             "finetune": SHORT,
             "baselines": False,
-            "out": self.folder / "out",
+            "export": "none",
+            "out": self.folder / ("out" if changes.get("export", "none") == "none" else f"models-{wrote}"),
         }
         return TransferConfig(**values | changes)
 

@@ -26,6 +26,7 @@ class Purpose(StrEnum):
 
     CALIBRATION = "calibration"
     UNLABELLED = "unlabelled"
+    HELD_OUT = "held-out"
 
 
 class Sampling(StrEnum):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bico.errors import CheckpointError
 from bico.models.checkpoint_names import Naming, Reading, own_namings, read_as
 from bico.models.checkpoints import Checkpoint, check_floats
-from bico.models.protocol import Model
+from bico.models.protocol import Calibratable
 from bico.task_vector import StateDict, norm
 
 FARTHEST = 0.5
@@ -32,7 +32,7 @@ class Expert:
 
 
 def expert_of(
-    model: Model, checkpoint: Checkpoint, foreign: Sequence[Naming], what: str, farthest: float | None = FARTHEST
+    model: Calibratable, checkpoint: Checkpoint, foreign: Sequence[Naming], what: str, farthest: float | None = FARTHEST
 ) -> Expert:
     """Reads a checkpoint as an expert of a model.
 
@@ -75,7 +75,7 @@ def expert_of(
     return Expert(expert, tuple(notes))
 
 
-def everything(model: Model) -> StateDict:
+def everything(model: Calibratable) -> StateDict:
     """All tensors of the module behind a model, by the names that its `state()` has; of a model without one, these."""
     state = model.state()
     for module in vars(model).values():
@@ -112,7 +112,7 @@ def _check_fits(stored: Mapping[str, Tensor], state: Mapping[str, Tensor], readi
         )
 
 
-def _same(model: Model, state: Mapping[str, Tensor], beside: Mapping[str, Tensor], what: str) -> str:
+def _same(model: Calibratable, state: Mapping[str, Tensor], beside: Mapping[str, Tensor], what: str) -> str:
     others = (
         f" Of its other parameters {len(beside)} do, such as {next(iter(beside))}, but those are not carried."
         if beside
@@ -124,7 +124,7 @@ def _same(model: Model, state: Mapping[str, Tensor], beside: Mapping[str, Tensor
     )
 
 
-def _far(model: Model, change: float, length: float, farthest: float, what: str) -> str:
+def _far(model: Calibratable, change: float, length: float, farthest: float, what: str) -> str:
     if length < _TASK_VECTOR:
         looks = f"being itself only {length:.2g} times as long, it looks like a task vector: add it to the source first"
     else:
@@ -135,7 +135,7 @@ def _far(model: Model, change: float, length: float, farthest: float, what: str)
     )
 
 
-def _not_carried(model: Model, vector: Mapping[str, Tensor], beside: Mapping[str, Tensor]) -> list[str]:
+def _not_carried(model: Calibratable, vector: Mapping[str, Tensor], beside: Mapping[str, Tensor]) -> list[str]:
     """What was tuned and gets lost on the way."""
     at_sites = {slot.parameter for site in model.sites for slot in (site.weight, site.bias) if slot is not None}
     off_sites = {name: tensor for name, tensor in vector.items() if name not in at_sites}
@@ -154,7 +154,7 @@ def _not_carried(model: Model, vector: Mapping[str, Tensor], beside: Mapping[str
     return said
 
 
-def _strangers(reading: Reading, whole: Mapping[str, Tensor], model: Model) -> list[str]:
+def _strangers(reading: Reading, whole: Mapping[str, Tensor], model: Calibratable) -> list[str]:
     known = reading.used | {reading.prefix + name for name in whole}
     said = []
     if grown := [n for n, ours in whole.items() if reading.has(n) and reading.parameter(n).shape != ours.shape]:

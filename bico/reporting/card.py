@@ -7,6 +7,7 @@ from bico.last_steps.curve import StrengthCurve
 from bico.methods.variant import Variant
 from bico.models.families import get_family
 from bico.models.files import CLASSES_FILE, HEAD_FILE
+from bico.reporting.choice import Choice
 from bico.reporting.names import label_of, short_name
 from bico.reporting.rows import Row
 from bico.reporting.strengths import told
@@ -36,6 +37,7 @@ def model_card(
     folder: str,
     curve: StrengthCurve | None = None,
     loaded_by: str = "",
+    choice: Choice | None = None,
 ) -> str:
     """Returns a model card in Markdown, with the header that model hubs read.
 
@@ -46,6 +48,7 @@ def model_card(
         folder: The name of the model's folder.
         curve: How the strength of its task vector was found, if it was searched.
         loaded_by: The class of the family's library that loads it with its classifier, if there is one.
+        choice: Why it was written, if it was chosen from several.
     """
     family = get_family(origin.family)
     gain = "" if before is None else f", {cell.accuracy - before:+.2f} points over {family.baseline}"
@@ -62,9 +65,17 @@ def model_card(
         "",
         f"{_made(cell, variant, origin)} {_trained(variant)}",
         "",
+        *([f"**{choice.sentence}**", ""] if choice and not choice.gains else []),
         "| | |",
         "| --- | --- |",
         f"| test {origin.measure} on {cell.task}{by} | {cell.accuracy:.2f} %{gain}{draws} |",
+        *(
+            [
+                f"| chosen from {choice.candidates} by | {choice.by}: {choice.score:.2f} %, the target as it is {choice.start:.2f} % |"
+            ]
+            if choice
+            else []
+        ),
         *([f"| sampling | {origin.sampling} |"] if cell.seed is not None else []),
         *(f"| {setting.replace(': ', ' | ', 1)} |" for setting in settings),
         *(

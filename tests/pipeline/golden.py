@@ -29,6 +29,7 @@ from tasks import (
     probe,
     scales,
     transfer,
+    validate,
 )
 from tests.pipeline.golden_stages import measure
 
@@ -48,6 +49,7 @@ VERSIONS: dict[str, tuple[ModuleType, str]] = {
     "evaluate": (evaluate, "VERSION"),
     "probe": (probe, "VERSION"),
     "measure-pairs": (pairs, "VERSION"),
+    "validate": (validate, "VERSION"),
     "compare-inputs": (analyse, "VERSION"),
     "compare-outputs": (analyse, "VERSION"),
     "trace-fine-tuning": (analyse, "VERSION"),
@@ -65,6 +67,7 @@ BEFORE: dict[str, tuple[str, ...]] = {
     "last-steps": ("transfer",),
     "evaluate": ("last-steps",),
     "probe": ("fine-tune",),
+    "validate": ("last-steps",),
     "compare-inputs": ("procrustes",),
     "compare-outputs": ("transfer",),
     "measure-drift": ("trace-fine-tuning",),

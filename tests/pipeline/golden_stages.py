@@ -18,6 +18,7 @@ from bico.calibration.budget import Budget
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.scales import Side
 from bico.calibration.signals import Signal
+from bico.evaluation.held_out import HeldOut
 from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import Completion, MapRule
 from bico.methods import Needs
@@ -43,6 +44,7 @@ from tasks import (
     procrustes,
     scales,
     transfer,
+    validate,
 )
 from tasks.cached_stage import Done, Workspace
 from tasks.calibration import Calibration, PseudoLabelled
@@ -266,12 +268,20 @@ def everything(bench: Bench) -> Iterator[tuple[str, str, Numbers]]:
     ):
         done = bench.run(evaluate.evaluate_model, files, DIGITS, weights, alpha, LIMIT)
         yield "evaluate", what, {"accuracy": artefacts.read_accuracy(done.ref)}
+    unseen, known = HeldOut(tuple(range(100, 300)), True), HeldOut(tuple(range(100)), False)
+    for what, weights, held in (("unseen", moved, unseen), ("classifier", read_out, unseen), ("known", moved, known)):
+        done = bench.run(validate.validate_model, b, DIGITS, weights, 1.0, held)
+        yield "validate", what, {"accuracy": artefacts.read_accuracy(done.ref)}
     words = resolve(str(write_t5(bench.folder / "words", 1, gated=True)))
     colours = TaskRef("colours", (str(write_colours(bench.folder / "colours")),), PROBE)
     read = bench.run(finetune.finetune_model, words, colours, RECIPE).ref
     for what, weights, indices in (("bare", None, None), ("few", None, range(12)), ("fine-tuned", read, range(24))):
         done = bench.run(probe.probe_model, words, colours, weights, 1.0, indices)
         yield "probe", what, {"accuracy": artefacts.read_accuracy(done.ref)}
+    done = bench.run(
+        validate.validate_model, words, colours, None, 1.0, HeldOut(tuple(range(12, 40)), True), tuple(range(12))
+    )
+    yield "validate", "probe", {"accuracy": artefacts.read_accuracy(done.ref)}
     folder = write_all(bench.folder / "pairs")
     encoder = resolve(str(folder / "a"))
     for name in ("faq", "sts"):

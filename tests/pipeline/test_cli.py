@@ -66,7 +66,7 @@ def with_weights(release: Path, folder: Path, **changes: torch.Tensor) -> Path:
         (["--alpha", "much"], ["alpha='much'", "valid number"]),
         (["--data", "."], ["train.parquet"]),
         (["--device", "cuda"], ["no usable CUDA device"]),
-        (["--export", "some"], ["export", "'one', 'all' or 'none'"]),
+        (["--export", "some"], ["export", "'best', 'all' or 'none'"]),
         (["--workers", "two"], ["'--workers'", "valid integer"]),
         (["--sampels", "4"], ["No such option: --sampels", "--samples"]),
     ],

@@ -29,7 +29,9 @@ def test_parameter_gradients_are_gathered_once_and_only_for_those_who_need_them(
         "loss_gradients",
         lambda *args: calls.append(len(args[2])) or original(*args),
     )
-    first = bench.run(methods=["gradfix", "gradfix:mask=force:vote=mean", "few-shot:lr=1e-2"], oracle=False)
+    first = bench.run(
+        methods=["gradfix", "gradfix:mask=force:vote=mean", "few-shot:lr=1e-2"], oracle=False, export="all"
+    )
     assert computed(first) == {
         "fine-tune": 1,
         "collect-parameter-gradients": 1,  # no covariances, no maps
@@ -82,7 +84,6 @@ def test_one_calibration_pass_serves_all_methods_samples_and_completions(
     assert collected == {"forward": 4, "backward": 4}  # two batches through two models, once
     # One artefact for each distinct signal and completion: four partial, two by plain SVD.
     assert artefacts(bench).count("procrustes") == 6 * BLOCKS
-    assert set(result.outputs["models"]) == {"digits-bico-completion=svd-n8-seed0"}
     # The run's own completion is the default of those who do not say.
     assert computed(bench.run(methods=["bico:completion=partial"], completion="svd", oracle=False)) == {}
 
@@ -116,7 +117,7 @@ def test_alpha_auto_is_a_search_behind_every_method_that_carries_the_expert(ran:
     asked = ran.config(methods=["bico+head", "few-shot", "naive+search"], alpha="auto")
     assert ([*map(str, asked.methods)], asked.alpha) == (["bico+search+head", "few-shot", "naive+search"], 1.0)
     assert [*map(str, ran.config(methods=["bico", "naive"], alpha=0.5).methods)] == ["bico", "naive"]
-    result = ran.run(methods=["naive"], samples=[8], alpha="auto", oracle=False)
+    result = ran.run(methods=["naive"], samples=[8], alpha="auto", oracle=False, export="all")
     assert {str(row.method) for row in result.rows if row.seed is not None} == {"naive+search"}
     (folder,) = result.outputs["models"].values()
     assert "| searched | strength " in (Path(folder) / "README.md").read_text()

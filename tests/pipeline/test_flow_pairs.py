@@ -22,9 +22,13 @@ def run(bench: Bench, task: str = "faq", **changes: object) -> Result:
 
 
 def test_a_run_on_pairs_is_the_same_stages_measured_by_recall(encoders: Bench) -> None:
-    first = run(encoders, baselines=True)
+    first = run(encoders, baselines=True, export="best")
     computed = {stage: counts["computed"] for stage, counts in first.stages.items() if counts["computed"]}
-    assert computed["measure-pairs"] == len(first.rows) and not {"probe", "evaluate"} & set(computed)
+    assert (
+        computed["measure-pairs"] == len(first.rows)
+        and computed["validate"] == 7
+        and not {"probe", "evaluate"} & set(computed)
+    )
     assert {(str(row.method), row.budget.asked) for row in first.rows} == {
         *((method, n) for method in ("bico", "few-shot", "none+tune:steps=30") for n in (12, 24)),
         *((method, 0) for method in ("zero-shot", "fine-tuned", "expert")),

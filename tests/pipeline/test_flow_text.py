@@ -111,7 +111,7 @@ def test_a_probe_sees_the_calibration_samples_and_no_others(words_ran: Bench) ->
 
 
 def test_the_model_that_is_written_is_the_target_with_the_vector(words_ran: Bench) -> None:
-    folder = Path(words_ran.first.outputs["models"]["colours-bico-n24-seed0"])
+    folder = Path(run(words_ran, export="all").outputs["models"]["colours-bico-n24-seed0"])
     written, target = (load(resolve(str(place))) for place in (folder, words_ran.folder / "t5-b"))
     vector = load_file(folder / "task-vector.safetensors")
     moved = subtract(written.state(), target.state())

@@ -35,16 +35,17 @@ def artifacts(flow_run: str) -> dict[str, Artifact]:
 
 
 def test_a_run_shows_what_came_out_in_both_uis(bench: Bench) -> None:
-    result = bench.run(register_as="digit-reader", samples=[8])
+    result = bench.run(register_as="digit-reader", samples=[8], export="all")
     _shown_in_prefect(result)
     client, run = MlflowClient(result.outputs["mlflow"]["uri"]), result.outputs["mlflow"]["run"]
     _recorded_in_mlflow(client, run, result)
     # The table in MLflow is the one that was returned, and a run can be named by its id.
     assert rows_of(run, bench.settings) == result.rows
     # The exported model has gone there too, whole, and there is a version of it.
-    assert result.outputs["registered"] == {"digit-reader": "1"}
+    named = {f"digit-reader-{name}": "1" for name in ("digits-bico-n8-seed0", "digits-naive")}
+    assert result.outputs["registered"] == named
     folder = Path(result.outputs["models"]["digits-bico-n8-seed0"])
-    version = client.get_model_version("digit-reader", "1")
+    version = client.get_model_version("digit-reader-digits-bico-n8-seed0", "1")
     assert version.run_id == run
     there = Path(client.download_artifacts(run, "models/digits-bico-n8-seed0"))
     names = sorted(path.name for path in folder.iterdir())
@@ -163,18 +164,22 @@ def test_only_silence_is_a_lost_connection(tmp_path: Path) -> None:
 
 def test_versions_are_added_once_and_aliases_follow(ran: Bench) -> None:
     result = ran.run(methods=["naive"], oracle=False, export="all")
-    run = result.outputs["mlflow"]["run"]
+    run, models = result.outputs["mlflow"]["run"], result.outputs["models"]
 
     @flow
-    def publish(run: str, alias: str | None = None) -> dict[str, str]:
-        return register(ran.settings, run, "reader", alias)
+    def publish(run: str, alias: str | None = None, models: dict[str, str] = models) -> dict[str, str]:
+        return register(ran.settings, run, "reader", alias, models)
 
-    assert publish(run) == publish(run, "published") == {"reader": "1"}
+    # There is one copy until somebody registers it; then MLflow's own stays as it is, whatever becomes of the first.
     client = MlflowClient(result.outputs["mlflow"]["uri"])
+    assert not client.list_artifacts(run, "models") and client.list_artifacts(run, "cards")
+    assert publish(run) == publish(run, "published") == {"reader": "1"}
     assert client.get_model_version_by_alias("reader", "published").run_id == run
     bare = ran.run(methods=["naive"], oracle=False, export="none")
     with pytest.raises(StoreError, match="has logged no model to register"):
-        publish(bare.outputs["mlflow"]["run"])
+        publish(bare.outputs["mlflow"]["run"], models={})
+    with pytest.raises(StoreError, match="is not there any more and cannot be registered"):
+        publish(bare.outputs["mlflow"]["run"], models={"gone": str(ran.folder / "gone")})
 
 
 def test_a_long_stage_shows_how_far_it_is_and_a_short_one_does_not(api: None, monkeypatch: pytest.MonkeyPatch) -> None:
