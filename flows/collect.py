@@ -11,7 +11,6 @@ from bico.methods import Needs
 from bico.models.sites import Site
 from bico.reporting.rows import Cell
 from flows.config import Settings
-from flows.fan_out import solve_blocks
 from flows.ledger import Ledger
 from flows.plan import Plan
 from storage.keys import Ref
@@ -169,8 +168,7 @@ def solve_all(
     missing = [block for block in everything if not block.is_complete(plan.space)]
     with ledger.phase("solve maps"):
         if missing:
-            for done in solve_blocks(plan.space, missing, settings):
-                ledger.add(done)
+            ledger.solve(plan.space, missing, settings)
         for block in everything:
             if block not in missing:
                 ledger.run(solve_maps, plan.space, block)

@@ -40,6 +40,11 @@ MethodSpec = Annotated[Spec, BeforeValidator(Spec.parse), PlainSerializer(str), 
 """A spec, spelt as text in files, deployments and on the command line."""
 
 
+def _as_rivals(value: Any) -> Any:
+    """Yes and no, as files may say, are all and none of them."""
+    return {True: "all", False: "none"}[value] if isinstance(value, bool) else value
+
+
 def _as_pairs(value: Any) -> Any:
     """A mapping, as YAML can hold it, spelt as on the command line."""
     return [f"{found}={shown}" for found, shown in value.items()] if isinstance(value, dict) else value
@@ -53,6 +58,20 @@ AUTO = "auto"
 
 MANY = 2**31 - 1
 """More samples than any data set has: what is above is a slip, and overflows further on."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "methods": ["bico"],
+        "samples": [50],
+        "seeds": [0],
+        "baselines": "none",
+        "oracle": False,
+        "test_limit": 1000,
+    },
+    "full": {"baselines": "all", "oracle": True},
+}
+"""What `--quick` and `--full` stand for; options given beside them win."""
 
 
 class TransferConfig(BaseModel):
@@ -92,8 +111,13 @@ class TransferConfig(BaseModel):
     """Training inputs that serve without their labels, beside the labelled ones: the expert's predictions stand in."""
     pseudo_labels: PseudoLabels = PseudoLabels.HARD
     """What of the expert's predictions becomes the target of the loss: hard (the class) or soft (probabilities)."""
-    baselines: Annotated[bool, Option("--baselines/--no-baselines", "--rivals/--no-rivals")] = True
-    """Measure what a transfer has to beat at the same data: probes, few-shot fine-tuning, last steps without transport."""
+    baselines: Annotated[
+        Literal["none", "cheap", "all"],
+        BeforeValidator(_as_rivals),
+        Option("--rivals", "--baselines", default="all; with --expert: cheap"),
+    ] = "all"
+    """What a transfer has to beat at the same data, measured beside it: none, those in closed form, which cost less than a
+    transfer (heads on the target as it is, last steps without transport), or all, with logistic heads and fine-tuning."""
     sampling: Sampling = Sampling.RANDOM
     """How calibration samples are chosen."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)] = [0, 1, 2]
@@ -117,7 +141,7 @@ class TransferConfig(BaseModel):
     trained: the source's loss is taken in it, and the expert measured by it. The target keeps the head of its family."""
     finetune: Annotated[FinetuneConfig | None, OnlyInFiles] = None
     """Fine-tuning protocol; by default chosen by the number of parameters that it changes."""
-    oracle: bool = True
+    oracle: Annotated[bool, Option(default="oracle; with --expert: no-oracle")] = True
     """Fine-tune the target directly too, as the upper reference."""
     test_limit: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Only the first so many test samples."""
@@ -141,6 +165,14 @@ class TransferConfig(BaseModel):
     def title(self) -> str:
         """Names a run of it: the two models, without the folders of one machine."""
         return f"{short_name(self.source)}-to-{short_name(self.target)}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_was_asked(cls, values: Any) -> Any:
+        """Who brings an expert asks what arrives of it: what costs more than that is measured if it is asked for."""
+        if isinstance(values, dict) and values.get("expert") is not None:
+            return {"oracle": False, "baselines": "cheap"} | values
+        return values
 
     @field_validator("data", "expert", "expert_head", "out", mode="after")
     @classmethod
