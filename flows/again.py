@@ -233,5 +233,5 @@ def _paths(outputs: dict[str, Any]) -> list[str]:
     found = []
     for value in outputs.values():
         values = value.values() if isinstance(value, dict) else [value]
-        found += [one for one in values if isinstance(one, str) and os.path.isabs(one) and os.path.exists(one)]
+        found += [one for one in values if isinstance(one, str) and Path(one).is_absolute() and Path(one).exists()]
     return found

@@ -121,7 +121,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     source, target = find_files(config, settings)
     for ref in tasks.values():
         tell(*ref.open().notes)
-        if config.baselines != "none" or any(variant.uses_samples for variant in spelt.values()):
+        if config.rivals != "none" or any(variant.uses_samples for variant in spelt.values()):
             check_samples(config, ref)
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
     match_sites(ours.sites, theirs.sites)

@@ -15,9 +15,9 @@ def rivals(config: TransferConfig) -> list[Spec]:
     forward and backward of both models, and maps. Logistic heads, and whatever trains the target, are not.
     """
     everything = baselines(config.methods)
-    if config.baselines == "all":
+    if config.rivals == "all":
         return everything
-    return [spec for spec in everything if is_cheap(spec)] if config.baselines == "cheap" else []
+    return [spec for spec in everything if is_cheap(spec)] if config.rivals == "cheap" else []
 
 
 def is_cheap(spec: Spec) -> bool:

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from bico.models.checkpoints import read_checkpoint
 from bico.reporting.card import Origin
 from bico.reporting.rows import Cell, Row
 from flows.cells import is_shown
 from flows.plan import Plan
+from storage.checkpoints import digest_of
 from storage.keys import Ref
 from tasks.publish import Export
 
@@ -39,6 +42,14 @@ def recorded(plan: Plan) -> dict[str, Any]:
         "target": config.target,
         "source_digest": plan.source.digest()[:16],
         "target_digest": plan.target.digest()[:16],
+        "tasks": ", ".join(config.tasks),
+        "methods": ", ".join(map(str, config.methods)),
+        "rivals": config.rivals,
+        "oracle": config.oracle,
+        "samples": ", ".join(map(str, config.samples)),
+        "seeds": ", ".join(map(str, config.seeds)),
+        "expert": None if config.expert is None else config.expert.name,
+        "expert_digest": None if config.expert is None else _digest(config.expert, plan.space.allow_pickle),
         "sampling": config.sampling.value,
         "completion": config.completion.value,
         "unlabelled": config.unlabelled,
@@ -52,6 +63,11 @@ def recorded(plan: Plan) -> dict[str, Any]:
         "test_limit": config.test_limit,
         **{f"shared_tokens.{task}": part for task, part in plan.shared_tokens.items()},
     }
+
+
+def _digest(expert: Path, allow_pickle: bool) -> str:
+    """Of what an expert's checkpoint holds, wherever it lies and whatever it is called."""
+    return digest_of(read_checkpoint(expert, allow_pickle).tensors)[:16]
 
 
 def alike(plan: Plan, task: str) -> dict[str, float]:
