@@ -485,6 +485,10 @@ def _spelled(command: str, mini: bool, data: list[Path] | None) -> str:
     return " ".join([command, *["--mini"] * mini, *(f"--data DATA/{folder.resolve().name}" for folder in data or [])])
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells and Typer have it."""
+
+
 def _same_again() -> str:
     """The command that was given, as it would be typed."""
     return shlex.join(["bico", *sys.argv[1:]])
@@ -501,8 +505,9 @@ def main() -> None:
             print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
         print(f"stopped. Finished stages are kept: `{_same_again()}` goes on from there.", file=sys.stderr)
-        sys.exit(130)
     if code:
         sys.exit(code)
 

@@ -45,6 +45,7 @@ class Watch:
 
     def ended(self, stage: str, cached: bool) -> None:
         self.done += 1
+        self.at = self.total = 0
         place = next((n for n, (name, _) in enumerate(self._left) if name == stage), None)
         if cached or place is None:
             return
