@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bico.errors import ConfigError
-from flows.options import STORE, JsonOption, command
+from flows.options import RECORDS, STORE, JsonOption, command
 
 cache_app = typer.Typer(no_args_is_help=True, help="The artefact store: what is there, is it sound, what may go.")
 
@@ -71,24 +71,40 @@ def verify(
         raise typer.Exit(1)
 
 
-@command(cache_app, "gc", where=STORE)
+@command(cache_app, "gc", where=RECORDS)
 def gc(
     where: dict[str, Any],
     older_than: Annotated[str | None, typer.Option(help="Only what was made longer ago: 36h, 30d, 4w.")] = None,
     run: Annotated[str | None, typer.Option(help="Only what this flow run used and no other did.")] = None,
     keep_reachable: Annotated[bool, typer.Option("--keep-reachable", help="Only what no noted run used.")] = False,
+    records: Annotated[
+        bool, typer.Option("--records", help="Runs in MLflow and Prefect, too, that are older than --older-than.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would go.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Delete artefacts that all of the options given choose, never one that a running process uses."""
+    """Delete artefacts that all of the options given choose, never one that a running process uses.
+
+    With --records also what old runs have left in MLflow (models, tables) and in Prefect; registered models stay.
+    """
     from storage.gc import collect
 
     age = None if older_than is None else parse_age(older_than)
     if age is None and run is None and not keep_reachable:
         raise ConfigError("bico cache gc: say what may go: --older-than, --run or --keep-reachable.")
+    if records and age is None:
+        raise ConfigError("bico cache gc --records: say how old runs have to be: --older-than.")
     done = collect(_open(where), older_than=age, run=run, keep_reachable=keep_reachable, dry_run=dry_run)
+    freed = None
+    if records and age is not None:
+        from flows.config import Settings
+        from flows.records_gc import collect_records
+
+        freed = collect_records(Settings.from_environment(**where), age, dry_run)
     if as_json:
-        content = {"deleted": [h.key for h in done.deleted], "in_use": [h.key for h in done.in_use], "bytes": done.size}
+        content: dict[str, Any] = {"deleted": [h.key for h in done.deleted], "bytes": done.size}
+        content |= {"in_use": [h.key for h in done.in_use]}
+        content |= {} if freed is None else {"records": asdict(freed)}
         print(json.dumps(content | {"dry_run": dry_run}))
         return
     for artefact in done.deleted:
@@ -97,6 +113,8 @@ def gc(
     print(
         f"{len(done.deleted)} artefacts {verb} ({_bytes(done.size)}), {len(done.in_use)} kept because they are in use."
     )
+    if freed is not None:
+        print(f"{freed.mlflow} runs in MLflow ({_bytes(freed.bytes)}) and {freed.prefect} in Prefect {verb}.")
 
 
 def _open(where: dict[str, Any]) -> Any:

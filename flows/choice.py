@@ -1,5 +1,6 @@
 """Choose the model to write, task by task: by training samples that no calibration looked at."""
 
+import math
 from collections.abc import Mapping
 
 from bico.evaluation.held_out import hold_out
@@ -38,7 +39,8 @@ def _choose(
     def score(cell: Cell, vector: Ref | None, alpha: float = 1.0) -> float:
         probe = _probe(plan, cell, collected) if vector is None or not plan.methods[cell.method].ends_in_head else None
         about = plan.space, plan.target, task, vector, alpha, held, probe
-        return read_accuracy(ledger.run(validate_model, *about, label=cell.label if vector else f"{name}/as it is").ref)
+        label = cell.label if vector else f"{name}/as it is"
+        return ledger.read(read_accuracy, ledger.run(validate_model, *about, label=label).ref, math.nan)
 
     cells = [cell for cell in vectors if cell.task == name]
     if not held.unseen:  # a classifier of its own was fitted on these very labels

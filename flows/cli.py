@@ -27,6 +27,7 @@ surroundings.prepare()
 
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -120,16 +121,61 @@ def methods(as_json: JsonOption = False) -> None:
         print(f"{one['name']:14} serves {one['serves']:22} needs {needs:22} {one['reference']}")
 
 
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML file; options given here win over it.")]
+QuickOption = Annotated[
+    bool, typer.Option("--quick", help="BiCo with 50 samples and one draw, on 1000 test samples, and no rivals.")
+]
+FullOption = Annotated[bool, typer.Option("--full", help="With all rivals, and the target fine-tuned for reference.")]
+
+
 @command(app, given=Fields("TransferConfig"), settings=SETTINGS)
 def transfer(
     given: dict[str, Any],
     settings: dict[str, Any],
-    config: Annotated[Path | None, typer.Option("--config", help="YAML file; options given here win over it.")] = None,
+    config: ConfigOption = None,
+    quick: QuickOption = False,
+    full: FullOption = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what it would do, as `bico plan` does.")
+    ] = False,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Go through all stages, also if this very run was made before.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Carry experts of SOURCE over to TARGET and measure what arrived."""
-    from flows.config import make_config, read_config
+    asked = asked_for(given, settings, config, quick, full)
+    if dry_run:
+        tell_plan(asked, settings, as_json)
+    else:
+        run_transfer(asked, settings, as_json, anew)
 
+
+@command(app, given=Fields("TransferConfig"), settings=SETTINGS)
+def plan(
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    config: ConfigOption = None,
+    quick: QuickOption = False,
+    full: FullOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what `bico transfer` would do: stages to compute and found, time, memory, disk, and what is refused."""
+    tell_plan(asked_for(given, settings, config, quick, full), settings, as_json)
+
+
+def asked_for(given: dict[str, Any], settings: dict[str, Any], config: Path | None, quick: bool, full: bool) -> Any:
+    """The transfer that options and a file ask for: of what differs, options win, then a preset, then the file.
+
+    Raises:
+        ConfigError: If they make none.
+    """
+    from bico.errors import ConfigError
+    from flows.config import PRESETS, make_config, read_config
+
+    if quick and full:
+        raise ConfigError("--quick and --full are opposites: give one of them.")
+    given = (PRESETS["quick"] if quick else PRESETS["full"] if full else {}) | given
     look_early((given.get("source"), given.get("target")), given.get("expert"), settings)
     data = given.get("data", [])
     if given.get("tasks") == ["all"]:
@@ -140,7 +186,25 @@ def transfer(
         given["tasks"] = whole_names(given["tasks"], names_of(data))
     elif data and not config:
         given["tasks"] = names_of(data)
-    run_transfer(read_config(config, given) if config else make_config(given, "bico transfer"), settings, as_json)
+    return read_config(config, given) if config else make_config(given, "bico transfer")
+
+
+def tell_plan(config: Any, settings: dict[str, Any], as_json: bool) -> None:
+    """Prints a plan; of one that is refused the reason, and exits with code 2."""
+    from flows.config import Settings
+    from flows.plan import make_plan
+    from flows.plan_cli import forecast, show
+
+    settled = Settings.from_environment(**settings)
+    try:
+        made = make_plan(config, settled)
+        ahead, cost = forecast(made, settled)
+    except BicoError as error:
+        if not as_json:
+            raise
+        print(json.dumps({"refused": [str(error)]}))
+        raise typer.Exit(2) from None
+    show(made, ahead, cost, as_json)
 
 
 @command(app, settings=SETTINGS)
@@ -310,30 +374,77 @@ def look_early(models: Iterable[str | None], expert: Path | None, settings: dict
             look_at(ref, allowed)
 
 
-def run_transfer(config: Any, settings: dict[str, Any], as_json: bool) -> None:
-    from flows.plan import make_plan
-    from flows.transfer import transfer as transfer_flow
+def run_transfer(config: Any, settings: dict[str, Any], as_json: bool, anew: bool = False) -> None:
+    """Makes a transfer and tells what came out.
+
+    Arguments:
+        anew: Go the usual way, also if this very run was made before.
+    """
+    from flows import again
+    from flows.config import Settings
 
     started = time.perf_counter()
+    settled = Settings.from_environment(**settings)
+    if not anew and (found := again.find(config, settled)) is not None:
+        _tell_prefect(config, found.result)
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.made))
+        how = (
+            f"in {time.perf_counter() - started:.1f} s: this very run was made on {made} (--anew goes through it again)"
+        )
+        _tell_result(found.result, how, found.disk, as_json)
+        return
+    from flows.disk import disk_use
+    from flows.plan import make_plan
+    from flows.plan_cli import forecast, one_line
+    from flows.rivals import left_out
+    from flows.transfer import transfer as transfer_flow
+    from flows.watch import watching
+
     # Planned once out here, so that a mistake ends in one line and not in a failed flow run.
-    result = _run(
-        settings,
-        lambda settled: transfer_flow(config, settled, sys.stderr.isatty()),
-        check=lambda settled: make_plan(config, settled),
-    )
+    plan = make_plan(config, settled)
+    before = again.inputs_of(plan)
+    ahead, cost = forecast(plan, settled)
+    print("\n".join(filter(None, (one_line(ahead, cost), left_out(config)))), file=sys.stderr, flush=True)
+
+    def work(settled: Any) -> Any:
+        with watching(sum(ahead.totals.values()), cost.steps):
+            return transfer_flow(config, settled)
+
+    result = _run(settings, work, check=lambda settled: None)
+    disk = disk_use(settled, result)
+    again.keep(plan, settled, result, before, disk)
+    _tell_result(result, f"in {time.perf_counter() - started:.0f} s", disk, as_json)
+
+
+def _tell_result(result: Any, how: str, disk: dict[str, int], as_json: bool) -> None:
     if as_json:
         print(json.dumps(result.to_json()))
         return
     from bico.reporting.advice import advice
     from bico.reporting.tables import markdown_table
+    from flows.disk import told
     from flows.links import what_was_written, where_to_look
 
     outputs, stages = result.outputs, result.to_json()["stages"]
     print("\n\n".join([markdown_table(result.rows), *advice(result.rows)]))
-    print(
-        f"\nStages: {stages['computed']} computed, {stages['cached']} cached, in {time.perf_counter() - started:.0f} s"
-    )
+    print(f"\nStages: {stages['computed']} computed, {stages['cached']} cached, {how}")
+    print(f"Disk:    {told(disk)}")
     print(f"{what_was_written(outputs)}\n{where_to_look(outputs)}")
+
+
+def _tell_prefect(config: Any, result: Any) -> None:
+    """Leaves a repetition in Prefect, where an API is configured: one of its own would be started for nothing."""
+    from flows.links import prefect_is_configured
+
+    if not prefect_is_configured():
+        return
+    from bico.reporting.tables import markdown_table
+    from flows.found_again import found_again
+    from flows.server import prefect_api
+
+    with prefect_api():
+        before = result.outputs["prefect"]["flow_run"]
+        found_again(config.title, before, markdown_table(result.rows), return_state=True)
 
 
 def _run(given: dict[str, Any], work: Callable[[Any], Any], check: Callable[[Any], Any]) -> Any:
@@ -376,6 +487,15 @@ def _spelled(command: str, mini: bool, data: list[Path] | None) -> str:
     return " ".join([command, *["--mini"] * mini, *(f"--data DATA/{folder.resolve().name}" for folder in data or [])])
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells and Typer have it."""
+
+
+def _same_again() -> str:
+    """The command that was given, as it would be typed."""
+    return shlex.join(["bico", *sys.argv[1:]])
+
+
 def main() -> None:
     """Entry point: mistakes that the user can mend end in one line and exit code 2."""
     surroundings.write_what_can_be_written(sys.stdout, sys.stderr)
@@ -386,8 +506,10 @@ def main() -> None:
         if said:  # else the help was printed, for want of arguments
             print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
-    except typer.Abort:
-        sys.exit(1)
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        print(f"stopped. Finished stages are kept: `{_same_again()}` goes on from there.", file=sys.stderr)
     if code:
         sys.exit(code)
 

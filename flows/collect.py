@@ -16,9 +16,9 @@ from bico.methods import Needs
 from bico.models.sites import Site
 from bico.reporting.rows import Cell
 from flows.config import Settings
-from flows.fan_out import Cluster
 from flows.ledger import Ledger
 from flows.plan import Plan
+from flows.solving import Solver
 from storage.keys import Ref
 from tasks.calibration import Calibration, PseudoLabelled
 from tasks.collect import Pass, collect_activations, collect_gradients
@@ -99,7 +99,7 @@ def calibrate(
     """
     found = {}
     with ExitStack() as stack:
-        cluster = stack.enter_context(Cluster(settings))
+        solver = stack.enter_context(Solver(settings))
         for name in plan.tasks if plan.uses_samples or plan.probed else ():
             with ledger.phase(f"calibrate on {name}"):
                 distances = None
@@ -108,7 +108,7 @@ def calibrate(
                 for seed in plan.config.seeds:
                     expert = None if experts is None else experts[name]
                     collected = _collect_draw(plan, ledger, name, seed, distances, expert)
-                    _solve(plan, settings, collected, cluster, ledger)
+                    _solve(plan, settings, collected, solver, ledger)
                     found[name, seed] = collected
     return found
 
@@ -152,7 +152,7 @@ def _gather(plan: Plan, calibration: Calibration, ledger: Ledger) -> Gathered:
     return Gathered(calibration, passes, refs, scales)
 
 
-def _solve(plan: Plan, settings: Settings, collected: Collected, cluster: Cluster, ledger: Ledger) -> None:
+def _solve(plan: Plan, settings: Settings, collected: Collected, solver: Solver, ledger: Ledger) -> None:
     """Makes sure of the maps of one draw."""
     missing = [block for block in collected.blocks if not block.is_complete(plan.space)]
     if missing:
@@ -165,12 +165,10 @@ def _solve(plan: Plan, settings: Settings, collected: Collected, cluster: Cluste
             activations = ledger.run(collect_activations, plan.space, one) if one.of(gradients=False) else None
             if one.of(gradients=True):
                 ledger.run(collect_gradients, plan.space, one, activations)
-        for done in cluster.solve(plan.space, missing):
-            ledger.add(done)
+        ledger.solve(plan.space, missing, solver)
         if not settings.keep_covariances:
             # Another run that solves the same maps at this moment, and now misses them, collects again when it is run again.
-            for key in [one.key(signal) for one in passes for signal in one.signals]:
-                plan.space.artefacts.discard(key)
+            ledger.discard(plan.space, [one.key(signal) for one in passes for signal in one.signals])
     for block in collected.blocks:
         if block not in missing:
             ledger.run(solve_maps, plan.space, block)

@@ -1,6 +1,8 @@
 """`bico compare`: is the new release better?"""
 
 import json
+import re
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -8,8 +10,29 @@ import typer
 from flows.options import JsonOption
 
 
+def by_name(run: str, settings: Any) -> str:
+    """The id of a run that is named; a file, a folder or an id as it is.
+
+    Raises:
+        StoreError: If no finished transfer is called so.
+    """
+    if Path(run).expanduser().exists() or "/" in run or re.fullmatch("[0-9a-f]{32}", run):
+        return run
+    if settings.mlflow_uri is None and not (settings.home / "mlflow.db").exists():
+        return run  # whoever reads it says so
+    from storage.runs import find_run
+    from tasks.record import open_tracker
+
+    return find_run(open_tracker(settings), run)
+
+
 def compare(
-    run_a: Annotated[str, typer.Argument(help="The first run: MLflow run id, folder with results.csv, or a CSV file.")],
+    run_a: Annotated[
+        str,
+        typer.Argument(
+            help="The first run: a folder with results.csv, a CSV file, or MLflow's run by id, name or words of it."
+        ),
+    ],
     run_b: Annotated[str, typer.Argument(help="The second, say of the new release.")],
     settings: dict[str, Any],
     method: Annotated[
@@ -28,7 +51,8 @@ def compare(
     from flows.results import rows_of
 
     settled = Settings.from_environment(**settings)
-    found = compared(rows_of(run_a, settled), rows_of(run_b, settled), method, margin)
+    first, second = (rows_of(by_name(run, settled), settled) for run in (run_a, run_b))
+    found = compared(first, second, method, margin)
     if as_json:
         print(json.dumps(found.to_json()))
         return

@@ -1,7 +1,7 @@
 """What a transfer is asked to do: the schema of YAML files, deployments and the command line."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -65,6 +65,20 @@ MANY = 2**31 - 1
 """More samples than any data set has: what is above is a slip, and overflows further on."""
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "methods": ["bico"],
+        "samples": [50],
+        "seeds": [0],
+        "baselines": False,
+        "oracle": False,
+        "test_limit": 1000,
+    },
+    "full": {"baselines": True, "oracle": True},
+}
+"""What `--quick` and `--full` stand for; options given beside them win."""
+
+
 class TransferConfig(BaseModel):
     """One transfer, or a sweep of them over tasks, methods, sample counts and seeds."""
 
@@ -102,8 +116,11 @@ class TransferConfig(BaseModel):
     """Training inputs that serve without their labels, beside the labelled ones: the expert's predictions stand in."""
     pseudo_labels: PseudoLabels = PseudoLabels.HARD
     """What of the expert's predictions becomes the target of the loss: hard (the class) or soft (probabilities)."""
-    baselines: Annotated[bool, Option("--baselines/--no-baselines", "--rivals/--no-rivals")] = True
-    """Measure what a transfer has to beat at the same data: probes, few-shot fine-tuning, last steps without transport."""
+    rivals: Annotated[Literal["none", "cheap", "all"], Option(default="all; with --expert: cheap")] = "all"
+    """What a transfer has to beat at the same data, measured beside it: none, those in closed form, which cost less than a
+    transfer (heads on the target as it is, last steps without transport), or all, with logistic heads and fine-tuning."""
+    baselines: Annotated[bool | None, Option("--baselines/--no-baselines", " /--no-rivals", default="")] = None
+    """An older spelling: yes is `rivals: all`, no is `rivals: none`."""
     sampling: Sampling = Sampling.RANDOM
     """How calibration samples are chosen."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)] = [0, 1, 2]
@@ -134,7 +151,7 @@ class TransferConfig(BaseModel):
     the head of a ...ForSequenceClassification, which reads the first token]."""
     finetune: Annotated[FinetuneConfig | None, OnlyInFiles] = None
     """Fine-tuning protocol; by default chosen by the number of parameters that it changes."""
-    oracle: bool = True
+    oracle: Annotated[bool, Option(default="oracle; with --expert: no-oracle")] = True
     """Fine-tune the target directly too, as the upper reference."""
     test_limit: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Only the first so many test samples."""
@@ -156,8 +173,23 @@ class TransferConfig(BaseModel):
 
     @property
     def title(self) -> str:
-        """Names a run of it: the two models, without the folders of one machine."""
-        return f"{short_name(self.source)}-to-{short_name(self.target)}"
+        """Names a run of it: models, tasks, methods, samples and seeds, without the folders of one machine."""
+        expert = (
+            "" if self.expert is None else f" expert={self.expert.parent.name}/{self.expert.name}".replace("=/", "=")
+        )
+        drawn = f"N={_some(self.samples)} seeds={_some(self.seeds)}"
+        pair = f"{short_name(self.source)}-to-{short_name(self.target)}"
+        return f"{pair} {_some(self.tasks)} {_some(self.methods)} {drawn}{expert}"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_was_asked(cls, values: Any) -> Any:
+        """Who brings an expert asks what arrives of it: what costs more than that is measured if it is asked for."""
+        if not isinstance(values, dict):
+            return values
+        asked = {True: {"rivals": "all"}, False: {"rivals": "none"}}.get(values.get("baselines"), {})  # type: ignore[call-overload]
+        usual = {"oracle": False, "rivals": "cheap"} if values.get("expert") is not None else {}
+        return usual | asked | {name: value for name, value in values.items() if name != "baselines"}
 
     @field_validator("data", "expert", "expert_head", "out", mode="after")
     @classmethod
@@ -284,6 +316,16 @@ class Settings(BaseModel):
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ConfigError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto.")
         return self.device
+
+
+def _some(values: Sequence[Any]) -> str:
+    """Values in a name: all of a few, the first ones of many.
+
+    Example:
+        >>> _some([1, 2]), _some(list("abcdefg"))
+        ('1,2', 'a,b,c,d,+3')
+    """
+    return ",".join([*map(str, values[:4]), *([f"+{len(values) - 4}"] if len(values) > 4 else [])])
 
 
 def make_config(values: dict[str, Any], origin: str) -> TransferConfig:

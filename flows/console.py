@@ -2,8 +2,24 @@
 
 import logging
 import sys
+from typing import TextIO
 
 from bico.errors import BicoError
+
+NOT_SHOWN = ("Beginning ", "Finished in state", "View at ")
+"""How lines of Prefect's own begin that say nothing new, or name a page of a server that serves none and ends with the
+run."""
+
+
+class _ToStderr(logging.StreamHandler[TextIO]):
+    """Writes to what standard error is by then: above the bars of a run in a terminal (`flows.watch`)."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        return sys.stderr
 
 
 def log_to_stderr() -> None:
@@ -12,11 +28,9 @@ def log_to_stderr() -> None:
 
     setup_logging()  # Prefect would do so with the first flow; once done, it leaves handlers as they are
 
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStderr()
     handler.setFormatter(logging.Formatter("%(asctime)s  %(message)s", "%H:%M:%S"))
-    handler.addFilter(
-        lambda record: record.levelno == logging.INFO and not record.getMessage().startswith("Finished in state")
-    )
+    handler.addFilter(lambda record: record.levelno == logging.INFO and not record.getMessage().startswith(NOT_SHOWN))
     logging.getLogger("prefect.flow_runs").addHandler(handler)
     # What loading a model has to tell; its library's own handlers would say it again.
     of_models = logging.StreamHandler(sys.stderr)

@@ -1,29 +1,40 @@
 """Running stages from a flow: what was computed, what was found in the store, and how long it took."""
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import Task, get_run_logger
 
-from tasks.cached_stage import Done, result_of
+from flows import watch
+from flows.result import totals
+from flows.solving import Solver
+from storage.keys import Ref
+from tasks.cached_stage import Done, Workspace, result_of
+from tasks.maps import BlockMaps
+
+__all__ = ["Ledger", "totals"]
+T = TypeVar("T")
 
 
 class Ledger:
-    """Runs stages, counts them, and tells the log what each phase took.
+    """Runs stages, counts them, and tells the log what each phase took. A forecast does all but run them
+    (`flows.forecast`), so what a flow does goes by way of it.
 
     Arguments:
         limit: Seconds that one stage may take.
+        log: By default the flow run's.
     """
 
-    def __init__(self, limit: float | None = None) -> None:
+    def __init__(self, limit: float | None = None, log: Any = None) -> None:
         self._limit = limit
         self.counts: dict[str, Counter[str]] = {}
         self.phases: list[tuple[str, float]] = []
         """What was done, and how many seconds it took."""
-        self.log = get_run_logger()
+        self.log: logging.Logger = log or get_run_logger()
 
     def run(self, task: Task, *args: Any, label: str | None = None) -> Done:
         """Runs a stage in this process; the label tells its run from others in Prefect."""
@@ -31,10 +42,31 @@ class Ledger:
         options: dict[str, Any] = {"task_run_name": named} if label else {}
         if self._limit is not None:
             options["timeout_seconds"] = self._limit
+        watch.begins(task.name, label)
         return self.add(result_of(task.with_options(**options) if options else task, *args))
+
+    def solve(self, space: Workspace, blocks: list[BlockMaps], solver: Solver) -> None:
+        """Solves the maps of blocks that lack some."""
+        watch.begins("procrustes", f"{len(blocks)} blocks")
+        for done in solver.solve(space, blocks):
+            self.add(done)
+
+    def discard(self, space: Workspace, keys: Iterable[str]) -> None:
+        """Removes artefacts that have served."""
+        for key in keys:
+            space.artefacts.discard(key)
+
+    def read(self, how: Callable[[Ref], T], ref: Ref, otherwise: T) -> T:
+        """Reads what a stage has left.
+
+        Arguments:
+            otherwise: What stands in for it where nothing is run.
+        """
+        return how(ref)
 
     def add(self, done: Done) -> Done:
         self.counts.setdefault(done.stage, Counter(computed=0, cached=0))["cached" if done.cached else "computed"] += 1
+        watch.ended(done.stage, done.cached)
         return done
 
     @contextmanager
@@ -45,7 +77,3 @@ class Ledger:
         numbers = ", ".join(f"{after[word] - before[word]} {word}" for word in after)
         self.phases.append((what, time.perf_counter() - started))
         self.log.info("%s: %s (%.1f s)", what, numbers, self.phases[-1][1])
-
-
-def totals(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    return {word: sum(c[word] for c in counts.values()) for word in ("computed", "cached")}

@@ -1,7 +1,10 @@
 """Where a run can be looked at."""
 
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bico.reporting.choice import Choice
@@ -21,6 +24,44 @@ def mlflow_page(run: Mapping[str, Any]) -> str:
     return f"{address}/#/experiments/{run['experiment']}/runs/{run['run']}?workflowType=machine_learning"
 
 
+def prefect_is_configured() -> bool:
+    """Whether Prefect has an API to talk to, which one process at least serves for longer than a run.
+
+    Prefect's library, which takes a second to import, is asked only if something names an address.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        return True
+    home = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    files = [Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml"), *map(Path, CONFIGURED_IN)]
+    if not any(
+        mark in text for file in files for text in [_text(file)] for mark in ("PREFECT_API_URL", "[api]", "api.url")
+    ):
+        return False
+    from prefect.settings import PREFECT_API_URL
+
+    return bool(PREFECT_API_URL.value())
+
+
+CONFIGURED_IN = (".env", "prefect.toml", "pyproject.toml")
+"""Beside profiles, where Prefect looks for settings in the working directory."""
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def answers(address: str) -> bool:
+    """Whether a server says there that it is well; one that is not there costs no time, on this machine."""
+    try:
+        with urllib.request.urlopen(address, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, ValueError, urllib.error.URLError):
+        return False
+
+
 def what_was_written(outputs: Mapping[str, Any]) -> str:
     """The files and versions of a transfer."""
     lines = [f"Page:    {outputs['page']}", f"Table:   {outputs['table']}"]
@@ -34,16 +75,18 @@ def what_was_written(outputs: Mapping[str, Any]) -> str:
 
 
 def where_to_look(outputs: Mapping[str, Any]) -> str:
-    """What to start and open, for somebody whose transfer has just ended."""
-    run, own = outputs["mlflow"], "PREFECT_API_URL" not in os.environ
-    lines = ["", "See the run in Prefect:  prefect server start   (unless one runs already)"] if own else [""]
-    lead = " " * 25 if own else "See the run in Prefect:  "
-    lines.append(lead + flow_run_page(outputs["prefect"]["flow_run"]))
-    if run["uri"].startswith("http"):
-        lines.append(f"See the run in MLflow:   {mlflow_page(run)}")
+    """Where a run can be looked at: a link if somebody answers there, and else what to start."""
+    flow_run, run = outputs["prefect"]["flow_run"], outputs["mlflow"]
+    page, recorded = flow_run_page(flow_run), mlflow_page(run)
+    lines = [""]
+    if answers(f"{page.partition('/runs/')[0]}/api/health"):
+        lines.append(f"See the run in Prefect:  {page}")
     else:
-        lines += [
-            f"See the run in MLflow:   mlflow ui --backend-store-uri {run['uri']}",
-            f"{' ' * 25}{mlflow_page(run)}",
-        ]
+        lines.append(f"See the run in Prefect:  start `prefect server start`; it is run {flow_run}")
+    if answers(f"{recorded.partition('/#/')[0]}/health"):
+        lines.append(f"See the run in MLflow:   {recorded}")
+    else:
+        lines.append(
+            f"See the run in MLflow:   start `mlflow ui --backend-store-uri {run['uri']}`; it is run {run['run']}"
+        )
     return "\n".join(lines)

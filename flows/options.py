@@ -334,3 +334,4 @@ def whole_names(parts: list[str], names: Iterable[str]) -> list[str]:
 
 SETTINGS = Fields("Settings", panel="Where it runs and what is kept", variables="BICO_")
 STORE = dataclasses.replace(SETTINGS, only=("home", "store"))
+RECORDS = dataclasses.replace(SETTINGS, only=("home", "store", "mlflow_uri", "experiment"))

@@ -23,10 +23,10 @@ from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
 from bico.models.protocol import PAIRS, TEXT, Model, Placed
-from bico.reporting.baselines import baselines
 from flows.config import Settings, TransferConfig
 from flows.inputs import find_files, pose, task_refs, tell, with_head
 from flows.repeat import check_out, identity_of
+from flows.rivals import rivals
 from tasks.cached_stage import Workspace
 from tasks.finetune import read_expert
 from tasks.inputs import TaskRef, open_model
@@ -142,7 +142,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     source, target = find_files(config, settings)
     for ref in tasks.values():
         tell(*ref.open().notes)
-        if config.baselines or any(variant.uses_samples for variant in spelt.values()):
+        if config.rivals != "none" or any(variant.uses_samples for variant in spelt.values()):
             check_samples(config, ref)
     ours, theirs = open_model(source, space.device), open_model(target, space.device)
     match_sites(ours.sites, theirs.sites)
@@ -150,7 +150,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         tasks = {name: pose(task, model, config.loss) for name, task in tasks.items()}
     finetuning = config.finetune or usual_finetuning(ours), config.finetune or usual_finetuning(theirs)
     # What a method leaves open follows the run: few-shot takes its step at the rate the target is fine-tuned with.
-    asked = [*config.methods, *(baselines(config.methods) if config.baselines else [])]
+    asked = [*config.methods, *rivals(config)]
     methods = {
         spec: get_variant(spec, completion=config.completion, rank=config.rank, lr=finetuning[1].lr) for spec in asked
     }

@@ -1,9 +1,9 @@
 """The thread: fine-tune, collect, solve maps, transfer, evaluate, record. Order and fan-out only."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from prefect import flow, runtime
 
@@ -29,8 +29,9 @@ from flows.cells import everywhere, is_shown, sweep
 from flows.choice import choose_all
 from flows.collect import Collected, Draw, calibrate
 from flows.config import Settings, TransferConfig
-from flows.ledger import Ledger, totals
+from flows.ledger import Ledger
 from flows.plan import Plan, make_plan
+from flows.result import Result, totals
 from flows.written import alike, exports, origin, record_of, recorded, settings_of
 from storage.keys import Ref
 from tasks.artefacts import read_accuracy, read_pair_measures
@@ -46,20 +47,7 @@ from tasks.record import record_run, register
 from tasks.show import show_results
 from tasks.transfer import transfer_vector
 
-
-@dataclass(frozen=True)
-class Result:
-    """What a transfer left behind."""
-
-    rows: list[Row]
-    outputs: dict[str, Any]
-    """Files and folders written, and the ids of the runs that recorded them."""
-    stages: dict[str, dict[str, int]]
-    """Per stage: how many were computed and how many were cached."""
-
-    def to_json(self) -> dict[str, Any]:
-        stages = totals(self.stages) | {"by_stage": self.stages}
-        return {"rows": [row.record() for row in self.rows], "outputs": self.outputs, "stages": stages}
+__all__ = ["Result", "transfer"]
 
 
 @flow(name="transfer", flow_run_name="{config.title}")
@@ -115,7 +103,7 @@ def fine_tune_all(plan: Plan, ledger: Ledger, progress: bool) -> tuple[dict[str,
                 experts[name] = ledger.run(adopt_expert, plan.space, plan.source, str(plan.config.expert)).ref
             else:
                 experts[name] = ledger.run(finetune_model, plan.space, plan.source, task, ours, progress).ref
-                size = relative_change(plan.space, plan.source, experts[name])
+                size = ledger.read(partial(relative_change, plan.space, plan.source), experts[name], math.nan)
                 ledger.log.info("The expert of %s: its change has %.2g times the norm of its source.", name, size)
             if plan.config.oracle:
                 oracles[name] = ledger.run(finetune_model, plan.space, plan.target, task.bare, theirs, progress).ref
@@ -183,13 +171,14 @@ def measure(
     variant = plan.methods.get(cell.method)
     if plan.loss == PAIRS:
         done = ledger.run(measure_model, *about, plan.config.test_limit, label=cell.label)
-        ledger.log.info("%s: %s", cell.label, told(read_pair_measures(done.ref)))
+        if (found_here := ledger.read(read_pair_measures, done.ref, None)) is not None:
+            ledger.log.info("%s: %s", cell.label, told(found_here))
     elif plan.probed and task.own_head is None and not (variant and variant.ends_in_head):
         samples = found.labelled.calibration.set_of(cell.budget.asked) if found and found.labelled else None
         done = ledger.run(probe_model, *about, samples, plan.config.test_limit, label=cell.label)
     else:
         done = ledger.run(evaluate_model, *about, plan.config.test_limit, label=cell.label)
-    return read_accuracy(done.ref)
+    return ledger.read(read_accuracy, done.ref, math.nan)
 
 
 def transfer_one(plan: Plan, cell: Cell, expert: Ref, found: Collected, ledger: Ledger) -> Ref:

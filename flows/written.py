@@ -56,8 +56,17 @@ def recorded(plan: Plan) -> dict[str, Any]:
         "target": config.target,
         "source_digest": plan.source.digest()[:16],
         "target_digest": plan.target.digest()[:16],
+        "tasks": ", ".join(config.tasks),
+        "methods": ", ".join(map(str, config.methods)),
+        "rivals": config.rivals,
+        "oracle": config.oracle,
+        "samples": ", ".join(map(str, config.samples)),
+        "seeds": ", ".join(map(str, config.seeds)),
+        "expert": None if config.expert is None else config.expert.name,
+        "expert_digest": (expert_digest(config.expert, plan.space.allow_pickle) or "")[:16] or None,
         "sampling": config.sampling.value,
         "completion": config.completion.value,
+        "rank": config.rank,
         "unlabelled": config.unlabelled,
         "pseudo_labels": config.pseudo_labels.value,
         "loss": plan.loss,
@@ -85,8 +94,9 @@ def settings_of(plan: Plan, cell: Cell) -> dict[str, Any]:
     if variant is None:
         return {}
     taken: dict[str, Any] = {"alpha": plan.alpha(cell.method)} if variant.method else {}
-    if completions := {str(completion) for _, completion in variant.needs.maps}:
-        taken["completion"] = ", ".join(sorted(completions))
+    for name in ("completion", "rank"):
+        if found := {str(getattr(rule, name)) for _, rule in variant.needs.maps}:
+            taken[name] = ", ".join(sorted(found))
     return taken | {f"{part.name}.{name}": value for part in variant.parts for name, value in asdict(part).items()}
 
 

@@ -1,12 +1,16 @@
 """Runs in MLflow, read back; and models that runs have logged, registered."""
 
 import json
-from collections.abc import Mapping
+import re
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from bico.errors import StoreError
@@ -24,6 +28,75 @@ class Recorded:
     name: str
     rows: list[dict[str, Any]]
     """By column, as `bico.reporting.report.Row` has them."""
+
+
+RUN_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def find_run(tracker: Tracker, name: str) -> str:
+    """Returns the id of the newest finished transfer of a name, or in whose name all its words occur.
+
+    Raises:
+        StoreError: If there is none; it says what the newest ones are called.
+    """
+    with tracker.talking() as client:
+        where = "tags.`bico.kind` = 'transfer' and attributes.status = 'FINISHED'"
+        runs = client.search_runs([tracker.experiment_id], where, order_by=["attributes.start_time DESC"])
+    names = {run.info.run_id: run.info.run_name or "" for run in runs}
+    exact = [key for key, found in names.items() if found == name]
+    partly = [key for key, found in names.items() if all(word in found for word in name.split())]
+    if not name.split() or not (exact or partly):
+        there = "; ".join(list(dict.fromkeys(names.values()))[:3]) or "none"
+        raise StoreError(f"MLflow at {tracker.uri} has no finished transfer called {name!r}. The newest: {there}.")
+    return (exact or partly)[0]
+
+
+@dataclass(frozen=True)
+class OldRun:
+    """A run that may go."""
+
+    run: str
+    name: str
+    folder: Path | None
+    """Its files, where they are on this machine."""
+
+
+def old_runs(tracker: Tracker, before: float) -> list[OldRun]:
+    """Runs of this program that began before a time (seconds since 1970), those that were deleted too; never one of whose
+    models a version is registered.
+    """
+    found: list[OldRun] = []
+    with tracker.talking() as client:
+        kept = {version.run_id for version in client.search_model_versions()}
+        page = None
+        while page is None or page.token:
+            page = client.search_runs(
+                [tracker.experiment_id],
+                f"attributes.start_time < {int(before * 1000)}",
+                run_view_type=ViewType.ALL,
+                page_token=page.token if page else None,
+            )
+            for run in page:
+                parent = run.data.tags.get("mlflow.parentRunId", run.info.run_id)
+                if "bico.kind" in run.data.tags and not {run.info.run_id, parent} & kept:
+                    place = urlsplit(run.info.artifact_uri or "")
+                    folder = Path(unquote(place.path)) if place.scheme == "file" else None
+                    found.append(OldRun(run.info.run_id, run.info.run_name or "", folder))
+    return found
+
+
+def delete_runs(tracker: Tracker, runs: Iterable[OldRun]) -> None:
+    """Deletes runs and their files: of a database on this machine for good, as `mlflow gc` does; a server keeps them as
+    deleted until somebody runs that there.
+    """
+    with tracker.talking() as client:
+        store = client._tracking_client.store
+        for run in runs:
+            client.delete_run(run.run)
+            if run.folder is not None:
+                shutil.rmtree(run.folder.parent if run.folder.name == "artifacts" else run.folder, ignore_errors=True)
+            if hasattr(store, "_hard_delete_run"):
+                store._hard_delete_run(run.run)
 
 
 def read_run(tracker: Tracker, run: str) -> Recorded:

@@ -18,6 +18,10 @@ from tasks.retries import RETRIES
 VERSION = 1
 
 
+def distances_key(space: Workspace, model: ModelFiles, task: TaskRef) -> str:
+    return artefact_key("class-distances", VERSION, model=model.digest(), task=task.open().identity)
+
+
 @task(
     name="class-distances",
     task_run_name="class-distances {task.name}",
@@ -28,7 +32,7 @@ VERSION = 1
 )
 def class_distances(space: Workspace, model: ModelFiles, task: TaskRef) -> Done | State[Done]:
     """Stores the distances of all training samples: what centroid sampling goes by."""
-    key = artefact_key("class-distances", VERSION, model=model.digest(), task=task.open().identity)
+    key = distances_key(space, model, task)
 
     def build(out: Path) -> None:
         opened, data = open_model(model, space.device), open_split(model, space.device, task, "train")

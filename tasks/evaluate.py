@@ -20,6 +20,28 @@ from tasks.retries import RETRIES
 VERSION = 1
 
 
+def evaluate_key(
+    space: Workspace,
+    model: ModelFiles,
+    task: TaskRef,
+    weights: Ref | None,
+    alpha: float = 1.0,
+    limit: int | None = None,
+    by_folder: bool = False,
+) -> str:
+    named = classifier_for(model, task) if by_folder else None
+    return artefact_key(
+        "evaluate",
+        VERSION,
+        model=model.digest(),
+        task=task.identity,
+        weights=weights,
+        alpha=alpha,
+        limit=limit,
+        **({} if named is None else {"classifier": named.digest}),
+    )
+
+
 @task(name="evaluate", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def evaluate_model(
     space: Workspace,
@@ -45,16 +67,7 @@ def evaluate_model(
     named = classifier_for(model, task) if by_folder else None
     if by_folder and named is None:
         raise CheckpointError(f"{model.ref} has no classifier for the classes of {task.name} in its folder.")
-    key = artefact_key(
-        "evaluate",
-        VERSION,
-        model=model.digest(),
-        task=task.identity,
-        weights=weights,
-        alpha=alpha,
-        limit=limit,
-        **({} if named is None else {"classifier": named.digest}),
-    )
+    key = evaluate_key(space, model, task, weights, alpha, limit, by_folder)
 
     def build(out: Path) -> None:
         opened = open_model(model, space.device)

@@ -26,6 +26,17 @@ FINETUNE_VERSION = 1
 ADOPT_VERSION = 1
 
 
+def finetune_key(
+    space: Workspace, model: ModelFiles, task: TaskRef, config: FinetuneConfig, progress: bool = False
+) -> str:
+    return artefact_key("fine-tune", FINETUNE_VERSION, model=model.digest(), task=task.identity, config=config)
+
+
+def adopt_key(space: Workspace, model: ModelFiles, checkpoint: str) -> str:
+    content = digest_of(canonical(read_checkpoint(checkpoint, space.allow_pickle).tensors))
+    return artefact_key("adopt-expert", ADOPT_VERSION, model=model.digest(), checkpoint=content)
+
+
 @task(
     name="fine-tune",
     task_run_name="fine-tune {model.ref} {task.name}",
@@ -38,7 +49,7 @@ def finetune_model(
     space: Workspace, model: ModelFiles, task: TaskRef, config: FinetuneConfig, progress: bool = False
 ) -> Done | State[Done]:
     """Stores the parameters that fine-tuning changes: the fine-tuned image tower, or text encoder."""
-    key = artefact_key("fine-tune", FINETUNE_VERSION, model=model.digest(), task=task.identity, config=config)
+    key = finetune_key(space, model, task, config)
 
     def build(out: Path) -> None:
         data = open_split(model, space.device, task, "train")
@@ -65,8 +76,7 @@ def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done |
 
     That it can be one is for a plan to check, which knows how far it may be.
     """
-    content = digest_of(canonical(read_checkpoint(checkpoint, space.allow_pickle).tensors))
-    key = artefact_key("adopt-expert", ADOPT_VERSION, model=model.digest(), checkpoint=content)
+    key = adopt_key(space, model, checkpoint)
 
     def build(out: Path) -> None:
         write_expert(out, read_expert(space, model, checkpoint).state)

@@ -24,6 +24,45 @@ from tasks.retries import RETRIES
 VERSION = 1
 
 
+def last_steps_key(
+    space: Workspace,
+    models: tuple[ModelFiles, ModelFiles],
+    expert: Ref,
+    vector: Ref | None,
+    alpha: float,
+    steps: tuple[LastStep, ...],
+    evidence: EvidenceRefs,
+    calibrations: tuple[Calibration | None, Calibration | None],
+) -> str:
+    """Raises CalibrationError without any samples to learn from."""
+    source, target = models
+    labelled, unlabelled = calibrations
+    either = labelled or unlabelled
+    if either is None:
+        raise CalibrationError("Last steps learn from samples, and there are none: raise --samples or --unlabelled.")
+    return artefact_key(
+        "last-steps",
+        VERSION,
+        source=source.digest(),
+        target=target.digest(),
+        expert=expert,
+        vector=vector,
+        alpha=alpha,
+        steps=[repr(step) for step in steps],  # with all settings; penalties may be infinite, which keys may not
+        maps=sorted(part.key for part in evidence.maps),
+        count=evidence.budget.asked,
+        task=either.task.identity,
+        labelled=known_indices(labelled, evidence),
+        head=None if (found := either.head_indices) is None else list(found),
+        unlabelled=None if unlabelled is None else unlabelled.identity,
+    )
+
+
+def known_indices(labelled: Calibration | None, evidence: EvidenceRefs) -> list[int]:
+    """The labelled samples that the steps may look at."""
+    return [] if labelled is None else labelled.indices[: evidence.budget.size]
+
+
 @task(name="last-steps", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def take_last_steps(
     space: Workspace,
@@ -44,30 +83,13 @@ def take_last_steps(
         evidence: What the steps need beside the samples, and how many of the labelled ones serve.
         calibrations: Labelled and unlabelled inputs, where there are some.
     """
-    source, target = models
+    key = last_steps_key(space, models, expert, vector, alpha, steps, evidence, calibrations)
     labelled, unlabelled = calibrations
-    either = labelled or unlabelled
-    if either is None:
-        raise CalibrationError("Last steps learn from samples, and there are none: raise --samples or --unlabelled.")
-    known = [] if labelled is None else labelled.indices[: evidence.budget.size]
-    key = artefact_key(
-        "last-steps",
-        VERSION,
-        source=source.digest(),
-        target=target.digest(),
-        expert=expert,
-        vector=vector,
-        alpha=alpha,
-        steps=[repr(step) for step in steps],  # with all settings; penalties may be infinite, which keys may not
-        maps=sorted(part.key for part in evidence.maps),
-        count=evidence.budget.asked,
-        task=either.task.identity,
-        labelled=known,
-        head=None if (found := either.head_indices) is None else list(found),
-        unlabelled=None if unlabelled is None else unlabelled.identity,
-    )
+    known = known_indices(labelled, evidence)
 
     def build(out: Path) -> None:
+        either = labelled or unlabelled
+        assert either is not None  # the key has told
         ours, theirs = (open_model(files, space.device) for files in models)
         head, their_head = (open_head(files, space.device, either.task, either.head_indices) for files in models)
         samples = Samples(

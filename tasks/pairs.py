@@ -18,6 +18,25 @@ from tasks.retries import RETRIES
 VERSION = 1
 
 
+def pairs_key(
+    space: Workspace,
+    model: ModelFiles,
+    task: TaskRef,
+    weights: Ref | None,
+    alpha: float = 1.0,
+    limit: int | None = None,
+) -> str:
+    return artefact_key(
+        "measure-pairs",
+        VERSION,
+        model=model.digest(),
+        task=task.open().identity,
+        weights=weights,
+        alpha=alpha,
+        limit=limit,
+    )
+
+
 @task(name="measure-pairs", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def measure_model(
     space: Workspace,
@@ -34,15 +53,7 @@ def measure_model(
         alpha: How much of the task vector is added.
         limit: Only the first so many test pairs.
     """
-    key = artefact_key(
-        "measure-pairs",
-        VERSION,
-        model=model.digest(),
-        task=task.open().identity,
-        weights=weights,
-        alpha=alpha,
-        limit=limit,
-    )
+    key = pairs_key(space, model, task, weights, alpha, limit)
 
     def build(out: Path) -> None:
         opened, data = open_model(model, space.device), open_split(model, space.device, task, "test")

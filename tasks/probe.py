@@ -18,6 +18,27 @@ from tasks.retries import RETRIES
 VERSION = 1
 
 
+def probe_key(
+    space: Workspace,
+    model: ModelFiles,
+    task: TaskRef,
+    weights: Ref | None,
+    alpha: float = 1.0,
+    indices: Sequence[int] | None = None,
+    limit: int | None = None,
+) -> str:
+    return artefact_key(
+        "probe",
+        VERSION,
+        model=model.digest(),
+        task=task.open().identity,
+        weights=weights,
+        alpha=alpha,
+        indices=None if indices is None else list(indices),
+        limit=limit,
+    )
+
+
 @task(name="probe", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def probe_model(
     space: Workspace,
@@ -36,16 +57,7 @@ def probe_model(
         indices: The training samples that the probe is fitted on; all, unless given.
         limit: Only the first so many test samples.
     """
-    key = artefact_key(
-        "probe",
-        VERSION,
-        model=model.digest(),
-        task=task.open().identity,
-        weights=weights,
-        alpha=alpha,
-        indices=None if indices is None else list(indices),
-        limit=limit,
-    )
+    key = probe_key(space, model, task, weights, alpha, indices, limit)
 
     def build(out: Path) -> None:
         opened, classes = open_model(model, space.device), len(task.open().class_names)

@@ -1,4 +1,4 @@
-"""How far a long stage is, as an artifact in Prefect."""
+"""How far a long stage is: as an artifact in Prefect, and to whoever listens in this process."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +12,8 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import PrefectException
 
 T = TypeVar("T")
+LISTENERS: list[Callable[[str, int, int], None]] = []
+"""Told of every step at once: what is counted, how many are done, of how many."""
 FIRST, EVERY = 3.0, 2.0
 """Seconds before a stage counts as long, and between two updates."""
 
@@ -46,6 +48,8 @@ def reported(stage: str, what: str, total: int) -> Iterator[Callable[[int], None
                 update_progress_artifact(artifact, percent)
 
     def advance(done: int) -> None:
+        for listener in LISTENERS:
+            listener(what, done, total)
         if somebody and time.monotonic() >= due:
             show(done)
 

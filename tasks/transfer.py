@@ -19,12 +19,10 @@ from tasks.retries import RETRIES
 VERSION = 2
 
 
-@task(name="transfer", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
-def transfer_vector(
+def transfer_key(
     space: Workspace, source: ModelFiles, target: ModelFiles, expert: Ref, method: Method, evidence: EvidenceRefs
-) -> Done | State[Done]:
-    """Stores the target's task vector."""
-    key = artefact_key(
+) -> str:
+    return artefact_key(
         "transfer",
         VERSION,
         source=source.digest(),
@@ -34,6 +32,14 @@ def transfer_vector(
         settings=identity(method),
         **evidence.identity,
     )
+
+
+@task(name="transfer", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
+def transfer_vector(
+    space: Workspace, source: ModelFiles, target: ModelFiles, expert: Ref, method: Method, evidence: EvidenceRefs
+) -> Done | State[Done]:
+    """Stores the target's task vector."""
+    key = transfer_key(space, source, target, expert, method, evidence)
 
     def build(out: Path) -> None:
         pair = Pair.of(open_model(source, space.device), open_model(target, space.device))

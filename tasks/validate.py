@@ -24,6 +24,28 @@ from tasks.retries import RETRIES
 VERSION = 1
 
 
+def validate_key(
+    space: Workspace,
+    model: ModelFiles,
+    task: TaskRef,
+    weights: Ref | None,
+    alpha: float,
+    held: HeldOut,
+    probe: tuple[int, ...] | None = None,
+) -> str:
+    return artefact_key(
+        "validate",
+        VERSION,
+        model=model.digest(),
+        task=task.identity,
+        weights=weights,
+        alpha=alpha,
+        rows=list(held.rows),
+        unseen=held.unseen,
+        probe=None if probe is None else list(probe),
+    )
+
+
 @task(name="validate", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def validate_model(
     space: Workspace,
@@ -43,17 +65,7 @@ def validate_model(
         held: The rows of the training split that judge.
         probe: Training samples that a probe is fitted on, where models are measured by probes.
     """
-    key = artefact_key(
-        "validate",
-        VERSION,
-        model=model.digest(),
-        task=task.identity,
-        weights=weights,
-        alpha=alpha,
-        rows=list(held.rows),
-        unseen=held.unseen,
-        probe=None if probe is None else list(probe),
-    )
+    key = validate_key(space, model, task, weights, alpha, held, probe)
 
     def build(out: Path) -> None:
         opened, data = open_model(model, space.device), open_split(model, space.device, task, "train")

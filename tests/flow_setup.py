@@ -21,6 +21,8 @@ from prefect.settings import (
 )
 
 from flows.config import Settings, TransferConfig
+from flows.forecast import look_ahead
+from flows.plan import make_plan
 from flows.server import prefect_api
 from flows.transfer import Result, transfer
 from storage.tracking import _ready
@@ -125,7 +127,12 @@ class Bench:
         return TransferConfig(**values | changes)
 
     def run(self, **changes: Any) -> Result:
-        return transfer(self.config(**changes), self.settings)
+        """Runs a transfer, whose plan has to foresee every stage."""
+        config = self.config(**changes)
+        ahead = look_ahead(make_plan(config, self.settings), self.settings)
+        result = transfer(config, self.settings)
+        assert ahead.stages == result.stages and ahead.rows == len(result.rows)
+        return result
 
     def after(self, other: "Bench") -> "Bench":
         """This bench with a copy of what is in another's home."""

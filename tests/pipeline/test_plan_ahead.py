@@ -1,0 +1,186 @@
+"""What a run will do, told before it; what it leaves out; and how far it is while it runs."""
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flows.solving
+from flows import links, watch
+from flows.config import PRESETS, Settings, TransferConfig
+from flows.plan import make_plan
+from flows.plan_cli import forecast
+from flows.rivals import left_out, rivals
+from flows.solving import pays, solve
+from flows.watch import Watch, watching
+from tasks.cached_stage import Done, Workspace
+from tasks.progress import reported
+from tests.command import run
+from tests.flow_setup import Bench
+
+PAIR: dict[str, Any] = {"source": "zoo:mini-a", "target": "zoo:mini-b", "tasks": ["digits"]}
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_plan_tells_stages_and_disk_and_does_nothing(bench: Bench) -> None:
+    config = bench.config(methods=["bico", "none+head"], unlabelled=5)
+    ahead, cost = forecast(make_plan(config, bench.settings), bench.settings)
+    store = bench.folder / "home/store/final"
+    assert not list(store.glob("*")) and not list((bench.folder / "out").glob("*"))
+    result = bench.run(methods=["bico", "none+head"], unlabelled=5)
+    assert ahead.stages == result.stages
+    assert [stage for stage, _ in cost.steps].count("procrustes") == result.stages["procrustes"]["computed"]
+    results = size(bench.folder / "out") + size(bench.folder / "home/mlflow-artifacts")
+    assert cost.store / 1.5 < size(store) < cost.store * 1.5
+    assert cost.results / 1.5 < results < cost.results * 1.5
+    assert 0 < cost.seconds < 600 and cost.memory > 10**8
+    # Two models, forward and backward, on 8 labelled and 5 other samples; 30 test samples for each of nine cells; ...
+    assert cost.passes > 4 * 13 + 9 * 30
+
+
+def arguments(bench: Bench, command: str, *more: str) -> list[str]:
+    pair = ["--source", str(bench.releases["a"]), "--target", str(bench.releases["b"]), "--task", "digits"]
+    return [command, *pair, "--samples", "4", "--seeds", "0", "--device", "cpu", "--json", *more]
+
+
+def test_the_commands_plan_and_dry_run_say_the_same(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BICO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for command, more in (("plan", ()), ("transfer", ("--dry-run",))):
+        assert run(arguments(bench, command, "--quick", "--methods", "bico,naive", *more), monkeypatch) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0]["stages"]["cached"] == 0 and said[0]["refused"] == []
+    assert {k: v["computed"] for k, v in said[0]["stages"]["by_stage"].items()} == {
+        k: v["computed"] for k, v in said[1]["stages"]["by_stage"].items()
+    }
+    assert said[0]["methods"] == ["bico", "naive"] and "--oracle" in said[0]["left_out"]
+    assert "fine-tune" in said[0]["stages"]["by_stage"] and said[0]["seconds"] > 0
+    assert run(arguments(bench, "plan", "--methods", "bicoo"), monkeypatch) == 2
+    (why,) = json.loads(capsys.readouterr().out)["refused"]
+    assert "did you mean 'bico'" in why
+    assert run(arguments(bench, "plan", "--quick", "--full"), monkeypatch) == 2
+
+
+def test_with_an_expert_only_what_was_asked_is_measured() -> None:
+    def asked(**more: Any) -> tuple[bool, list[str], str]:
+        config = TransferConfig(**PAIR, **more)
+        assert TransferConfig(**config.model_dump(mode="json")) == config
+        return config.oracle, [str(spec) for spec in rivals(config)], left_out(config)
+
+    oracle, beside, words = asked(expert="e.pt", methods=["bico", "bico+projection", "bico+tune"])
+    assert not oracle and beside == ["none+head:targets=labels", "none+head", "none+projection"]
+    assert words == "Left out: fine-tuning the target (--oracle), 5 rivals of the transfer (--rivals all)."
+    oracle, beside, words = asked(expert="e.pt", rivals="all", oracle=True)
+    assert oracle and len(beside) == 6 and words == ""
+    assert asked() == (True, beside, "")
+    assert asked(expert="e.pt", baselines=True)[1] == beside and asked(baselines=False)[1] == []
+    assert asked(baselines=False, rivals="all")[1] == beside
+    oracle, beside, words = asked(**PRESETS["quick"])
+    assert not oracle and beside == [] and "after the first 1000 (--test-limit)" in words
+    assert asked(**PRESETS["full"], expert="e.pt") == asked()
+
+
+def test_a_run_is_named_by_what_it_is_of() -> None:
+    config = TransferConfig(**PAIR, expert="runs/birds/best.pt", samples=[1, 2, 3, 4, 5, 6], seeds=[0])
+    assert config.title == "mini-a-to-mini-b digits bico,theseus,naive N=1,2,3,4,+2 seeds=0 expert=birds/best.pt"
+
+
+# While it runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_watch_tells_what_is_left_at_the_pace_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    seen = Watch(4, [("fine-tune", 10.0), ("evaluate", 5.0), ("evaluate", 5.0)])
+    assert seen.line == "starting" and seen.left == 20.0
+    seen.begins("fine-tune", "digits")
+    now = 110.0
+    seen.advances("steps", 25, 100)
+    assert seen.stage_left == 30.0
+    assert seen.line == "stage 1 of 4, fine-tune digits: 25 of 100 steps, 30 s left; the run: about 40 s left"
+    now = 120.0
+    seen.ended("fine-tune", cached=False)  # twice the time that was planned, so the others take that too
+    assert seen.left == 20.0
+    seen.begins("evaluate", "")
+    seen.ended("evaluate", cached=True)
+    assert seen.done == 2 and seen.left == 20.0
+    for _ in range(2):
+        seen.ended("evaluate", cached=False)
+    assert seen.left is None
+
+
+def test_without_a_terminal_there_are_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "FIRST", 0.01)
+    monkeypatch.setattr(watch, "EVERY", 0.01)
+    stream = io.StringIO()
+    with watching(2, [("evaluate", 1.0)], stream):
+        watch.begins("evaluate", "digits/bico")
+        with reported("evaluate", "test samples", 10) as advance:
+            advance(5)
+            time.sleep(0.2)
+        watch.ended("evaluate", cached=False)
+    assert "stage 1 of 2, evaluate digits/bico: 5 of 10 test samples" in stream.getvalue()
+    told = stream.getvalue()
+    watch.begins("evaluate", "x")  # nobody watches any more
+    assert stream.getvalue() == told
+
+
+@pytest.mark.parametrize(("answering", "link"), [(True, True), (False, False)])
+def test_a_link_is_printed_only_where_somebody_answers(
+    answering: bool, link: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(links, "answers", lambda address: asked.append(address) or answering)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    outputs = {
+        "prefect": {"flow_run": "f00"},
+        "mlflow": {"uri": "sqlite:////x/mlflow.db", "experiment": "1", "run": "b42"},
+    }
+    text = links.where_to_look(outputs)
+    assert asked == ["http://127.0.0.1:4200/api/health", "http://127.0.0.1:5000/health"]
+    assert "f00" in text and "b42" in text and ("http://" in text) is link
+    assert links.prefect_is_configured()
+
+
+def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stop(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("flows.cli.asked_for", stop)
+    assert run(["transfer", "--source", "a b", "--quick"], monkeypatch) == 130
+    assert "`bico transfer --source 'a b' --quick` goes on from there" in capsys.readouterr().err
+
+
+# Maps, here or on a cluster -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "here"), [(0.0, 5), (9.0, 1)])
+def test_a_cluster_is_started_for_what_takes_long_enough(
+    seconds: float, here: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, solved, sent = [0.0], [], []
+
+    def alone(task: object, space: object, block: str) -> str:
+        now[0] += seconds
+        solved.append(block)
+        return block
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(flows.solving, "result_of", alone)
+    monkeypatch.setattr(flows.solving, "_on_dask", lambda space, blocks, settings: sent.extend(blocks) or blocks)
+    monkeypatch.setattr(flows.solving.torch, "get_num_threads", lambda: 2)
+    blocks: Any = list("abcde")
+    done: list[Done] = solve(Workspace(str(tmp_path)), blocks, Settings(home=tmp_path, workers=2))
+    assert (solved, sent) == (blocks[:here], blocks[here:]) and done == blocks
+    solve(Workspace(str(tmp_path)), blocks, Settings(home=tmp_path, dask_scheduler="tcp://x:1"))
+    assert sent[-5:] == blocks and len(solved) == here  # who names a cluster wants it
+    assert not pays(1.0, 5, workers=2, threads=2)
