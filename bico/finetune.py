@@ -47,6 +47,9 @@ MINI = FinetuneConfig(steps=100, batch_size=48, lr=5e-4, warmup=10)
 ENCODER = FinetuneConfig(steps=300, batch_size=32, lr=5e-5, warmup=30)
 """The same protocol for pre-trained text encoders, at the batch and the rate that they are usually tuned with."""
 
+DECODER = FinetuneConfig(steps=300, batch_size=16, lr=2e-5, warmup=30)
+"""The same protocol for decoder language models, at the batch and the rate that all of their weights are usually tuned with."""
+
 MINI_TOWER = 20_000_000
 """Image towers below this number of parameters are fine-tuned by `MINI` unless the user says otherwise."""
 

@@ -19,6 +19,7 @@ import torch
 from tasks import (
     analyse,
     collect,
+    completions,
     distances,
     evaluate,
     finetune,
@@ -49,6 +50,7 @@ VERSIONS: dict[str, tuple[ModuleType, str]] = {
     "evaluate": (evaluate, "VERSION"),
     "probe": (probe, "VERSION"),
     "measure-pairs": (pairs, "VERSION"),
+    "measure-completions": (completions, "VERSION"),
     "compare-inputs": (analyse, "VERSION"),
     "compare-outputs": (analyse, "VERSION"),
     "trace-fine-tuning": (analyse, "VERSION"),

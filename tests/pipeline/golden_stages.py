@@ -279,7 +279,7 @@ def everything(bench: Bench) -> Iterator[tuple[str, str, Numbers]]:
     encoder = resolve(str(folder / "a"))
     for name in ("faq", "sts"):
         task = TaskRef(name, (str(folder / name),), PAIRS)
-        measured = artefacts.read_pair_measures(bench.run(pairs.measure_model, encoder, task, None).ref)
+        measured = artefacts.read_measures(bench.run(pairs.measure_model, encoder, task, None).ref)
         yield "measure-pairs", name, dict(measured.all)
     yield from _analyses(bench, pair, moved)
 
