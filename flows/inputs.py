@@ -111,4 +111,4 @@ def pose(task: TaskRef, model: Model, loss: str | None) -> TaskRef:
     if chosen not in model.losses:
         raise ConfigError(f"loss={chosen}: {model.name} has no such loss; {nearest(chosen, model.losses)}")
     # A family whose head says it all does not name its loss: its results are known without.
-    return replace(task, loss=chosen if len(model.losses) > 1 or chosen == PROBE else None)
+    return replace(task, loss=chosen if len(model.losses) > 1 or chosen in (PROBE, *CLASSLESS) else None)

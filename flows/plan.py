@@ -253,17 +253,12 @@ def check_completions(config: TransferConfig, task: TaskRef, models: Sequence[Mo
     """Looks at a task's first training samples as each model reads them, and says how many are cut.
 
     Raises:
-        ConfigError: If samples are to be chosen by classes, and there are none, or a model reads no chats.
+        ConfigError: If a model reads no chats.
         DataError: If nothing is left of a completion.
     """
     if task.loss != COMPLETION:
         return
-    opened = task.open()
-    if config.sampling is not Sampling.RANDOM and not opened.class_names:
-        raise ConfigError(
-            f"sampling={config.sampling.value}: task {task.name!r} has no few completions to choose by; use sampling=random."
-        )
-    data = opened.open("train")
+    data = task.open().open("train")
     examples = [data.example(row) for row in range(min(len(data), LOOKED_AT))]
     for model in models:
         model.prepare(examples)
@@ -276,8 +271,17 @@ def check_completions(config: TransferConfig, task: TaskRef, models: Sequence[Mo
 
 
 def check_samples(config: TransferConfig, ref: TaskRef) -> None:
-    """Raises NotEnoughSamplesError if a calibration set cannot be drawn; a dry run tells."""
+    """Makes sure that calibration sets can be drawn, by a dry run.
+
+    Raises:
+        NotEnoughSamplesError: If there are too few samples.
+        ConfigError: If they are to be chosen by classes, and completions are too many to be some.
+    """
     task, count = ref.open(), config.samples[-1]
+    if ref.loss == COMPLETION and config.sampling is not Sampling.RANDOM and not task.class_names:
+        raise ConfigError(
+            f"sampling={config.sampling.value}: task {ref.name!r} has no few completions to choose by; use sampling=random."
+        )
     try:
         if config.unlabelled:
             labelled = range(sum(set_sizes(config.sampling, config.labelled[-1:], len(task.class_names)).values()))

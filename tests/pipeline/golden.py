@@ -68,6 +68,7 @@ BEFORE: dict[str, tuple[str, ...]] = {
     "last-steps": ("transfer",),
     "evaluate": ("last-steps",),
     "probe": ("fine-tune",),
+    "measure-completions": ("fine-tune",),
     "compare-inputs": ("procrustes",),
     "compare-outputs": ("transfer",),
     "measure-drift": ("trace-fine-tuning",),
