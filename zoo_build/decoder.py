@@ -38,7 +38,7 @@ class DecoderPretraining:
     vocabulary: int = 4096
     length: int = 128
     """Tokens per window."""
-    batch_size: int = 32
+    batch_size: int = 16
     steps: int = 800
     warm_up: int = 40
     """Steps until the learning rate is at its peak; it falls linearly to zero from there."""

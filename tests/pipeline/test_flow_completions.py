@@ -103,7 +103,8 @@ def test_prompts_that_leave_no_room_are_refused_and_cut_ends_are_told(
     asked = settings(folder, "long") | {"data": [rows], "samples": [2]}
     make_plan(TransferConfig(**asked, out=tmp_path / "out"), place)
     assert "reads 48 tokens: of the first 2 samples of long 1 are longer" in capsys.readouterr().err
-    (rows / "train.jsonl").write_text(json.dumps({"prompt": "bake " * 60, "completion": " mo"}))
+    lines[0] = {"prompt": "bake " * 60, "completion": " mo"}
+    (rows / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
     other = tmp_path / "longer"
     rows.rename(other)
     with pytest.raises(DataError, match="nothing of the completion"):
