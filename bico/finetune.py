@@ -47,6 +47,9 @@ MINI = FinetuneConfig(steps=100, batch_size=48, lr=5e-4, warmup=10)
 ENCODER = FinetuneConfig(steps=300, batch_size=32, lr=5e-5, warmup=30)
 """The same protocol for pre-trained text encoders, at the batch and the rate that they are usually tuned with."""
 
+DECODER = FinetuneConfig(steps=300, batch_size=16, lr=2e-5, warmup=30)
+"""The same protocol for decoder language models, at the batch and the rate that all of their weights are usually tuned with."""
+
 MINI_TOWER = 20_000_000
 """Image towers below this number of parameters are fine-tuned by `MINI` unless the user says otherwise."""
 
@@ -85,9 +88,12 @@ def finetune(
         CalibrationError: If the loss is not finite.
     """
     before = {name: tensor.clone() for name, tensor in model.state().items()}
-    parameters = model.state()  # the live parameters, detached: they share storage
+    live = model.state()  # the live parameters, detached: they share storage
     leaves = [tensor.requires_grad_() for tensor in model.trainable()]
-    optimiser = torch.optim.AdamW(leaves, lr=config.lr, weight_decay=config.weight_decay)
+    # A step is smaller than what bfloat16 can tell from nothing: weights in it are stepped as float32 beside them.
+    masters = [leaf if leaf.dtype.itemsize > 2 else leaf.detach().float() for leaf in leaves]
+    parameters = {name: tensor.detach() for name, tensor in zip(live, masters, strict=True)}
+    optimiser = torch.optim.AdamW(masters, lr=config.lr, weight_decay=config.weight_decay)
     order = endless_order(available, config.seed)
     try:
         for step in range(config.steps):
@@ -102,7 +108,11 @@ def finetune(
                 group["lr"] = learning_rate(step, config)
             optimiser.zero_grad()
             loss.backward()
+            for leaf, master in _apart(leaves, masters):
+                master.grad, leaf.grad = None if leaf.grad is None else leaf.grad.float(), None
             optimiser.step()
+            for leaf, master in _apart(leaves, masters):
+                leaf.detach().copy_(master)
             on_step(step + 1, parameters, loss.item())
         return {name: tensor.clone() for name, tensor in parameters.items()}
     finally:
@@ -110,7 +120,12 @@ def finetune(
             leaf.requires_grad_(False)
             leaf.grad = None
         for name, tensor in before.items():
-            parameters[name].copy_(tensor)
+            live[name].copy_(tensor)
+
+
+def _apart(leaves: list[Tensor], masters: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The leaves that are stepped as something else."""
+    yield from ((leaf, master) for leaf, master in zip(leaves, masters, strict=True) if leaf is not master)
 
 
 def endless_order(available: int, seed: int) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ from bico.calibration.scales import Scales, Side, signal_scales
 from bico.errors import CalibrationError
 from bico.methods import Gathered, Method, Needs, Pair
 from bico.methods.bico import BiCo
-from bico.models.protocol import Calibratable, Model
+from bico.models.protocol import COMPLETION, Calibratable, Model
 from bico.models.sites import Site
 from bico.task_vector import StateDict
 
@@ -72,7 +72,7 @@ def gather_needs(
     count = sum(len(batch.labels) for batch in batches) if needs else 0
     if needs:
         for model, head in zip((source, target), heads, strict=True):
-            if head is None and isinstance(model, Model):
+            if head is None and isinstance(model, Model) and COMPLETION not in model.losses:
                 raise CalibrationError(f"{model.name} takes its loss in a classification head: give `heads`.")
     covariances: Covariances = {}
     gradients: Gradients = {}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 
 from bico.evaluation.held_out import hold_out
-from bico.models.protocol import PAIRS
+from bico.models.protocol import CLASSLESS
 from bico.reporting.choice import Choice, Judged, choose
 from bico.reporting.rows import Cell
 from flows.collect import Collected, Draw
@@ -51,12 +51,12 @@ def _choose(
         if (probe := _probe(plan, cell, collected)) not in starts:
             starts[probe] = score(cell, None)
         judged.append(Judged(cell, score(cell, vectors[cell], plan.strength(cell.method)), starts[probe]))
-    return choose(judged, held.told(plan.loss == PAIRS))
+    return choose(judged, held.told(plan.loss in CLASSLESS))
 
 
 def _probe(plan: Plan, cell: Cell, collected: Mapping[Draw, Collected]) -> tuple[int, ...] | None:
     """The samples of a cell's probe; None where heads measure."""
-    if not plan.probed or plan.loss == PAIRS or cell.seed is None:
+    if not plan.probed or plan.loss in CLASSLESS or cell.seed is None:
         return None
     labelled = collected[cell.task, cell.seed].labelled
     return tuple(labelled.calibration.set_of(cell.budget.asked)) if labelled else None

@@ -126,8 +126,8 @@ class TransferConfig(BaseModel):
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1)] = [0, 1, 2]
     """Seeds of the calibration draw."""
     loss: str | None = None
-    """Of text models, the loss that fine-tuning takes and whose gradients are aligned: probe, text, or pairs (of two texts,
-    without classes) [default: probe]."""
+    """Of text models, the loss that fine-tuning takes and whose gradients are aligned: probe, text, pairs (of two texts,
+    without classes), or completion (of a prompt) [default: probe; of decoders completion]."""
     completion: Completion = Completion.PARTIAL
     """What maps do outside the calibrated span: partial (nothing) or svd (the paper's plain map)."""
     rank: Annotated[int, Field(ge=0, le=MANY)] = MAP_RANK

@@ -174,12 +174,15 @@ class _Known:
                 return [(calibration.model(side), max(calibration.counts.values()))]
             case "collect-parameter-gradients":
                 return [(plan.target, 3 * max(args[0].counts.values()))]
-            case "evaluate" | "measure-pairs":
+            case "evaluate" | "measure-pairs" | "measure-completions":
                 return [(args[0], self._tested(args[1]))]
             case "probe":
                 files, task, _, _, indices, *_ = (*args, None, None)
                 fitted = task.open().sizes["train"] if indices is None else len(indices)
                 return [(files, fitted + self._tested(task))]
+            case "validate":
+                files, _, _, _, held, probe = args
+                return [(files, len(held.rows) + len(probe or ()))]
             case "last-steps":
                 (_, _), _, _, _, steps, evidence, drawn = args
                 seen = (evidence.budget.size or 0) + sum(len(one.indices) for one in drawn[1:] if one is not None)

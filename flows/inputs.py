@@ -12,8 +12,8 @@ from bico.data.reading import Reading
 from bico.data.tasks import check_folders
 from bico.errors import ConfigError, nearest
 from bico.models.families import find_weights, get_family
-from bico.models.loading import ModelFiles, resolve
-from bico.models.protocol import PAIRS, PROBE, TEXT, Model
+from bico.models.loading import ModelFiles, family_here, resolve
+from bico.models.protocol import CLASSLESS, PROBE, TEXT, Model
 from flows.config import Settings, TransferConfig
 from storage.checkpoints import content_digest
 from tasks.cached_stage import Workspace
@@ -47,14 +47,25 @@ def task_refs(
     Arguments:
         data: The folders that they may be read from.
         reading: What options say of how that is done.
-        loss: The loss that was asked for: pairs are read in a way of their own.
+        loss: The loss that was asked for: pairs and completions are read in ways of their own.
 
     Raises:
         ConfigError: If a folder serves no task, or two have one name.
     """
     folders = tuple(str(folder.expanduser().resolve()) for folder in data)
     check_folders(names, [Path(folder) for folder in folders], reading)
-    return {name: TaskRef(name, folders, PAIRS if loss == PAIRS else None, reading) for name in names}
+    return {name: TaskRef(name, folders, loss if loss in CLASSLESS else None, reading) for name in names}
+
+
+def loss_for(loss: str | None, *models: str) -> str | None:
+    """The loss that was asked for, or else the only one of a family that is asked for by a folder here, if it has but one.
+
+    Which data are read, and how, depends on it, before a model is.
+    """
+    if loss is not None:
+        return loss
+    found = {getattr(family, "only_loss", None) for ref in models if (family := family_here(ref)) is not None}
+    return next(iter(found)) if len(found) == 1 else None
 
 
 _TOLD: set[str] = set()
@@ -76,8 +87,10 @@ def with_head(space: Workspace, files: ModelFiles, task: TaskRef, path: Path) ->
         CheckpointError: If there is no classifier at the path.
         ConfigError: If it has other classes than the task, reads another width, or the loss is of words.
     """
-    if task.loss == PAIRS:
-        raise ConfigError(f"--expert-head {path}: pairs of texts have no classes, so loss=pairs takes no classifier.")
+    if task.loss in CLASSLESS:
+        raise ConfigError(
+            f"--expert-head {path}: loss={task.loss} takes no classifier, since it is of texts and not of classes."
+        )
     if task.loss == TEXT:
         raise ConfigError(f"--expert-head {path}: a classifier is no head for loss=text; use loss=probe.")
     if path.is_dir():
@@ -136,7 +149,9 @@ def pose(task: TaskRef, model: Model, loss: str | None) -> TaskRef:
     """
     check_modality(task.open(), model.name, model.modality)
     chosen = loss or model.losses[0]
+    if chosen in CLASSLESS and task.loss != chosen:
+        raise ConfigError(f"{model.name} reads tasks of another kind: say --loss {chosen}.")
     if chosen not in model.losses:
         raise ConfigError(f"loss={chosen}: {model.name} has no such loss; {nearest(chosen, model.losses)}")
     # A family whose head says it all does not name its loss: its results are known without.
-    return replace(task, loss=chosen if len(model.losses) > 1 or chosen == PROBE else None)
+    return replace(task, loss=chosen if len(model.losses) > 1 or chosen in (PROBE, *CLASSLESS) else None)

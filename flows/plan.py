@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from bico.calibration.sampling import Sampling, choose_samples, draw_samples, dr
 from bico.calibration.shared_tokens import Between, check_shared, share
 from bico.calibration.signals import Signal
 from bico.errors import ConfigError, MethodError, NotEnoughSamplesError, OutputError
-from bico.evaluation.pairs import measure_of
 from bico.finetune import FinetuneConfig, default_config
 from bico.last_steps.tune import Tune
 from bico.linalg.procrustes import MapRule
@@ -22,9 +21,10 @@ from bico.methods.spec import Spec
 from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
-from bico.models.protocol import PAIRS, TEXT, Model, Placed
+from bico.models.protocol import CLASSLESS, COMPLETION, PAIRS, TEXT, Completing, Model, Placed
 from flows.config import Settings, TransferConfig
-from flows.inputs import find_files, pose, task_refs, tell, with_head
+from flows.inputs import find_files, loss_for, pose, task_refs, tell, with_head
+from flows.measures import measure_of
 from flows.repeat import check_out, identity_of
 from flows.rivals import rivals
 from tasks.cached_stage import Workspace
@@ -80,14 +80,14 @@ class Plan:
     @property
     def measured_by(self) -> str:
         """What gives the numbers of the rows."""
-        if self.loss == PAIRS:
-            return ", ".join(sorted({measure_of(task.open().open("test").labels) for task in self.tasks.values()}))
+        if self.loss in CLASSLESS:
+            return ", ".join(sorted({measure_of(self.loss, task.open()) for task in self.tasks.values()}))
         return "probe" if self.probed else "head"
 
     @property
     def measure(self) -> str:
         """What the numbers of the rows are, in percent."""
-        return self.measured_by if self.loss == PAIRS else "accuracy"
+        return self.measured_by if self.loss in CLASSLESS else "accuracy"
 
     @property
     def scales(self) -> bool:
@@ -134,7 +134,8 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         raise ConfigError(f"alpha={config.alpha} must be a finite number.")
     spelt = {spec: get_variant(spec) for spec in config.methods}  # a misspelt one shows before a model is fetched
     check_labels(config, spelt)
-    check_pairs(config, spelt)
+    config = config.model_copy(update={"loss": loss_for(config.loss, config.source, config.target)})
+    check_classless(config, spelt)
     tasks = task_refs(config.tasks, config.data, config.reading, config.loss)
     check_writable(config.out)
     check_writable(settings.home)
@@ -148,6 +149,8 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     match_sites(ours.sites, theirs.sites)
     for model in (ours, theirs):
         tasks = {name: pose(task, model, config.loss) for name, task in tasks.items()}
+    for task in tasks.values():
+        check_completions(config, task, (ours, theirs))
     finetuning = config.finetune or usual_finetuning(ours), config.finetune or usual_finetuning(theirs)
     # What a method leaves open follows the run: few-shot takes its step at the rate the target is fine-tuned with.
     asked = [*config.methods, *rivals(config)]
@@ -155,10 +158,10 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         spec: get_variant(spec, completion=config.completion, rank=config.rank, lr=finetuning[1].lr) for spec in asked
     }
     methods = {spec: v for spec, v in methods.items() if config.labelled or not v.needs_labels}
-    if config.loss == PAIRS:  # of the baselines, those that need no classes
-        methods = {spec: v for spec, v in methods.items() if serves_pairs(v)}
+    if config.loss in CLASSLESS:  # of the baselines, those that need no classes
+        methods = {spec: v for spec, v in methods.items() if serves_classless(v)}
     methods, left_out = fitting(config, methods, ours, theirs)
-    probed = theirs.probed and config.loss != PAIRS
+    probed = theirs.probed and config.loss not in CLASSLESS
     if probed and 0 in config.samples:
         raise ConfigError(
             f"--samples 0: {theirs.name} is measured by a probe, which learns from labelled samples: raise --samples."
@@ -246,33 +249,66 @@ def check_labels(config: TransferConfig, methods: Mapping[Spec, Variant]) -> Non
             raise ConfigError(f"Method '{spec}' learns from labels, and --samples 0 gives none: raise --samples.")
 
 
-def serves_pairs(variant: Variant) -> bool:
-    """Whether a method with its last steps can learn from pairs of texts: classifiers and projections cannot."""
+def serves_classless(variant: Variant) -> bool:
+    """Whether a method with its last steps can learn from texts alone: classifiers and projections cannot."""
     return all(isinstance(step, Tune) for step in variant.steps)
 
 
-def check_pairs(config: TransferConfig, methods: Mapping[Spec, Variant]) -> None:
-    """Raises ConfigError if something is asked of pairs of texts that only classes have."""
-    if config.loss != PAIRS:
+def check_classless(config: TransferConfig, methods: Mapping[Spec, Variant]) -> None:
+    """Raises ConfigError if something is asked of texts without classes that only classes have."""
+    if config.loss not in CLASSLESS:
         return
-    if config.sampling is not Sampling.RANDOM:
+    if config.sampling is not Sampling.RANDOM and config.loss == PAIRS:
         raise ConfigError(
             f"sampling={config.sampling.value}: loss=pairs has no classes to choose by; use sampling=random."
         )
     if config.unlabelled:
         raise ConfigError(
-            "--unlabelled: an expert predicts no partners or scores, so loss=pairs needs pairs; leave it out."
+            f"--unlabelled: an expert predicts no {PREDICTED[config.loss]}, so loss={config.loss} needs them; leave it out."
         )
     for spec, variant in methods.items():
-        if not serves_pairs(variant):
+        if not serves_classless(variant):
             raise ConfigError(
-                f"Method '{spec}' ends in a step that needs classes, and loss=pairs has none: of steps use tune."
+                f"Method '{spec}' ends in a step that needs classes, and loss={config.loss} has none: of steps use tune."
+            )
+
+
+PREDICTED = {PAIRS: "partners or scores", COMPLETION: "completions"}
+
+
+def check_completions(config: TransferConfig, task: TaskRef, models: Sequence[Model]) -> None:
+    """Looks at a task's first training samples as each model reads them, and says how many are cut.
+
+    Raises:
+        ConfigError: If a model reads no chats.
+        DataError: If nothing is left of a completion.
+    """
+    if task.loss != COMPLETION:
+        return
+    data = task.open().open("train")
+    examples = [data.example(row) for row in range(min(len(data), LOOKED_AT))]
+    for model in models:
+        model.prepare(examples)
+        cut = sum(model.is_cut(example) for example in examples) if isinstance(model, Completing) else 0
+        if cut:
+            tell(
+                f"{model.name} reads {model.tokens} tokens: of the first {len(examples)} samples of {task.name} {cut} are longer, "
+                "and their ends are left out."
             )
 
 
 def check_samples(config: TransferConfig, ref: TaskRef) -> None:
-    """Raises NotEnoughSamplesError if a calibration set cannot be drawn; a dry run tells."""
+    """Makes sure that calibration sets can be drawn, by a dry run.
+
+    Raises:
+        NotEnoughSamplesError: If there are too few samples.
+        ConfigError: If they are to be chosen by classes, and completions are too many to be some.
+    """
     task, count = ref.open(), config.samples[-1]
+    if ref.loss == COMPLETION and config.sampling is not Sampling.RANDOM and not task.class_names:
+        raise ConfigError(
+            f"sampling={config.sampling.value}: task {ref.name!r} has no few completions to choose by; use sampling=random."
+        )
     try:
         if config.unlabelled:
             labelled = range(sum(set_sizes(config.sampling, config.labelled[-1:], len(task.class_names)).values()))

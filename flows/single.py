@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,17 @@ from bico.errors import ConfigError, OutputError, at_home
 from bico.finetune import FinetuneConfig
 from bico.models.families import find_weights
 from bico.models.loading import ModelFiles, resolve
-from bico.models.protocol import PAIRS
+from bico.models.protocol import CLASSLESS
 from flows.config import Settings
-from flows.inputs import pose, task_refs, tell, with_head
+from flows.inputs import loss_for, pose, task_refs, tell, with_head
+from flows.measures import MEASURES
 from flows.plan import check_writable, usual_finetuning
 from storage.keys import Ref
-from tasks.artefacts import expert_file, read_accuracy, read_pair_measures
+from tasks.artefacts import expert_file, read_accuracy, read_measures
 from tasks.cached_stage import Done, Workspace, result_of
 from tasks.evaluate import evaluate_model
 from tasks.finetune import adopt_expert, finetune_model, read_expert
 from tasks.inputs import TaskRef, classifier_for, open_model
-from tasks.pairs import measure_model
 from tasks.probe import probe_model
 
 
@@ -163,14 +163,16 @@ class Measured:
     by: str
     """What turned features into classes: the model's own head, a probe, or the classifier in its folder; of pairs the measure."""
     done: Done
+    all: dict[str, float] = field(default_factory=dict)
+    """Where there are several measures, all of them."""
 
 
 def _measure(subject: Subject, task: TaskRef, weights: Ref | None, limit: int | None = None) -> Measured:
     """By the classifier in the model's folder, if there is one for the task; else by a probe, or the model's own head."""
     space, files = subject.space, subject.model
-    if task.loss == PAIRS:
-        done = result_of(measure_model, space, files, task, weights, 1.0, limit)
-        return Measured(task.name, read_pair_measures(done.ref).name, done)
+    if task.loss in CLASSLESS:
+        done = result_of(MEASURES[task.loss], space, files, task, weights, 1.0, limit)
+        return Measured(task.name, read_measures(done.ref).name, done, read_measures(done.ref).all)
     if task.own_head is not None:
         done = result_of(evaluate_model, space, files, task, weights, 1.0, limit)
         return Measured(task.name, "the classifier that was given", done)
@@ -192,6 +194,7 @@ def _open(
     loss: str | None = None,
     reading: dict[str, Any] | None = None,
 ) -> Subject:
+    loss = loss_for(loss, model)
     refs = task_refs(tasks, data, make_reading(reading or {}, "options"), loss)
     files = resolve(model, settings.allow_pickle)
     for ref in refs.values():
@@ -204,7 +207,11 @@ def _open(
 
 def _result(measured: list[Measured], outputs: dict[str, Any], stages: list[Done]) -> dict[str, Any]:
     return {
-        "rows": [{"task": one.task, "accuracy": read_accuracy(one.done.ref), "by": one.by} for one in measured],
+        "rows": [
+            {"task": one.task, "accuracy": read_accuracy(one.done.ref), "by": one.by}
+            | ({"measures": one.all} if one.all else {})
+            for one in measured
+        ],
         "outputs": outputs,
         "stages": {"computed": sum(not d.cached for d in stages), "cached": sum(d.cached for d in stages)},
     }

@@ -5,6 +5,7 @@ from typing import Any
 
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.scales import Side
+from tasks import completions, pairs
 from tasks.cached_stage import Done, Workspace
 from tasks.calibration import Calibration
 from tasks.collect import Pass, collect_activations, collect_gradients
@@ -14,7 +15,6 @@ from tasks.finetune import adopt_expert, adopt_key, finetune_key, finetune_model
 from tasks.gradients import collect_parameter_gradients, gradients_key
 from tasks.last_steps import last_steps_key, take_last_steps
 from tasks.maps import BlockMaps
-from tasks.pairs import measure_model, pairs_key
 from tasks.probe import probe_key, probe_model
 from tasks.procrustes import solve_maps
 from tasks.scales import collect_scales, scales_key
@@ -51,7 +51,8 @@ KEYS: dict[str, Callable[..., list[str]]] = {
     collect_scales.name: _scales,
     evaluate_model.name: _one(evaluate_key),
     finetune_model.name: _one(finetune_key),
-    measure_model.name: _one(pairs_key),
+    completions.measure_model.name: _one(completions.completions_key),
+    pairs.measure_model.name: _one(pairs.pairs_key),
     probe_model.name: _one(probe_key),
     solve_maps.name: _maps,
     take_last_steps.name: _one(last_steps_key),

@@ -9,10 +9,10 @@ from prefect import flow, runtime
 
 from bico.calibration.budget import NOTHING
 from bico.errors import ConfigError
-from bico.evaluation.pairs import told
+from bico.evaluation.measures import told
 from bico.methods.spec import Spec
 from bico.models.loading import ModelFiles
-from bico.models.protocol import PAIRS
+from bico.models.protocol import CLASSLESS
 from bico.reporting.block_report import BlockReport
 from bico.reporting.references import (
     EXPERT,
@@ -30,17 +30,17 @@ from flows.choice import choose_all
 from flows.collect import Collected, Draw, calibrate
 from flows.config import Settings, TransferConfig
 from flows.ledger import Ledger
+from flows.measures import MEASURES
 from flows.plan import Plan, make_plan
 from flows.result import Result, totals
 from flows.written import alike, exports, origin, record_of, recorded, settings_of
 from storage.keys import Ref
-from tasks.artefacts import read_accuracy, read_pair_measures
+from tasks.artefacts import read_accuracy, read_measures
 from tasks.block_report import report_blocks
 from tasks.cached_stage import noted
 from tasks.evaluate import evaluate_model
 from tasks.finetune import adopt_expert, finetune_model, relative_change
 from tasks.last_steps import take_last_steps
-from tasks.pairs import measure_model
 from tasks.probe import probe_model
 from tasks.publish import write_results
 from tasks.record import record_run, register
@@ -163,15 +163,15 @@ def measure(
     alpha: float,
     ledger: Ledger,
 ) -> float:
-    """Test accuracy of one cell, or what pairs are measured by: by a probe on its samples (on all, where it has none), or by a head; of an expert that
+    """Test accuracy of one cell, or what stands for it where there are no classes: by a probe on its samples (on all, where it has none), or by a head; of an expert that
     came with a classifier, by that.
     """
     task = plan.tasks[cell.task] if cell.method == EXPERT.spec else plan.tasks[cell.task].bare
     about = plan.space, files, task, weights, alpha
     variant = plan.methods.get(cell.method)
-    if plan.loss == PAIRS:
-        done = ledger.run(measure_model, *about, plan.config.test_limit, label=cell.label)
-        if (found_here := ledger.read(read_pair_measures, done.ref, None)) is not None:
+    if plan.loss in CLASSLESS:
+        done = ledger.run(MEASURES[plan.loss], *about, plan.config.test_limit, label=cell.label)
+        if (found_here := ledger.read(read_measures, done.ref, None)) is not None:
             ledger.log.info("%s: %s", cell.label, told(found_here))
     elif plan.probed and task.own_head is None and not (variant and variant.ends_in_head):
         samples = found.labelled.calibration.set_of(cell.budget.asked) if found and found.labelled else None

@@ -28,7 +28,7 @@ from storage.keys import Ref
 
 if TYPE_CHECKING:
     from bico.analysis.records import Measurement
-    from bico.evaluation.pairs import PairMeasures
+    from bico.evaluation.measures import Measures
     from bico.last_steps.curve import StrengthCurve
 
 EXPERT = "expert.safetensors"
@@ -238,21 +238,21 @@ def write_accuracy(folder: Path, percent: float) -> None:
 
 
 def read_accuracy(ref: Ref) -> float:
-    """Percent; of pairs, that of the measure that stands for the model."""
+    """Percent; where there are several measures, that of the one that stands for the model."""
     return json.loads((folder_of(ref) / _METRICS).read_text(encoding="utf-8"))["accuracy"]
 
 
-def write_pair_measures(folder: Path, measures: "PairMeasures") -> None:
+def write_measures(folder: Path, measures: "Measures") -> None:
     (folder / _METRICS).write_text(
         json.dumps({"accuracy": measures.value, "measure": measures.name, "all": measures.all})
     )
 
 
-def read_pair_measures(ref: Ref) -> "PairMeasures":
-    from bico.evaluation.pairs import PairMeasures
+def read_measures(ref: Ref) -> "Measures":
+    from bico.evaluation.measures import Measures
 
     found = json.loads((folder_of(ref) / _METRICS).read_text(encoding="utf-8"))
-    return PairMeasures(found["measure"], found["all"])
+    return Measures(found["measure"], found["all"])
 
 
 def write_measurements(folder: Path, records: Iterable["Measurement"]) -> None:

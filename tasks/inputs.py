@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bico.calibration.sampling import draw_samples
+from bico.data.completions import get_completions
 from bico.data.pairs import get_pairs
 from bico.data.reading import NOTHING_SAID, Reading
 from bico.data.tasks import Prepared, Task, folders_by_task, get_task
@@ -17,7 +18,7 @@ from bico.evaluation.head_files import NamedHead, load_head, read_head
 from bico.evaluation.linear_head import LinearHead, read
 from bico.evaluation.probe import as_head, fit_probe
 from bico.models.loading import ModelFiles, load
-from bico.models.protocol import PAIRS, PROBE, Model, Paired
+from bico.models.protocol import CLASSLESS, PAIRS, PROBE, Model, Paired
 
 MODELS, HEADS = 8, 256
 """How many are kept; a transfer needs two models, and heads for each task and draw."""
@@ -54,9 +55,11 @@ class TaskRef:
     """In place of the head that the task would have in that model; other models keep theirs."""
 
     def open(self) -> Task:
-        if self.loss == PAIRS:
-            return get_pairs(self.name, folders_by_task([Path(folder) for folder in self.folders]), self.reading)
-        return get_task(self.name, [Path(folder) for folder in self.folders], self.reading)
+        folders = [Path(folder) for folder in self.folders]
+        if self.loss in CLASSLESS:
+            read = get_pairs if self.loss == PAIRS else get_completions
+            return read(self.name, folders_by_task(folders), self.reading)
+        return get_task(self.name, folders, self.reading)
 
     @property
     def identity(self) -> dict[str, object]:

@@ -9,7 +9,7 @@ from prefect.client.schemas import State
 from bico.evaluation.pairs import measure_pairs
 from bico.models.loading import ModelFiles
 from storage.keys import Ref, artefact_key
-from tasks.artefacts import read_update, write_pair_measures
+from tasks.artefacts import read_update, write_measures
 from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.inputs import TaskRef, open_model, open_split
 from tasks.progress import reported
@@ -63,6 +63,6 @@ def measure_model(
             opened.updated(read_update(weights, opened.state()), alpha),
         ):
             measures = measure_pairs(opened, data.batches(250, limit), on_batch=advance)
-        write_pair_measures(out, measures)
+        write_measures(out, measures)
 
     return run_stage(space, "measure-pairs", key, build, {"model": model.ref, "task": task.name})

@@ -9,12 +9,13 @@ from prefect.client.schemas import State
 
 from bico.data.tasks import Prepared
 from bico.evaluation.accuracy import accuracy
+from bico.evaluation.completions import measure_completions
 from bico.evaluation.held_out import HeldOut, cross_validated
 from bico.evaluation.linear_head import linear_head_accuracy
 from bico.evaluation.pairs import measure_pairs
 from bico.evaluation.probe import fit_probe, probe_accuracy
 from bico.models.loading import ModelFiles
-from bico.models.protocol import PAIRS
+from bico.models.protocol import COMPLETION, PAIRS
 from storage.keys import Ref, artefact_key
 from tasks.artefacts import read_linear_head, read_update, write_accuracy
 from tasks.cached_stage import Done, Workspace, run_stage
@@ -86,8 +87,11 @@ def _score(
 ) -> float:
     opened = open_model(model, space.device)
     batches = (data.batch(rows) for rows in torch.tensor(held.rows).split(250))
-    if task.loss == PAIRS:  # pairs have no classes that a probe could tell
+    if task.loss == PAIRS:  # neither these nor completions have classes that a probe could tell
         return measure_pairs(opened, batches).value
+    if task.loss == COMPLETION:
+        examples = ([data.split.example(row) for row in held.rows[at : at + 8]] for at in range(0, len(held.rows), 8))
+        return measure_completions(opened, examples, task.open().class_names).value
     classes = len(task.open().class_names)
     if not held.unseen:
         return cross_validated(*read_features(opened, data, held.rows), classes, opened.name)

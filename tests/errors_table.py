@@ -354,7 +354,13 @@ MISTAKES = [
     Mistake("Models and checkpoints", "`open_clip:ViT-B-16/nowhere`", lambda h: resolve("open_clip:ViT-B-16/nowhere")),
     Mistake("Models and checkpoints", "`hf:t5-large`", lambda h: resolve("hf:t5-large")),
     Mistake("Models and checkpoints", "a folder of another model of transformers", lambda h: (
-        h.file("config.json", '{"model_type": "gpt2"}'), resolve(str(h.path)))),
+        h.file("config.json", '{"model_type": "vit"}'), resolve(str(h.path)))),
+    Mistake("Models and checkpoints", "a folder of a mixture of experts", lambda h: (
+        h.file("config.json", '{"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": 8}'),
+        resolve(str(h.path)))),
+    Mistake("Models and checkpoints", "a folder of a quantised decoder", lambda h: (
+        h.file("config.json", '{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}'),
+        resolve(str(h.path)))),
     Mistake("Models and checkpoints", "a T5 without its tokenizer", lambda h: (
         (h.text() / "tokenizer.json").unlink(), resolve(str(h.text())))),
     Mistake("Models and checkpoints", "a pair with two tokenizers", lambda h: Pair.of(

@@ -88,9 +88,37 @@ class T5Builder:
         return entry["encoder_parameters"], f"held-out loss {entry['held_out_loss']:.2f}  linear probe %: {scores}"
 
 
+class DecoderBuilder:
+    def load(self, path: Path) -> Any:
+        from zoo_build.decoder import DecoderPretraining
+
+        return DecoderPretraining.load(path)
+
+    def check(self, recipe: Any, data: Sequence[Path]) -> None:
+        from zoo_build.text_corpus import find_corpus
+
+        find_corpus(recipe.corpus, data)
+
+    def train(self, recipe: Any, folder: Path, data: Sequence[Path], threads: int) -> dict[str, Any]:
+        from zoo_build.decoder import run
+
+        return run(recipe, folder, data, threads=threads)
+
+    def measure(self, recipe: Any, folder: Path, record: dict[str, Any], data: Sequence[Path]) -> dict[str, Any]:
+        from zoo_build.measure_decoder import entry
+
+        return entry(recipe, folder, record, data)
+
+    def describe(self, entry: dict[str, Any]) -> tuple[int, str]:
+        found = entry["held_out"]
+        return entry["block_parameters"], (
+            f"held-out loss {found['loss']:.2f}, {found['bits per character']:.2f} bits per character"
+        )
+
+
 DEFAULT = "clip"
 """The family of recipes that name none."""
-BUILDERS: dict[str, Builder] = {"clip": ClipBuilder(), "t5": T5Builder()}
+BUILDERS: dict[str, Builder] = {"clip": ClipBuilder(), "t5": T5Builder(), "decoder": DecoderBuilder()}
 """By the family that a recipe names."""
 
 

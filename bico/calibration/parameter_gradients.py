@@ -54,7 +54,7 @@ def parameter_gradients(
             before the last snapshot or step over one.
     """
     kinds = sorted(set(kinds))
-    sums = {kind: {name: torch.zeros_like(tensor) for name, tensor in model.state().items()} for kind in kinds}
+    sums = {kind: {name: _zeros(tensor) for name, tensor in model.state().items()} for kind in kinds}
     for (inputs, labels), seen, due in until_snapshots(batches, lambda batch: len(batch[1]), snapshots):
         step = 1 if ParameterGradient.VOTES in kinds else len(labels)
         for start in range(0, len(labels), step):
@@ -88,3 +88,8 @@ def loss_gradients(model: Calibratable, inputs: Inputs, labels: Tensor, head: Te
                 f"The loss gradient of {name} is not finite: the model's weights or the calibration inputs are broken."
             )
     return gradients
+
+
+def _zeros(like: Tensor) -> Tensor:
+    """Sums of gradients need more digits than those of bfloat16."""
+    return torch.zeros_like(like, dtype=torch.promote_types(like.dtype, torch.float32))

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from bico.errors import ConfigError
+from bico.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,26 @@ class Task:
             "revision": self.revision,
             **self.about,
         }
+
+
+T = TypeVar("T")
+
+
+def held_out(rows: Sequence[T], share: float | None, seed: int, where: str) -> tuple[list[T], list[T]]:
+    """A single split, and the part of it that is kept for testing.
+
+    Arguments:
+        share: Of the rows, between 0 and 1.
+        where: How messages call the data.
+
+    Raises:
+        DataError: If one of the two would be empty.
+    """
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    count = round(len(rows) * (share or 0.0))
+    if not 0 < count < len(rows):
+        raise DataError(f"{where}: of {len(rows)} rows a share of {share} leaves nothing to train or to test on.")
+    return [rows[row] for row in sorted(order[count:])], [rows[row] for row in sorted(order[:count])]
 
 
 def check_modality(task: Task, model: str, modality: str) -> None:

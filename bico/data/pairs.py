@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bico.data.base import Split, Task
+from bico.data.base import Split, Task, held_out
 from bico.data.columns import LABELS, PAIRS, string_columns
 from bico.data.folders import task_name
 from bico.data.layouts import choose_splits, find_layout
@@ -65,7 +65,8 @@ def pairs_from_folder(folder: Path, reading: Reading = NOTHING_SAID) -> Task:
     columns = find_pair_columns(tables["train"], reading, where)
     rows = {split: _rows(table, columns, f"{where}: the {split} split") for split, table in tables.items()}
     if chosen.test is None:
-        rows = _drawn(rows["train"], reading, where)
+        train, test = held_out(rows["train"], reading.test_share, reading.test_seed, where)
+        rows = {"train": train, "test": test}
     bounds, notes = _bounds(rows["train"], columns, where)
     labels = {split: _labels(part, columns, bounds, f"{where}: the {split} split") for split, part in rows.items()}
     about: dict[str, object] = {"pairs": [columns.first, columns.second], "score": columns.score}
@@ -138,17 +139,6 @@ def _number(cell: Any, columns: PairColumns, where: str) -> float:
             f"{where}: `{columns.score}` must be a number, and is {str(cell)[:40]!r}: fill it or leave it out."
         )
     return value
-
-
-def _drawn(rows: Rows, reading: Reading, where: str) -> dict[str, Rows]:
-    """A part of a single split, kept for testing."""
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(reading.test_seed)).tolist()
-    count = round(len(rows) * (reading.test_share or 0.0))
-    if not 0 < count < len(rows):
-        raise DataError(
-            f"{where}: of {len(rows)} rows a share of {reading.test_share} leaves nothing to train or to test on."
-        )
-    return {"train": [rows[row] for row in sorted(order[count:])], "test": [rows[row] for row in sorted(order[:count])]}
 
 
 def _bounds(rows: Rows, columns: PairColumns, where: str) -> tuple[tuple[float, float] | None, str]:

@@ -5,7 +5,7 @@ follow them.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bico.errors import DataError
@@ -57,6 +57,43 @@ class Pair:
 
     first: str
     second: str
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A text that is to be completed, and by what; the two are one text, with nothing put between them."""
+
+    prompt: str
+    completion: str
+    closed: bool = True
+    """Whether the text ends there, which is to be told, too; plain text may go on."""
+
+    @property
+    def answer(self) -> str | None:
+        """What is to be written."""
+        return self.completion
+
+    def answered(self, answer: str) -> "Completion":
+        """The same with another answer."""
+        return replace(self, completion=answer)
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Messages of several; what the assistant says is to be written."""
+
+    turns: tuple[tuple[str, str], ...]
+    """Roles and contents."""
+
+    @property
+    def answer(self) -> str | None:
+        """What is to be written, where it is the last message alone."""
+        alone = [role for role, _ in self.turns].count("assistant") == 1 and self.turns[-1][0] == "assistant"
+        return self.turns[-1][1] if alone else None
+
+    def answered(self, answer: str) -> "Chat":
+        """The same with another last message."""
+        return Chat((*self.turns[:-1], (self.turns[-1][0], answer)))
 
 
 @dataclass(frozen=True)

@@ -27,20 +27,20 @@ class HeldOut:
     unseen: bool
     """Whether no calibration looked at them; else they are calibration samples, judged by cross-validated probes."""
 
-    def told(self, pairs: bool = False) -> str:
+    def told(self, classless: bool = False) -> str:
         """What they are, for people.
 
         Arguments:
-            pairs: Whether samples are pairs of texts, which have no classes that a probe could tell.
+            classless: Whether samples have no classes that a probe could tell, such as pairs of texts.
 
         Example:
             >>> HeldOut((3, 1), unseen=True).told()
             '2 training samples that no calibration looked at'
         """
         if self.unseen:
-            return f"{len(self.rows)} training {'pairs' if pairs else 'samples'} that no calibration looked at"
-        if pairs:
-            return f"the {len(self.rows)} calibration pairs themselves, since no others are left"
+            return f"{len(self.rows)} training samples that no calibration looked at"
+        if classless:
+            return f"the {len(self.rows)} calibration samples themselves, since no others are left"
         return f"cross-validation of a probe on {len(self.rows)} calibration samples, since no others are left"
 
 

@@ -1,7 +1,6 @@
 """How well a model's features order pairs of texts, and find the partner of a text."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bico.errors import CalibrationError, ShapeError
+from bico.evaluation.measures import Measures
 from bico.models.protocol import Model
 
 SPEARMAN, RECALL = "spearman", "recall@1"
@@ -16,33 +16,9 @@ SPEARMAN, RECALL = "spearman", "recall@1"
 DEPTHS = 1, 10
 
 
-@dataclass(frozen=True)
-class PairMeasures:
-    """Of one model on one split; in percent."""
-
-    name: str
-    """Of the measure that stands for the model: `SPEARMAN` or `RECALL`."""
-    all: dict[str, float]
-    """By name."""
-
-    @property
-    def value(self) -> float:
-        return self.all[self.name]
-
-
 def measure_of(labels: Tensor) -> str:
     """The measure of pairs with these labels: scores, or groups."""
     return SPEARMAN if labels.is_floating_point() else RECALL
-
-
-def told(measures: PairMeasures) -> str:
-    """All measures in a line.
-
-    Example:
-        >>> told(PairMeasures("recall@1", {"recall@1": 50.0, "recall@10": 75.0}))
-        'recall@1 50.0 %, recall@10 75.0 %'
-    """
-    return ", ".join(f"{name} {value:.1f} %" for name, value in measures.all.items())
 
 
 @torch.no_grad()
@@ -50,7 +26,7 @@ def measure_pairs(
     model: Model,
     batches: Iterable[tuple[Tensor, Tensor]],
     on_batch: Callable[[int], None] = lambda seen: None,
-) -> PairMeasures:
+) -> Measures:
     """Measures a model on pairs: by Spearman's correlation of cosine and score, or by recall among all partners.
 
     Arguments:
@@ -72,8 +48,8 @@ def measure_pairs(
     if not (first.isfinite().all() and second.isfinite().all()):
         raise CalibrationError(f"Features of {model.name} are not finite: its weights are broken.")
     if measure_of(known) == SPEARMAN:
-        return PairMeasures(SPEARMAN, {SPEARMAN: 100 * spearman(F.cosine_similarity(first, second), known)})
-    return PairMeasures(RECALL, {f"recall@{k}": 100 * recall(first, second, known, k) for k in DEPTHS})
+        return Measures(SPEARMAN, {SPEARMAN: 100 * spearman(F.cosine_similarity(first, second), known)})
+    return Measures(RECALL, {f"recall@{k}": 100 * recall(first, second, known, k) for k in DEPTHS})
 
 
 def spearman(cosines: Float[Tensor, " pairs"], scores: Float[Tensor, " pairs"]) -> float:

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from bico.errors import MethodError
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.settings import HasFields
 from bico.models.depth import Depth, take_sites
-from bico.models.matching import match_sites
+from bico.models.matching import check_biases, match_sites
 from bico.models.permutations import PermutationGroup
 from bico.models.protocol import Calibratable, check_pair
 from bico.models.sites import Site, assemble
@@ -57,8 +58,14 @@ class Pair:
 
     @property
     def matched(self) -> dict[str, Site]:
-        """The source site of each target site, by the target site's name."""
-        return match_sites(self.source_sites, self.target_sites)
+        """The source site of each target site, by the target site's name.
+
+        Raises:
+            MethodError: If a site has no counterpart, or one without the bias that it has.
+        """
+        found = match_sites(self.source_sites, self.target_sites)
+        check_biases(found, self.target_sites)
+        return found
 
 
 @runtime_checkable  # beartype checks it in the tests
@@ -150,6 +157,10 @@ def carry_sites(
             for sums, part in ((weights, weight), (biases, bias)):
                 if part is not None:
                     sums[site.name] = sums[site.name] + part if site.name in sums else part
+        if (
+            site.bias is not None and site.name not in biases
+        ):  # the source has none there, and its expert no update of it
+            biases[site.name] = torch.zeros_like(site.bias.read(pair.target_state))
     return assemble(weights, biases, pair.target_sites, pair.target_state) | carry_others(tau, pair, others)
 
 

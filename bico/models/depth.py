@@ -84,7 +84,7 @@ def take_sites(source: Sequence[Site], target: Sequence[Site], depth: Depth = De
         for site, taken in zip(sites, take_blocks(len(ours[role]), len(sites), depth), strict=True):
             found[site.name] = TakenSites(tuple(ours[role][block] for block in taken.blocks), taken.share)
             for one in found[site.name].sites:
-                check_biases(one, site)
+                check_biases({site.name: one}, [site])
     return {name: found[name] for name in matched}
 
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from bico.errors import CheckpointError, ConfigError, nearest, one_line
 from bico.models.clip.family import CLIP
+from bico.models.decoder.family import DECODER
 from bico.models.encoder.family import ENCODER
 from bico.models.files import CLASSES_FILE, HEAD_FILE, ModelFiles, References
 from bico.models.t5.family import T5
@@ -118,7 +119,7 @@ class Family(Protocol):
         ...
 
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (CLIP, T5, ENCODER)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (CLIP, T5, ENCODER, DECODER)}
 """By name; in this order a folder is offered to them."""
 
 _loaded: set[str] = set()

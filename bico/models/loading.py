@@ -12,17 +12,20 @@ from pathlib import Path
 
 import torch
 
-from bico.errors import CheckpointError, ConfigError, UnknownModelError, nearest, one_line
+from bico.errors import BicoError, CheckpointError, ConfigError, UnknownModelError, nearest, one_line
 from bico.models import zoo
 from bico.models.families import (
     HUB,
     HUB_TOO,
+    LOCAL_TOO,
     ZOO,
+    Family,
     families,
     find_folder,
     get_family,
     hub_patterns,
     look_at,
+    recognised,
     references_of,
     spellings,
 )
@@ -30,7 +33,7 @@ from bico.models.files import ModelFiles
 from bico.models.protocol import Model
 from bico.models.weight_files import refuse_pickle
 
-__all__ = ["ModelFiles", "load", "resolve"]
+__all__ = ["ModelFiles", "family_here", "load", "resolve"]
 
 
 def resolve(ref: str, allow_pickle: bool = False) -> ModelFiles:
@@ -57,6 +60,16 @@ def load(files: ModelFiles, device: str | torch.device = "cpu") -> Model:
         ConfigError: If the library of the model's family is not installed.
     """
     return get_family(files.family).load(files, device)
+
+
+def family_here(ref: str) -> Family | None:
+    """The family of a model that is a folder here, or of the zoo; None of others, and of what cannot be read."""
+    scheme, _, rest = ref.partition(":")
+    try:
+        folder = zoo.resolve(rest) if scheme == ZOO else Path(rest if scheme == LOCAL_TOO else ref).expanduser()
+        return recognised(folder) if folder.is_dir() else None
+    except (BicoError, OSError):
+        return None
 
 
 def _find(ref: str, allow_pickle: bool) -> ModelFiles:

@@ -1,6 +1,6 @@
 """Which of two models' sites belong together: by role, and blocks of models of different depth by relative depth."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bico.errors import MethodError, ShapeError
 from bico.models.sites import Site
@@ -33,8 +33,7 @@ def match_sites(source: Iterable[Site], target: Iterable[Site]) -> dict[str, Sit
     Blocks are matched by depth among those that have the role.
 
     Raises:
-        MethodError: If the target has a role that the source lacks, such as another family's, or only one of two sites
-            has a bias.
+        MethodError: If the target has a role that the source lacks, such as another family's.
     """
     target = list(target)
     ours, theirs = by_role(source), by_role(target)
@@ -47,19 +46,20 @@ def match_sites(source: Iterable[Site], target: Iterable[Site]) -> dict[str, Sit
             )
         blocks = match_blocks(len(ours[role]), len(sites))
         matched |= {site.name: ours[role][block] for site, block in zip(sites, blocks, strict=True)}
-    for site in target:
-        check_biases(matched[site.name], site)
     return {site.name: matched[site.name] for site in target}
 
 
-def check_biases(ours: Site, theirs: Site) -> None:
-    """Raises MethodError if only one of two sites has a bias."""
-    if (ours.bias is None) != (theirs.bias is None):
-        with_bias, without = ("source", "target") if theirs.bias is None else ("target", "source")
-        raise MethodError(
-            f"Site {theirs.name} has a bias in the {with_bias} and none in the {without}, so an update of it has no "
-            "counterpart: leave the site out, or give both models biases."
-        )
+def check_biases(matched: Mapping[str, Site], target: Iterable[Site]) -> None:
+    """Raises MethodError if a site of the source has a bias and its match has none, so that an update of it would be lost.
+
+    A target's bias without a counterpart is no loss: the source's expert has changed none, and so it stays.
+    """
+    for site in target:
+        if site.bias is None and matched[site.name].bias is not None:
+            raise MethodError(
+                f"Site {site.name} has a bias in the source and none in the target, so an update of it has no "
+                "counterpart: leave the site out, or give both models biases."
+            )
 
 
 def by_role(sites: Iterable[Site]) -> dict[tuple[str, bool, str], list[Site]]:

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from bico.errors import MethodError
@@ -11,9 +13,11 @@ from bico.models.permutations import PermutationGroup
 from bico.models.sites import Site
 from bico.task_vector import StateDict
 
-TEXT, PROBE, PAIRS = "text", "probe", "pairs"
+TEXT, PROBE, PAIRS, COMPLETION = "text", "probe", "pairs", "completion"
 """Losses of a text model: of the class's words, of a linear probe fitted on pooled features, of pairs of texts without
-classes by their cosine."""
+classes by their cosine, of the tokens that complete a text."""
+CLASSLESS = (PAIRS, COMPLETION)
+"""Losses whose tasks are read, and measured, in a way of their own, and whose samples need no classes."""
 
 
 @runtime_checkable  # beartype checks it in the tests
@@ -145,6 +149,35 @@ class Paired(Protocol):
 
     def bank(self, features: Tensor, groups: Tensor) -> Tensor:
         """The head of the loss, from features (pairs, both texts' features) and which of them belong together."""
+        ...
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model makes of the completions of a batch."""
+
+    costs: Float[Tensor, " batch"]
+    """Of each completion, the sum over its tokens of their negative log-likelihood, in nats."""
+    tokens: Int[Tensor, " batch"]
+    """How many these are."""
+    right: Int[Tensor, " batch"]
+    """How many of them are the likeliest, given all before them."""
+    whole: Bool[Tensor, " batch"]
+    """Whether all of them are, which is when the model would write the completion itself."""
+    characters: Int[Tensor, " batch"]
+    """How long the completion is."""
+
+
+@runtime_checkable
+class Completing(Protocol):
+    """A model that completes texts."""
+
+    def answers(self, inputs: Any) -> Answers:
+        """Returns what it makes of a batch's completions."""
+        ...
+
+    def is_cut(self, example: Any) -> bool:
+        """Whether it reads less than the whole of an example."""
         ...
 
 

@@ -12,24 +12,35 @@ from bico.task_vector import StateDict
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one tensor of a site lives: rows `start:stop` of a parameter, or all of it."""
+    """Where one tensor of a site lives: outputs `start:stop` of a parameter, or all of it."""
 
     parameter: str
     start: int | None = None
     stop: int | None = None
     transposed: bool = False
     """Stored as (in, out), as CLIP's `proj` is; the site's own orientation is always (out, in)."""
+    period: int | None = None
+    """Outputs `start:stop` of every so many, as where each head has its q, k and v side by side."""
 
     def read(self, state: Mapping[str, Tensor]) -> Tensor:
         """The tensor as the site sees it: a weight as (out, in), whatever 1x1 window a convolution adds behind."""
-        tensor = state[self.parameter][self.start : self.stop]
+        tensor = state[self.parameter]
         if tensor.ndim > 2 and all(size == 1 for size in tensor.shape[2:]):
             tensor = tensor.flatten(1)
-        return tensor.T if self.transposed else tensor
+        part = self._part(tensor)
+        return part if self.period is None else part.flatten(0, 1)
 
     def write(self, state: StateDict, value: Tensor) -> None:
-        place = state[self.parameter][self.start : self.stop]
-        place.copy_((value.T if self.transposed else value).reshape(place.shape))
+        place = self._part(state[self.parameter])
+        place.copy_(value.reshape(place.shape))
+
+    def _part(self, tensor: Tensor) -> Tensor:
+        """A view of the slot's own numbers."""
+        if self.transposed and tensor.ndim == 2:
+            tensor = tensor.T
+        if self.period is None:
+            return tensor[self.start : self.stop]
+        return tensor.unflatten(0, (-1, self.period))[:, self.start : self.stop]
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ def assemble(
     slots = [(s.name, s.weight, weights[s.name]) for s in sites]
     slots += [(s.name, s.bias, biases[s.name]) for s in sites if s.bias is not None]
     # NaN marks what no slice has filled: a forgotten part of a fused parameter must not pass for "no update".
-    state = {slot.parameter: torch.full_like(like[slot.parameter], torch.nan) for _, slot, _ in slots}
+    state = {slot.parameter: _unfilled(like[slot.parameter]) for _, slot, _ in slots}
     for name, slot, value in slots:
         if slot.read(state).shape != value.shape:
             raise ShapeError(
@@ -89,3 +100,8 @@ def assemble(
         if tensor.isnan().any():
             raise ShapeError(f"Part of {parameter} was left without an update: a site is missing or its update is NaN.")
     return state
+
+
+def _unfilled(like: Tensor) -> Tensor:
+    """NaN of a parameter's shape, in float32 or better: an update has more digits than weights in bfloat16."""
+    return torch.full_like(like, torch.nan, dtype=torch.promote_types(like.dtype, torch.float32))

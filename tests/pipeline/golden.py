@@ -19,6 +19,7 @@ import torch
 from tasks import (
     analyse,
     collect,
+    completions,
     distances,
     evaluate,
     finetune,
@@ -50,6 +51,7 @@ VERSIONS: dict[str, tuple[ModuleType, str]] = {
     "probe": (probe, "VERSION"),
     "measure-pairs": (pairs, "VERSION"),
     "validate": (validate, "VERSION"),
+    "measure-completions": (completions, "VERSION"),
     "compare-inputs": (analyse, "VERSION"),
     "compare-outputs": (analyse, "VERSION"),
     "trace-fine-tuning": (analyse, "VERSION"),
@@ -68,6 +70,7 @@ BEFORE: dict[str, tuple[str, ...]] = {
     "evaluate": ("last-steps",),
     "probe": ("fine-tune",),
     "validate": ("last-steps",),
+    "measure-completions": ("fine-tune",),
     "compare-inputs": ("procrustes",),
     "compare-outputs": ("transfer",),
     "measure-drift": ("trace-fine-tuning",),

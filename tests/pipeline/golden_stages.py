@@ -25,7 +25,7 @@ from bico.methods import Needs
 from bico.methods.spec import Spec
 from bico.methods.variant import get_variant
 from bico.models.loading import ModelFiles, resolve
-from bico.models.protocol import PAIRS, PROBE
+from bico.models.protocol import COMPLETION, PAIRS, PROBE
 from storage.arrays import read_arrays, read_attrs
 from storage.artefacts import folder_of
 from storage.checkpoints import load_state, save_state
@@ -34,6 +34,7 @@ from tasks import (
     analyse,
     artefacts,
     collect,
+    completions,
     distances,
     evaluate,
     finetune,
@@ -53,6 +54,8 @@ from tasks.evidence import EvidenceRefs
 from tasks.inputs import TaskRef, open_model
 from tasks.maps import BlockMaps, SignalMaps
 from tests.releases import write_release
+from tests.tiny_completions import write_completions
+from tests.tiny_decoder import write_decoder
 from tests.tiny_pairs import write_all
 from tests.tiny_t5 import write_colours, write_t5
 
@@ -286,8 +289,16 @@ def everything(bench: Bench) -> Iterator[tuple[str, str, Numbers]]:
     encoder = resolve(str(folder / "a"))
     for name in ("faq", "sts"):
         task = TaskRef(name, (str(folder / name),), PAIRS)
-        measured = artefacts.read_pair_measures(bench.run(pairs.measure_model, encoder, task, None).ref)
+        measured = artefacts.read_measures(bench.run(pairs.measure_model, encoder, task, None).ref)
         yield "measure-pairs", name, dict(measured.all)
+    decoder = resolve(str(write_decoder(bench.folder / "decoder", 1)))
+    for few in (True, False):
+        name = "choose" if few else "free"
+        task = TaskRef(name, (str(write_completions(bench.folder / name, few)),), COMPLETION)
+        tuned = bench.run(finetune.finetune_model, decoder, task, RECIPE).ref
+        for what, weights in (("bare", None), ("fine-tuned", tuned)):
+            measured = artefacts.read_measures(bench.run(completions.measure_model, decoder, task, weights).ref)
+            yield "measure-completions", f"{name}, {what}", dict(measured.all)
     yield from _analyses(bench, pair, moved)
 
 

@@ -10,8 +10,8 @@ MORE = [
     "bico.data.drawing.backgrounds", "bico.data.drawing.canvas", "bico.data.drawing.strokes",  # pillow
     "bico.data.embedded", "bico.data.tasks",  # pillow
     "bico.models.clip.loading", "bico.models.clip.permutations", "bico.models.clip.published", "bico.models.clip.vit",  # open_clip
-    "bico.models.encoder.classifier", "bico.models.encoder.loading",  # transformers
-    "bico.models.t5.encoder", "bico.models.t5.loading",  # transformers
+    "bico.models.decoder.loading", "bico.models.encoder.classifier", "bico.models.encoder.loading",  # transformers
+    "bico.models.muted", "bico.models.t5.encoder", "bico.models.t5.loading",  # transformers
 ]  # fmt: skip
 """Modules that need more, each for what its line says."""
 

@@ -3,11 +3,11 @@
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bico.models.encoder.layouts import Layout
+from bico.models.fused import Rows, Split, replace
 
 
 def opened(block: nn.Module, layout: Layout, stack: ExitStack) -> dict[str, nn.Module]:
@@ -21,12 +21,12 @@ def opened(block: nn.Module, layout: Layout, stack: ExitStack) -> dict[str, nn.M
         module: Any = block.get_submodule(part.path)
         if part.of > 1:
             if part.path not in splits:
-                splits[part.path] = Split(module, part.of)
-                _replace(block, part.path, splits[part.path], stack)
+                splits[part.path] = Split(_rows(module, part.of))
+                replace(block, part.path, splits[part.path], stack)
             module = splits[part.path].parts[part.index]
         elif role in layout.twice:
             first = FirstCall(module)
-            _replace(block, part.path, first, stack)
+            replace(block, part.path, first, stack)
             around = block.get_submodule(layout.around)
             handle = around.register_forward_pre_hook(lambda _module, _inputs, first=first: first.begin())
             stack.callback(handle.remove)
@@ -35,35 +35,10 @@ def opened(block: nn.Module, layout: Layout, stack: ExitStack) -> dict[str, nn.M
     return modules
 
 
-def _replace(block: nn.Module, path: str, module: nn.Module, stack: ExitStack) -> None:
-    place, _, name = path.rpartition(".")
-    parent = block.get_submodule(place)
-    stack.callback(setattr, parent, name, getattr(parent, name))
-    setattr(parent, name, module)
-
-
-class Rows(nn.Module):
-    """Some of the outputs of a linear map: a place for hooks that owns nothing."""
-
-    def __init__(self, whole: nn.Linear, rows: slice) -> None:
-        super().__init__()
-        bias = None if whole.bias is None else whole.bias[rows]
-        self.tensors = (whole.weight[rows], bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, *self.tensors)
-
-
-class Split(nn.Module):
-    """A fused linear map as parts of equal size; gives what the map gives."""
-
-    def __init__(self, whole: nn.Linear, parts: int) -> None:
-        super().__init__()
-        size = whole.out_features // parts
-        self.parts = nn.ModuleList(Rows(whole, slice(n * size, (n + 1) * size)) for n in range(parts))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([part(x) for part in self.parts], dim=-1)
+def _rows(whole: nn.Linear, parts: int) -> list[Rows]:
+    """Parts of equal size."""
+    biases = [None] * parts if whole.bias is None else whole.bias.chunk(parts)
+    return [Rows(weight, bias) for weight, bias in zip(whole.weight.chunk(parts), biases, strict=True)]
 
 
 class FirstCall(nn.Module):
@@ -71,7 +46,7 @@ class FirstCall(nn.Module):
 
     def __init__(self, whole: nn.Linear) -> None:
         super().__init__()
-        self.tokens, self._called = Rows(whole, slice(None)), False
+        self.tokens, self._called = Rows(whole.weight, whole.bias), False
 
     def begin(self) -> None:
         self._called = False

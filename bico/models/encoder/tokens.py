@@ -4,8 +4,6 @@ A token's place is one number that grows along the sequence: 0 for what stands b
 that the token ends at, then one more for what closes the text, and so on with the second text of a pair.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from bico.errors import CheckpointError
 from bico.models.places import BEGIN, PADDING, closing, ending
+from bico.models.tokens import bare_backend, digest_of, stack
 
 FIELDS = 3
 """Of each token: its id, which of two texts it belongs to as the model wants it said, and its place."""
@@ -36,20 +35,12 @@ class Tokens:
         Raises:
             CheckpointError: If the tokenizer is a slow one, or has no token for padding.
         """
-        if not tokenizer.is_fast:
-            raise CheckpointError(
-                f"{name}: its tokenizer does not know where in the text its tokens end: save it as a fast one, with a "
-                "tokenizer.json."
-            )
+        backend = bare_backend(tokenizer, name)
         if tokenizer.pad_token_id is None:
             raise CheckpointError(f"{name}: its tokenizer has no token for padding (`pad_token`).")
         self._tokenizer, self._longest, self._lower, self._prompt = tokenizer, longest, lower, prompt
         self.pad = int(tokenizer.pad_token_id)
-        backend = tokenizer.backend_tokenizer
-        backend.no_padding()  # both are this class's own, and stand in many a tokenizer's file
-        backend.no_truncation()
-        about = [json.loads(backend.to_str()), lower, prompt, tokenizer.truncation_side]
-        self.digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+        self.digest = digest_of([backend, lower, prompt, tokenizer.truncation_side])
 
     def __call__(self, examples: Sequence[Any]) -> Prepared:
         """Tokens of each example, padded to the longest: of one text, or of two that the tokenizer joins in its own form.
@@ -61,11 +52,7 @@ class Tokens:
         return self.stack([self._row(*parts) for parts in texts])
 
     def stack(self, rows: Sequence[Int[Tensor, "_ fields"]]) -> Prepared:
-        empty = torch.tensor([self.pad, 0, PADDING])
-        batch = empty.repeat(len(rows), max(map(len, rows)), 1)
-        for place, row in zip(batch, rows, strict=True):
-            place[: len(row)] = row
-        return batch
+        return stack(rows, (self.pad, 0, PADDING))
 
     def _put(self, text: str) -> str:
         return self._prompt + (text.lower() if self._lower else text)

@@ -4,8 +4,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,12 @@ from transformers import (
     UMT5EncoderModel,
     UMT5ForConditionalGeneration,
 )
-from transformers.utils import logging as their_logging
 
 from bico.errors import CheckpointError, one_line
 from bico.models.checkpoint_names import own_namings, read_as
 from bico.models.checkpoints import check_floats, read_checkpoint
 from bico.models.files import ModelFiles
+from bico.models.muted import muted
 from bico.models.t5.encoder import PREFIX, T5Encoder
 from bico.models.t5.family import CONFIG
 
@@ -52,7 +51,7 @@ def load(files: ModelFiles, device: str | torch.device) -> T5Encoder:
     folder = files.folder
     safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with _quiet():
+        with muted():
             config = AutoConfig.from_pretrained(folder, **safe)
             tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
     except Exception as error:  # transformers raises a dozen types here; all mean: unreadable
@@ -65,7 +64,7 @@ def load(files: ModelFiles, device: str | torch.device) -> T5Encoder:
     _check_fits(files, kind, weights, expected)
     used = {name: weights[name] for name in expected if name in weights}
     try:
-        with _quiet():
+        with muted():
             model, about = kind.from_pretrained(
                 None, config=config, state_dict=used, dtype=torch.float32, output_loading_info=True
             )
@@ -132,7 +131,7 @@ def _has_decoder(files: ModelFiles, weights: Mapping[str, Tensor]) -> bool:
 
 def _shapes(kind: Any, config: Any) -> dict[str, torch.Size]:
     """Shapes of a class's weights, without making them."""
-    with torch.device("meta"), _quiet():
+    with torch.device("meta"), muted():
         return {name: tensor.shape for name, tensor in kind(config).state_dict().items()}
 
 
@@ -167,19 +166,5 @@ def save(model: T5Encoder, files: ModelFiles, folder: Path) -> None:
     for path in files.files:
         if path.suffix in (".json", ".model") and path.name != CONFIG and not path.name.endswith(".index.json"):
             shutil.copyfile(path, folder / path.name)
-    with _quiet():
+    with muted():
         model.model.save_pretrained(folder)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Mutes transformers' progress bars and reports: what they tell is checked."""
-    level, bars = their_logging.get_verbosity(), their_logging.is_progress_bar_enabled()
-    their_logging.set_verbosity(their_logging.CRITICAL)
-    their_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        their_logging.set_verbosity(level)
-        if bars:
-            their_logging.enable_progress_bar()

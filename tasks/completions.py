@@ -1,0 +1,75 @@
+"""How well a model, bare, fine-tuned or with a transferred task vector, completes texts."""
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas import State
+
+from bico.evaluation.completions import measure_completions
+from bico.models.loading import ModelFiles
+from storage.keys import Ref, artefact_key
+from tasks.artefacts import read_update, write_measures
+from tasks.cached_stage import Done, Workspace, run_stage
+from tasks.inputs import TaskRef, open_model
+from tasks.progress import reported
+from tasks.retries import RETRIES
+
+VERSION = 1
+BATCH = 16
+"""Examples that are read at once; few, since each comes with scores of the whole vocabulary."""
+
+
+def completions_key(
+    space: Workspace,
+    model: ModelFiles,
+    task: TaskRef,
+    weights: Ref | None,
+    alpha: float = 1.0,
+    limit: int | None = None,
+) -> str:
+    return artefact_key(
+        "measure-completions",
+        VERSION,
+        model=model.digest(),
+        task=task.open().identity,
+        weights=weights,
+        alpha=alpha,
+        limit=limit,
+    )
+
+
+@task(name="measure-completions", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
+def measure_model(
+    space: Workspace,
+    model: ModelFiles,
+    task: TaskRef,
+    weights: Ref | None,
+    alpha: float = 1.0,
+    limit: int | None = None,
+) -> Done | State[Done]:
+    """Stores a model's measures on the completions of a task's test split.
+
+    Arguments:
+        weights: A fine-tuned state, a task vector, or nothing for the model as it is.
+        alpha: How much of the task vector is added.
+        limit: Only the first so many test examples.
+    """
+    key = completions_key(space, model, task, weights, alpha, limit)
+
+    def build(out: Path) -> None:
+        opened, data = open_model(model, space.device), task.open().open("test")
+        tested = len(data) if limit is None else min(limit, len(data))
+        batches = ([data.example(row) for row in rows] for rows in _parts(tested))
+        with (
+            reported("measure", f"test completions of {task.name}", tested) as advance,
+            opened.updated(read_update(weights, opened.state()), alpha),
+        ):
+            measures = measure_completions(opened, batches, task.open().class_names, on_batch=advance)
+        write_measures(out, measures)
+
+    return run_stage(space, "measure-completions", key, build, {"model": model.ref, "task": task.name})
+
+
+def _parts(count: int) -> list[range]:
+    return [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
