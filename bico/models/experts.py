@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bico.errors import CheckpointError
 from bico.models.checkpoints import Checkpoint, check_floats
 from bico.models.naming import Naming, Reading, own_namings, read_as
-from bico.models.protocol import Model
+from bico.models.protocol import Calibratable, Model
 from bico.task_vector import StateDict, norm
 
 FARTHEST = 0.5
@@ -75,7 +75,7 @@ def expert_of(
     return Expert(expert, tuple(notes))
 
 
-def everything(model: Model) -> StateDict:
+def everything(model: Calibratable) -> StateDict:
     """All tensors of the module behind a model, by the names that its `state()` has; of a model without one, these."""
     state = model.state()
     for module in vars(model).values():

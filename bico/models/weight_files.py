@@ -45,9 +45,11 @@ def is_pickle(path: str | Path) -> bool:
     """
     try:
         with open(path, "rb") as file:
-            return file.read(4).startswith(_STARTS)
+            start = file.read(9)
     except OSError as error:
         raise CheckpointError(f"Cannot read checkpoint {path} ({error.strerror}): check the path.") from error
+    # A header of safetensors may be 640 bytes long, or 0x0280, which a pickle begins with too; behind its length stands JSON.
+    return start.startswith(_STARTS) and not (start[4:8] == bytes(4) and start[8:] == b"{")
 
 
 def refuse_pickle(path: str | Path, allowed: bool) -> None:
