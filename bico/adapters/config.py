@@ -29,6 +29,10 @@ _OTHER_KINDS = {
 _CHANGES_BASE = re.compile("pissa.*|olora|corda|loftq|lora_ga")
 """Beginnings that take a part of the base's weights away: what was trained is the difference to it."""
 _TYPES = {"bias": str, "lora_alpha": (int, float), "r": int, "use_dora": bool, "use_rslora": bool}
+INNER = ".base_layer.out_proj"
+"""How the path of the output map ends in an `nn.MultiheadAttention` that PEFT wraps."""
+TWICE = 2.0
+"""PEFT up to 0.21 adds the update of that map twice, in training and after it (peft #3774, open): so it is read and written."""
 _HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 """Tasks for which PEFT asks for a head of the model that it wraps."""
 _FEW_BITS = re.compile(r"(?<![a-z])(bnb|nf|fp|int|q|w)[-_]?[48]\b|[48][-_]?bits?\b|gptq|awq", re.IGNORECASE)
@@ -60,12 +64,18 @@ def check_config(config: Mapping[str, Any], place: str) -> None:
 
 def rank_of(config: Mapping[str, Any], path: str) -> int:
     """The rank of a module, by `rank_pattern` or `r`."""
-    return _by_pattern(config.get("rank_pattern") or {}, path, config.get("r", 8))
+    return _by_pattern(config.get("rank_pattern") or {}, outer(path), config.get("r", 8))
 
 
 def alpha_of(config: Mapping[str, Any], path: str) -> float:
-    """The α of a module, by `alpha_pattern` or `lora_alpha`."""
-    return _by_pattern(config.get("alpha_pattern") or {}, path, config.get("lora_alpha", 8))
+    """The α of a module, by `alpha_pattern` or `lora_alpha`; of a map inside a wrapped attention twice the attention's."""
+    alpha = _by_pattern(config.get("alpha_pattern") or {}, outer(path), config.get("lora_alpha", 8))
+    return TWICE * alpha if path.endswith(INNER) else float(alpha)
+
+
+def outer(path: str) -> str:
+    """The module that PEFT wraps: what lies inside an attention has its settings."""
+    return path.partition(".base_layer.")[0]
 
 
 def _by_pattern(patterns: Mapping[str, Any], path: str, usual: Any) -> Any:
@@ -138,8 +148,7 @@ def config_for(
     """
     updates = {**modules, **embeddings}
     rslora = all(update.rslora for update in updates.values())
-    # What lies inside a wrapped attention is wrapped with it, at its rank.
-    own = {path: update for path, update in updates.items() if ".base_layer." not in path}
+    own = {path: update for path, update in updates.items() if path == outer(path)}
     ranks = {path: update.rank for path, update in own.items()}
     # alpha / √r is (alpha · √r) / r
     alphas = {path: _plain(u.alpha if u.rslora == rslora else u.scale * u.rank) for path, u in own.items()}

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bico.adapters.adapter import Adapter
-from bico.adapters.config import alpha_of, check_config, config_for, quantised_base, rank_of, targets
+from bico.adapters.config import INNER, alpha_of, check_config, config_for, outer, quantised_base, rank_of, targets
 from bico.adapters.factors import LowRank
 from bico.errors import CheckpointError, OutputError, one_line
 from bico.models.checkpoints import check_floats, read_safetensors
@@ -144,6 +144,10 @@ def adapter_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any], place: 
             f"{place} was trained on a base of few bits ({base}): what it makes up for of the rounding there is no update of the "
             "base in full precision."
         )
+    if inner := [path for path in modules if path.endswith(INNER)]:
+        notes.append(
+            f"{place}: PEFT up to 0.21 adds the LoRA of {inner[0].replace('.base_layer', '')} twice (peft #3774): it is counted twice here too."
+        )
     return Adapter(place, modules, dict(config), embeddings, magnitudes, whole, tuple(notes))
 
 
@@ -202,7 +206,7 @@ def _low_rank(path: str, kinds: Mapping[str, Tensor], lead: str, config: Mapping
             "that its scale is not known: fetch or save the adapter again."
         )
     bias = kinds.get("lora_B.bias")
-    return LowRank(down, up, float(alpha_of(config, wrapped)), bool(config.get("use_rslora")), bias)
+    return LowRank(down, up, alpha_of(config, path), bool(config.get("use_rslora")), bias)
 
 
 def _check_dora(
@@ -226,7 +230,7 @@ def _check_dora(
 def _check_targeted(config: Mapping[str, Any], paths: Iterable[str], place: str) -> None:
     """PEFT makes a LoRA where the configuration asks for one, and does not read what the file holds elsewhere."""
     for path in paths:
-        if targets(config, path.partition(".base_layer.")[0]) is False:
+        if targets(config, outer(path)) is False:
             raise CheckpointError(
                 f"{place} holds a LoRA of {path}, which its {CONFIG} does not ask for (target_modules, exclude_modules, "
                 "layers_to_transform, modules_to_save), so that PEFT would leave it out: save it again."

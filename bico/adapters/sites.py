@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from bico.adapters.config import INNER, TWICE
 from bico.adapters.factors import LowRank, concatenated
 from bico.adapters.names import FUSED, Located, paths_of, rows_of
 from bico.models.protocol import Calibratable
@@ -94,20 +95,23 @@ def _block(sites: Sequence[Site], updates: Mapping[str, LowRank], state: Mapping
 
 
 def paired(modules: dict[str, LowRank], paths: Mapping[str, str], state: Mapping[str, Tensor]) -> dict[str, LowRank]:
-    """PEFT wraps an `nn.MultiheadAttention` whole, with one rank and α for both of its maps: zeros are added where needed."""
+    """PEFT wraps an `nn.MultiheadAttention` whole, with one rank and α for both of its maps: zeros are added where needed, and
+    the output's scale is what PEFT makes of the α.
+    """
     for parameter, path in paths.items():
-        inner = f"{path}.base_layer.out_proj"
+        inner = path + INNER
         if not parameter.endswith(f".{FUSED}") or not {path, inner} & modules.keys():
             continue
         there = [modules[name] for name in (path, inner) if name in modules]
-        rank, scale = max(update.rank for update in there), there[0].scale or 1.0
+        rank = max(update.rank for update in there)
+        scale = modules[path].scale if path in modules else modules[inner].scale / TWICE
         at = parameter.removesuffix(FUSED)
-        for name, weight in ((path, parameter), (inner, f"{at}out_proj.weight")):
+        for name, weight, at_scale in ((path, parameter, scale), (inner, f"{at}out_proj.weight", TWICE * scale)):
             if name not in modules:
                 out, into = state[weight].shape
                 like = there[0]
                 empty = LowRank(like.down.new_zeros(1, into), like.up.new_zeros(out, 1), 1.0, like.rslora)
-                modules[name] = empty.padded(rank).scaled_to(scale)
+                modules[name] = empty.padded(rank).scaled_to(at_scale or 1.0)
             else:
-                modules[name] = modules[name].padded(rank).scaled_to(scale)
+                modules[name] = modules[name].padded(rank).scaled_to(at_scale or 1.0)
     return modules

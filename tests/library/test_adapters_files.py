@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
@@ -116,7 +117,7 @@ def test_a_model_with_a_head_has_a_prefix_that_is_taken_off_and_its_head_is_told
 
 @pytest.mark.parametrize("name", ["lora", "lora_A", "weight"])
 def test_an_adapter_may_be_called_anything(bert: TextEncoder, tmp_path: Path, name: str) -> None:
-    """peft #2699: an adapter called lora was ignored."""
+    """Peft #2699: an adapter called lora was ignored."""
     if name == "weight":  # a name of PEFT's own
         folder = save_lora(bert.model, tmp_path, target_modules=["query"])
     else:
@@ -135,7 +136,7 @@ def test_an_adapter_may_be_called_anything(bert: TextEncoder, tmp_path: Path, na
 
 
 def test_the_dtype_is_kept(bert: TextEncoder, tmp_path: Path) -> None:
-    """aprender #2189: a bf16 adapter on a float32 base."""
+    """Aprender #2189: a bf16 adapter on a float32 base."""
     folder = save_lora(bert.model, tmp_path / "a", dtype=torch.bfloat16, target_modules=["query"])
     adapter = read_adapter(folder)
     assert {u.down.dtype for u in adapter.modules.values()} == {torch.bfloat16}
@@ -165,10 +166,8 @@ PATHS = [
 ]
 
 
-@pytest.mark.parametrize("said", CONFIGS, ids=lambda said: json.dumps(said))
+@pytest.mark.parametrize("said", CONFIGS, ids=json.dumps)
 def test_modules_are_matched_as_peft_matches_them(said: dict[str, Any]) -> None:
-    from peft import LoraConfig
-
     config = LoraConfig(**said)
     theirs = {path for path in PATHS if bool(check_target_module_exists(config, path)) and not _excluded(config, path)}
     assert {path for path in PATHS if targets(said, path)} == theirs
@@ -284,7 +283,7 @@ def test_shards_are_read_by_their_index(bert: TextEncoder, tmp_path: Path) -> No
 
 
 def test_modules_that_a_base_has_not_are_an_error_by_name(bert: TextEncoder, tmp_path: Path) -> None:
-    """vllm #34186, colpali #424, transformers #38927: renamed module paths changed nothing, silently."""
+    """Vllm #34186, colpali #424, transformers #38927: renamed module paths changed nothing, silently."""
     folder = save_lora(bert.model, tmp_path, target_modules=["query"])
     renamed = {k.replace("attention.self", "attn.selff"): v for k, v in load_file(folder / WEIGHTS).items()}
     adapter = adapter_of(renamed, read_adapter(folder).config, "X")
