@@ -5,11 +5,9 @@ the scale that it has there.
 """
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bico.adapters.factors import LowRank
 from bico.errors import CheckpointError
 
 ALL_LINEAR = "all-linear"
@@ -33,8 +31,6 @@ INNER = ".base_layer.out_proj"
 """How the path of the output map ends in an `nn.MultiheadAttention` that PEFT wraps."""
 TWICE = 2.0
 """PEFT up to 0.21 adds the update of that map twice, in training and after it (peft #3774, open): so it is read and written."""
-_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
-"""Tasks for which PEFT asks for a head of the model that it wraps."""
 _FEW_BITS = re.compile(r"(?<![a-z])(bnb|nf|fp|int|q|w)[-_]?[48]\b|[48][-_]?bits?\b|gptq|awq", re.IGNORECASE)
 
 
@@ -133,58 +129,3 @@ def quantised_base(config: Mapping[str, Any]) -> str | None:
     """The name of an adapter's base, if it says that it is one of few bits; None if it does not."""
     name = config.get("base_model_name_or_path") or ""
     return name if config.get("loftq_config") or _FEW_BITS.search(name) else None
-
-
-def config_for(
-    modules: Mapping[str, LowRank], embeddings: Mapping[str, LowRank], like: Mapping[str, Any], paths: Collection[str]
-) -> dict[str, Any]:
-    """Returns a configuration that gives every module its rank and scale, and no other module a LoRA.
-
-    Arguments:
-        modules: Updates by module path.
-        embeddings: Those of embeddings.
-        like: A configuration whose dropout, biases and task it keeps.
-        paths: All modules of the base, so that short names can be told from those that mean too much.
-    """
-    updates = {**modules, **embeddings}
-    rslora = all(update.rslora for update in updates.values())
-    own = {path: update for path, update in updates.items() if path == outer(path)}
-    ranks = {path: update.rank for path, update in own.items()}
-    # alpha / √r is (alpha · √r) / r
-    alphas = {path: _plain(u.alpha if u.rslora == rslora else u.scale * u.rank) for path, u in own.items()}
-    rank, alpha = (Counter(values.values()).most_common(1)[0][0] for values in (ranks, alphas))
-    task = like.get("task_type")
-    return {
-        "peft_type": "LORA",
-        "task_type": None if task in _HEADS and not like.get("modules_to_save") else task,
-        "base_model_name_or_path": like.get("base_model_name_or_path"),
-        "revision": like.get("revision"),
-        "inference_mode": True,
-        "r": rank,
-        "lora_alpha": alpha,
-        "lora_dropout": like.get("lora_dropout", 0.0),
-        "use_rslora": rslora,
-        "use_dora": False,
-        "lora_bias": any(update.bias is not None for update in updates.values()),
-        "bias": like.get("bias", "none"),
-        "fan_in_fan_out": like.get("fan_in_fan_out", False),
-        "init_lora_weights": True,
-        "modules_to_save": like.get("modules_to_save"),
-        "target_modules": _short(sorted(own), paths),
-        "rank_pattern": {f"^{re.escape(p)}": r for p, r in sorted(ranks.items()) if r != rank},
-        "alpha_pattern": {f"^{re.escape(p)}": a for p, a in sorted(alphas.items()) if a != alpha},
-    }
-
-
-def _plain(alpha: float) -> float | int:
-    alpha = round(float(alpha), 10)
-    return int(alpha) if alpha.is_integer() else alpha
-
-
-def _short(wanted: list[str], paths: Collection[str]) -> list[str] | str:
-    """Names of modules as people write them, if they mean these modules and no others; else whole paths."""
-    known = {*paths, *wanted}
-    for names in (sorted({path.rpartition(".")[2] for path in wanted}), wanted):
-        if {path for path in known if ends_in(path, names)} == set(wanted):
-            return names
-    return "|".join(re.escape(path) for path in wanted)

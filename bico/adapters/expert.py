@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from bico.adapters.dense import merged
-from bico.adapters.files import CONFIG, check_files, is_adapter, read_adapter, read_tensors
+from bico.adapters.files import read_adapter, read_tensors
+from bico.adapters.folder import CONFIG, check_files, is_adapter
 from bico.adapters.names import locate
 from bico.models.checkpoints import Checkpoint, canonical, read_checkpoint
 from bico.models.experts import everything

@@ -13,62 +13,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bico.adapters.adapter import Adapter
-from bico.adapters.config import INNER, alpha_of, check_config, config_for, outer, quantised_base, rank_of, targets
+from bico.adapters.config import INNER, alpha_of, check_config, outer, quantised_base, rank_of, targets
 from bico.adapters.factors import LowRank
+from bico.adapters.folder import CONFIG, WEIGHTS, check_files, read_config, weights_in
+from bico.adapters.written import config_for
 from bico.errors import CheckpointError, OutputError, one_line
 from bico.models.checkpoints import check_floats, read_safetensors
-from bico.models.weight_files import ADAPTER
 
-CONFIG, WEIGHTS = ADAPTER, "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _KEY = re.compile(
     r"(?P<path>.+?)\.(?P<kind>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
     r"(?:\.(?P<name>(?!weight$|bias$).+?))?(?:\.(?P<end>weight|bias))?"
 )
 _SAVED = re.compile(r"(?P<path>.+)\.modules_to_save\.(?P<name>[^.]+)\.(?P<end>.+)")
-_SHARDS = "adapter_model-*-of-*.safetensors"
-
-
-def is_adapter(place: str | Path) -> bool:
-    """Whether there is an adapter at a place: its folder, or a file in that; looks at names only."""
-    place = Path(place).expanduser()
-    folder = place if place.is_dir() else place.parent
-    named = place.is_dir() or place.stem.startswith("adapter_model") or place.name == CONFIG
-    return named and ((folder / CONFIG).is_file() or any(folder.glob("adapter_model.*")))
-
-
-def check_files(place: str | Path) -> Path:
-    """Returns an adapter's folder, if the files that are read are there: from names and JSON alone.
-
-    Raises:
-        CheckpointError: If they are not, or are of another kind.
-    """
-    place = Path(place).expanduser()
-    folder = place if place.is_dir() else place.parent
-    if not (folder / CONFIG).is_file():
-        inside = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
-        more = f" itself, but {', '.join(inside)} in it" if inside else ""
-        raise CheckpointError(
-            f"{folder} holds no {CONFIG}{more}, which says what an adapter's numbers mean: give the folder of one adapter, "
-            "as `save_pretrained` writes it."
-        )
-    check_config(read_config(folder), str(place))
-    _weights(folder)
-    return folder
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Reads a folder's configuration; raises CheckpointError if it is none."""
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text())
-        if not isinstance(config, dict):
-            raise ValueError("it is not an object")
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is no configuration of an adapter ({one_line(error)}): fetch it again."
-        ) from error
-    return config
 
 
 def read_adapter(place: str | Path) -> Adapter:
@@ -86,33 +43,9 @@ def read_adapter(place: str | Path) -> Adapter:
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of an adapter's folder, by their names there; raises CheckpointError like `read_adapter`."""
     tensors: dict[str, Tensor] = {}
-    for path in _weights(folder):
+    for path in weights_in(folder):
         tensors |= read_safetensors(path)
     return tensors
-
-
-def _weights(folder: Path) -> list[Path]:
-    index, whole = folder / f"{WEIGHTS}.index.json", folder / WEIGHTS
-    shards = sorted(folder.glob(_SHARDS))
-    if whole.is_file() and not shards:
-        return [whole]
-    if not whole.is_file() and not shards:
-        others = sorted(path.name for path in folder.glob("adapter_model.*"))
-        if others:
-            raise CheckpointError(
-                f"{folder} holds its adapter as {others[0]}, a pickle, which can run code when opened: save it as "
-                f"safetensors where you trust it (`save_pretrained(folder, safe_serialization=True)`)."
-            )
-        raise CheckpointError(f"{folder} holds no {WEIGHTS} beside its {CONFIG}: fetch the folder again.")
-    try:
-        named = sorted({folder / name for name in json.loads(index.read_text())["weight_map"].values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{folder} holds shards of an adapter without a readable {index.name} ({one_line(error)}): fetch it again."
-        ) from error
-    if whole.is_file() or named != shards:
-        raise CheckpointError(f"{folder}: {index.name} names other files than lie there: fetch the folder again.")
-    return shards
 
 
 def adapter_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any], place: str) -> Adapter:

@@ -129,9 +129,8 @@ def refuse_adapter_names(names: Iterable[str], place: str | Path) -> None:
 
 def _adapter(place: str | Path) -> str:
     return (
-        f"{place} is a LoRA adapter of PEFT, not a model: adapters are not read yet. Merge it into its base model where "
-        "you have both (`PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)`) and give "
-        "that folder."
+        f"{place} is a LoRA adapter of PEFT, not a model: give its folder, with {ADAPTER}, as --expert of its base; or merge it into "
+        "that (`PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)`) and give the folder."
     )
 
 

@@ -15,16 +15,8 @@ from transformers import BertForSequenceClassification
 
 from bico.adapters.config import alpha_of, quantised_base, rank_of, targets
 from bico.adapters.dense import as_task_vector, merged
-from bico.adapters.files import (
-    CONFIG,
-    WEIGHTS,
-    adapter_of,
-    in_dtype,
-    is_adapter,
-    read_adapter,
-    tensors_of,
-    write_adapter,
-)
+from bico.adapters.files import adapter_of, in_dtype, read_adapter, tensors_of, write_adapter
+from bico.adapters.folder import CONFIG, WEIGHTS, is_adapter
 from bico.adapters.names import locate, paths_of
 from bico.errors import CheckpointError, OutputError
 from bico.models.encoder.encoder import TextEncoder

@@ -16,7 +16,8 @@ from torch.testing import assert_close
 from bico.adapters.adapter import Adapter
 from bico.adapters.dense import as_task_vector, merged
 from bico.adapters.factors import LowRank, concatenated, factorised, truncated
-from bico.adapters.files import CONFIG, read_adapter, write_adapter
+from bico.adapters.files import read_adapter, write_adapter
+from bico.adapters.folder import CONFIG
 from bico.adapters.maps import Map, Maps, Sides, aligned_maps, identity
 from bico.adapters.names import Located, locate, paths_of
 from bico.adapters.sites import as_modules, at_sites
