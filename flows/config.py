@@ -109,7 +109,8 @@ class TransferConfig(BaseModel):
     """How much of the task vector is added, never tuned on test data; auto searches it on the labels, as +search behind every
     method that carries the expert."""
     expert: Path | None = None
-    """A fine-tuned checkpoint of the source, a file or a folder; without it the source is fine-tuned here."""
+    """A fine-tuned checkpoint of the source, a file or a folder, or the folder of a LoRA adapter (PEFT's); without it the
+    source is fine-tuned here."""
     expert_farthest: Annotated[float, Field(gt=0)] = FARTHEST
     """Refuse an expert that differs from the source by more than so many norms of its weights."""
     expert_head: Path | None = None
