@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from contextlib import AbstractAsyncContextManager
+from typing import Any
 
 GRACE = 5.0
 """Seconds in which the server may end its connections."""
@@ -36,12 +36,10 @@ def wait_to_write() -> None:
     from prefect.server.database.configurations import AioSqliteConfiguration
     from prefect.server.database.dependencies import set_database_config
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
-    from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+    from sqlalchemy.ext.asyncio import AsyncSession
 
     class Waiting(AioSqliteConfiguration):
-        def begin_transaction(
-            self, session: AsyncSession, with_for_update: bool = False
-        ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
+        def begin_transaction(self, session: AsyncSession, with_for_update: bool = False) -> Any:
             return super().begin_transaction(session, with_for_update=True)
 
     address = PREFECT_API_DATABASE_CONNECTION_URL.value()

@@ -363,12 +363,13 @@ def look_early(models: Iterable[str | None], expert: Path | None, settings: dict
     """Raises CheckpointError if names and first bytes of files tell that a model or an expert cannot be read: before
     anything that takes seconds to import.
     """
-    from bico.models.families import find_weights, look_at
+    from bico.adapters.folder import find_expert
+    from bico.models.families import look_at
 
     said = settings.get("allow_pickle") or os.environ.get("BICO_ALLOW_PICKLE", "")
     allowed = str(said).lower() in ("1", "true", "yes", "on")
     if expert is not None:
-        find_weights(expert, allowed)
+        find_expert(expert, allowed)
     for ref in models:
         if ref is not None:
             look_at(ref, allowed)

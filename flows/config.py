@@ -139,7 +139,8 @@ class TransferConfig(BaseModel):
     """How much of the task vector is added, never tuned on test data; several are rows of their own, as bico:alpha=2; auto
     searches it on the labels, as +search behind every method that carries the expert."""
     expert: Path | None = None
-    """A fine-tuned checkpoint of the source, a file or a folder; without it the source is fine-tuned here."""
+    """A fine-tuned checkpoint of the source, a file or a folder, or the folder of a LoRA adapter (PEFT's); without it the
+    source is fine-tuned here."""
     expert_farthest: Annotated[float, Field(gt=0)] = FARTHEST
     """Refuse an expert that differs from the source by more than so many norms of its weights."""
     expert_head: Path | None = None
@@ -187,7 +188,9 @@ class TransferConfig(BaseModel):
         """Who brings an expert asks what arrives of it: what costs more than that is measured if it is asked for."""
         if not isinstance(values, dict):
             return values
-        asked = {True: {"rivals": "all"}, False: {"rivals": "none"}}.get(values.get("baselines"), {})  # type: ignore[call-overload]
+        asked: dict[str, Any] = {}
+        if isinstance(values.get("baselines"), bool):
+            asked = {"rivals": "all" if values["baselines"] else "none"}
         usual = {"oracle": False, "rivals": "cheap"} if values.get("expert") is not None else {}
         return usual | asked | {name: value for name, value in values.items() if name != "baselines"}
 
@@ -208,7 +211,7 @@ class TransferConfig(BaseModel):
         methods = values.get("methods", cls.model_fields["methods"].default)
         if isinstance(methods, list):
             specs = [Spec.parse(one) if isinstance(one, str | Spec) else one for one in methods]
-            if alpha == AUTO:
+            if alpha == AUTO or not isinstance(several, list):
                 methods = [searched(one) if isinstance(one, Spec) else one for one in specs]
             else:
                 strengths = [_strength(one) for one in several]

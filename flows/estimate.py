@@ -26,6 +26,7 @@ from flows.plan import Plan
 from tasks.collect import STAGES
 from tasks.inputs import TaskRef, open_model, open_split
 
+SPLITS = ("train", "test")
 PROBE = 16
 """Samples of the batch that is measured."""
 START = 8.0
@@ -156,8 +157,7 @@ class _Known:
         return passes + sum(count * self.speed(files).prepare for files, count in prepared.items())
 
     def _there(self, files: ModelFiles) -> int:
-        sizes = [task.open().sizes for task in self.plan.tasks.values()]
-        return max(size for found in sizes for size in found.values())
+        return max(task.open().sizes[split] for task in self.plan.tasks.values() for split in SPLITS)
 
     def _passes(self, step: Step) -> list[tuple[ModelFiles, int]]:
         """How many samples go through which model; a pass backward counts as one more, one with weights as two."""
@@ -240,7 +240,7 @@ class _Known:
             min(1 << 30, size * self.speed(files).sample)
             for task in self.plan.tasks.values()
             for files in (self.plan.source, self.plan.target)
-            for size in task.open().sizes.values()
+            for size in (task.open().sizes[split] for split in SPLITS)
         )
         return resident() + max(more) + (min(kept, 4 << 30) if ahead.steps else 0)
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
+from bico.adapters.folder import find_expert
 from bico.data.base import check_modality
 from bico.data.reading import Reading
 from bico.data.tasks import check_folders
 from bico.errors import ConfigError, nearest
-from bico.models.families import find_weights, get_family
+from bico.models.families import get_family
 from bico.models.loading import ModelFiles, family_here, resolve
 from bico.models.protocol import CLASSLESS, PROBE, TEXT, Model
 from flows.config import Settings, TransferConfig
@@ -23,7 +24,7 @@ from tasks.inputs import OwnHead, TaskRef, open_model, open_split
 def find_files(config: TransferConfig, settings: Settings) -> tuple[ModelFiles, ModelFiles]:
     """Files of source and target, once it is known that the expert's are there: names of files tell much, and cost nothing."""
     if config.expert is not None:
-        find_weights(config.expert, settings.allow_pickle)
+        find_expert(config.expert, settings.allow_pickle)
     source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
     trained = config.expert_head is not None and config.expert_head.is_dir()
     pooling = config.pooling or ("cls" if trained else None)

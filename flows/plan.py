@@ -74,8 +74,8 @@ class Plan:
         """How many of the strongest directions are collected for maps of a rule; all (None) where no layer is wide enough for
         a sketch to be worth it, so that there one pass serves all rules.
         """
-        models = (open_model(files, self.space.device) for files in (self.source, self.target))
-        return rule.most if sketches(*(model.sites for model in models), rule.most) else None
+        ours, theirs = (open_model(files, self.space.device).sites for files in (self.source, self.target))
+        return rule.most if sketches(ours, theirs, rule.most) else None
 
     @property
     def measured_by(self) -> str:

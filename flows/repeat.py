@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
+from bico.adapters.folder import find_expert
 from bico.errors import ConfigError, OutputError
-from bico.models.families import find_weights
 from bico.models.loading import ModelFiles
 from bico.reporting.page.record import RunRecord
 from flows.config import TransferConfig
@@ -77,7 +77,7 @@ def expert_digest(place: Path | None, allow_pickle: bool) -> str | None:
     if place is None:
         return None
     total = hashlib.sha256()
-    for path in find_weights(place, allow_pickle).paths:
+    for path in find_expert(place, allow_pickle):
         with path.open("rb") as stream:
             total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()

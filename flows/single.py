@@ -8,10 +8,10 @@ from typing import Any
 
 from prefect import flow, get_run_logger
 
+from bico.adapters.folder import find_expert
 from bico.data.reading import make_reading
 from bico.errors import ConfigError, OutputError, at_home
 from bico.finetune import FinetuneConfig
-from bico.models.families import find_weights
 from bico.models.loading import ModelFiles, resolve
 from bico.models.protocol import CLASSLESS
 from flows.config import Settings
@@ -97,7 +97,7 @@ def plan_evaluate(
     if not tasks:
         raise ConfigError("--task names no task.")
     if expert is not None:
-        find_weights(expert, settings.allow_pickle)  # names of files tell much, and cost nothing
+        find_expert(expert, settings.allow_pickle)  # names of files tell much, and cost nothing
     subject = _open(model, tasks, data, settings, loss, reading)
     if head is not None:
         posed = {name: with_head(subject.space, subject.model, task, head) for name, task in subject.tasks.items()}

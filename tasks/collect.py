@@ -147,6 +147,6 @@ def _stream(
 
             seen = counted(batches(), further)
             for size, covariances in cross_covariances(
-                source, target, seen, (head, their_head), signals, list(count_of), sites, calibration.between
+                source, target, seen, (head, their_head), signals, list(count_of), sites, between=calibration.between
             ):
                 yield count_of[size], covariances

@@ -7,8 +7,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from tqdm import tqdm
 
+from bico.adapters.expert import content_of, read_weights
 from bico.finetune import FinetuneConfig, finetune
-from bico.models.checkpoints import canonical, read_checkpoint
 from bico.models.experts import Expert, everything, expert_of
 from bico.models.families import foreign_namings
 from bico.models.loading import ModelFiles
@@ -33,7 +33,7 @@ def finetune_key(
 
 
 def adopt_key(space: Workspace, model: ModelFiles, checkpoint: str) -> str:
-    content = digest_of(canonical(read_checkpoint(checkpoint, space.allow_pickle).tensors))
+    content = digest_of(content_of(checkpoint, space.allow_pickle))
     return artefact_key("adopt-expert", ADOPT_VERSION, model=model.digest(), checkpoint=content)
 
 
@@ -85,7 +85,7 @@ def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done |
 
 
 def read_expert(space: Workspace, model: ModelFiles, checkpoint: str, farthest: float | None = None) -> Expert:
-    """Reads a checkpoint as an expert of a model.
+    """Reads a checkpoint, or an adapter, as an expert of a model.
 
     Arguments:
         farthest: Refuse what was not fine-tuned from the model, such as a change of more than so many of its norms; None to
@@ -95,7 +95,7 @@ def read_expert(space: Workspace, model: ModelFiles, checkpoint: str, farthest: 
         CheckpointError: If files are missing or damaged, or it cannot be an expert of this model (`bico.models.experts`).
     """
     opened = open_model(model, space.device)
-    read = read_checkpoint(checkpoint, space.allow_pickle)
+    read = read_weights(checkpoint, opened, model.family, space.allow_pickle)
     foreign = foreign_namings(model.family, everything(opened))
     return expert_of(opened, read, foreign, f"--expert {checkpoint}", farthest)
 

@@ -45,9 +45,11 @@ def is_pickle(path: str | Path) -> bool:
     """
     try:
         with open(path, "rb") as file:
-            return file.read(4).startswith(_STARTS)
+            start = file.read(9)
     except OSError as error:
         raise CheckpointError(f"Cannot read checkpoint {path} ({error.strerror}): check the path.") from error
+    # A header of safetensors may be 640 bytes long, or 0x0280, which a pickle begins with too; behind its length stands JSON.
+    return start.startswith(_STARTS) and not (start[4:8] == bytes(4) and start[8:] == b"{")
 
 
 def refuse_pickle(path: str | Path, allowed: bool) -> None:
@@ -127,9 +129,8 @@ def refuse_adapter_names(names: Iterable[str], place: str | Path) -> None:
 
 def _adapter(place: str | Path) -> str:
     return (
-        f"{place} is a LoRA adapter of PEFT, not a model: adapters are not read yet. Merge it into its base model where "
-        "you have both (`PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)`) and give "
-        "that folder."
+        f"{place} is a LoRA adapter of PEFT, not a model: give its folder, with {ADAPTER}, as --expert of its base; or merge it into "
+        "that (`PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(folder)`) and give the folder."
     )
 
 
