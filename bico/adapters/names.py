@@ -148,7 +148,7 @@ def _own_slots(model: Calibratable, state: Mapping[str, Tensor]) -> dict[str, Sl
 
 
 def _foreign(naming: Naming) -> _Table:
-    slots: _Table = {}
+    slots: dict[str, Slot] = {}
     for ours, piece in naming.pieces.items():
         slots |= _slots_in(ours, piece)
     paths = {name: path for name in slots if (path := _rule(slots)(name)) is not None}
