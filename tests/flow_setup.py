@@ -76,7 +76,7 @@ def scheduler() -> Iterator[str]:
     """Address of a Dask cluster, as a user may have one running. Its worker is a thread, but what it is sent goes through a
     socket like anywhere; workers that are processes are those that the command line starts (`test_offline`).
     """
-    here = {"processes": False, "protocol": "tcp", "dashboard_address": None}
+    here = {"processes": False, "protocol": "tcp", "dashboard_address": ":0"}
     with LocalCluster(n_workers=1, threads_per_worker=1, **here) as cluster:
         yield cluster.scheduler_address
 
