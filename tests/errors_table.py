@@ -29,8 +29,8 @@ from bico.methods import Pair, get_method
 from bico.methods.variant import get_variant
 from bico.models import zoo
 from bico.models.clip.family import CONFIG, WEIGHTS
-from bico.models.families import find_weights
 from bico.models.encoder.family import ENCODER
+from bico.models.families import find_weights
 from bico.models.files import HEAD_FILE, ModelFiles
 from bico.models.loading import load, resolve
 from bico.models.releases import Release, releases_at

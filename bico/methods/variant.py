@@ -21,7 +21,6 @@ from bico.methods.spec import Part, Spec
 from bico.models.protocol import Model
 from bico.task_vector import StateDict, scale
 
-
 ALPHA = "alpha"
 """Of a spec's method: how much of its transport is added, where that is not left to the run."""
 

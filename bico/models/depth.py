@@ -114,7 +114,7 @@ def take_alike(likeness: Float[Tensor, "source target"]) -> list[Taken]:
 
 def _onto(likeness: Float[Tensor, "many few"]) -> list[int]:
     """For each of the many one of the few, never going back and leaving none of them out, with the largest sum."""
-    many, few = likeness.shape
+    few = likeness.shape[1]
     scores = likeness.double()
     best = torch.full((few,), -torch.inf, dtype=scores.dtype)
     best[0] = scores[0, 0]

@@ -5,7 +5,6 @@ from itertools import combinations, product
 
 import pytest
 import torch
-
 from torch.testing import assert_close
 
 from bico.errors import ShapeError

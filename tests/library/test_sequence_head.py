@@ -8,9 +8,9 @@ from torch.testing import assert_close
 from transformers import AutoModelForSequenceClassification
 
 from bico.errors import CheckpointError, ConfigError
+from bico.evaluation.classifier import load_classifier
 from bico.evaluation.head_files import save_head
 from bico.evaluation.linear_head import LinearHead
-from bico.evaluation.classifier import load_classifier
 from bico.models.encoder import sequence_head
 from bico.models.encoder.encoder import TextEncoder
 from bico.models.encoder.family import ENCODER
