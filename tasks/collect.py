@@ -146,8 +146,7 @@ def _stream(space: Workspace, calibration: Calibration, signals: list[Signal]) -
                 advance(before + done)
 
             seen = counted(batches(), further)
-            asked = signals, list(count_of), sites
             for size, covariances in cross_covariances(
-                source, target, seen, (head, their_head), *asked, between=calibration.between
+                source, target, seen, (head, their_head), signals, list(count_of), sites, between=calibration.between
             ):
                 yield count_of[size], covariances
