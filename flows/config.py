@@ -205,7 +205,7 @@ class TransferConfig(BaseModel):
     def _spelt_out(cls, values: Any) -> Any:
         """`alpha: auto` says the same as a search behind every method, and several strengths as one method for each."""
         alpha = values.get("alpha") if isinstance(values, dict) else None
-        several = alpha.split(",") if isinstance(alpha, str) and "," in alpha else alpha
+        several: Any = alpha.split(",") if isinstance(alpha, str) and "," in alpha else alpha
         if alpha != AUTO and not isinstance(several, list):
             return values
         methods = values.get("methods", cls.model_fields["methods"].default)

@@ -7,11 +7,16 @@ import pytest
 import torch
 
 import tasks.inputs
+from bico.calibration.budget import Budget
+from bico.calibration.shared_tokens import Between
+from bico.calibration.signals import Signal
 from bico.finetune import ENCODER
 from bico.models.encoder.encoder import TextEncoder
 from flows.config import Settings, TransferConfig
-from flows.plan import make_plan
+from flows.plan import Plan, make_plan
 from flows.written import alike, recorded
+from tasks.calibration import Calibration
+from tasks.collect import ACTIVATIONS, _stream, covariances_key
 from tasks.inputs import TaskRef, open_head, open_model, open_split, read_features
 from tests.tiny_encoder import ROBERTA, bytes_tokenizer, texts, wordpiece, write_encoder
 
@@ -30,9 +35,9 @@ def pairs(tmp_path: Path) -> Path:
     return tmp_path / "mrpc"
 
 
-def plan_of(source: Path, target: Path, data: Path, home: Path):
+def plan_of(source: Path, target: Path, data: Path, home: Path, **more: object) -> Plan:
     asked = {"source": str(source), "target": str(target), "tasks": ["mrpc"], "data": [data], "out": home / "out"}
-    return make_plan(TransferConfig(**asked, methods=["bico"], samples=[10]), Settings(home=home))
+    return make_plan(TransferConfig(**asked, methods=["bico"], samples=[10], **more), Settings(home=home))
 
 
 def test_two_tokenizers_are_recorded_with_what_they_share(pairs: Path, tmp_path: Path) -> None:
@@ -51,6 +56,31 @@ def test_two_tokenizers_are_recorded_with_what_they_share(pairs: Path, tmp_path:
     )  # its longest pairs are cut earlier
     plan = plan_of(source, write_encoder(tmp_path / "d", 2, "mpnet", width=16), pairs, tmp_path)
     assert plan.shared_tokens == {} and alike(plan, "mrpc") == {} and "shared_tokens.mrpc" not in recorded(plan)
+
+
+def test_what_becomes_of_tokens_between_shared_ends_is_in_the_key_of_two_tokenizers_alone(
+    pairs: Path, tmp_path: Path
+) -> None:
+    source, twin = write_encoder(tmp_path / "a", 1), write_encoder(tmp_path / "d", 2, "mpnet", width=16)
+    target = write_encoder(tmp_path / "b", 2, "roberta", width=16)
+    bytes_tokenizer().save_pretrained(target)
+
+    def keys(other: Path) -> list[str]:
+        found, sums = [], []
+        for between in Between:
+            plan = plan_of(source, other, pairs, tmp_path, between=between)
+            drawn = Calibration(
+                plan.source, plan.target, plan.tasks["mrpc"], (Budget(10, size=10),), 0, between=plan.between
+            )
+            found.append(covariances_key(drawn, ACTIVATIONS))
+            ((_, covariances),) = _stream(plan.space, drawn, [*ACTIVATIONS])
+            sums.append(covariances["blocks.0.attn_in", Signal.INPUT])
+        assert torch.equal(*sums) is (len(set(found)) == 1)  # the key tells what is another
+        return found
+
+    assert len(set(keys(target))) == 2 and len(set(keys(twin))) == 1
+    assert recorded(plan_of(source, target, pairs, tmp_path, between="sum"))["between"] == "sum"
+    assert "between" not in recorded(plan_of(source, twin, pairs, tmp_path, between="sum"))
 
 
 def test_an_experts_head_is_fitted_to_as_many_texts_as_are_enough(
