@@ -85,7 +85,9 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
     drawn = [one.drawn | alike(plan, one.task.name) for one in known]
     written = exports(plan, rows, vectors, chosen)
     searched = {cell: vector for cell, vector in vectors.items() if plan.methods[cell.method].steps}
-    record = record_of(plan, rows, blocks, shown, drawn, chosen, ledger, {"flow run in Prefect": str(runtime.flow_run.id)})
+    record = record_of(
+        plan, rows, blocks, shown, drawn, chosen, ledger, {"flow run in Prefect": str(runtime.flow_run.id)}
+    )
     outputs = write_results(plan.space, config.out, plan.target, record, drawn, written, origin(plan), searched)
     tested = {row.cell: row.accuracy for row in rows}
     outputs["chosen"] = {task: choice.to_json() | {"test": tested[choice.cell]} for task, choice in chosen.items()}
