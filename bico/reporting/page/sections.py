@@ -16,6 +16,7 @@ from bico.reporting.page.verdict import outcome_of, start_label, verdict
 from bico.reporting.references import start_of
 from bico.reporting.strengths import strength_lines
 
+WRITTEN = "the model that was written", "the models that were written"
 MEASURED = {"head": ", by each model's own head", "probe": ", by linear probes on the calibration samples"}
 """What gave the numbers, for people."""
 
@@ -62,9 +63,7 @@ def opening(record: RunRecord) -> Html:
         per = "" if len(found.tasks) == 1 else " (average)"
         if found.before is not None:
             tiles.append(_tile(f"{found.before:.1f} %", f"the target as it is{per}"))
-        tiles.append(
-            _tile(f"{found.after:.1f} %", "the model that was written" if found.written else found.what, "after")
-        )
+        tiles.append(_tile(f"{found.after:.1f} %", (WRITTEN[bool(per)] if found.written else found.what), "after"))
         if found.gain is not None:
             kind = "up" if found.gain > 0 else "down"
             tiles.append(_tile(f"{found.gain:+.1f}".replace("-", "−"), "points gained", kind))
