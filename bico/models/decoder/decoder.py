@@ -247,7 +247,7 @@ def decoder_sites(model: Any, layout: Layout, heads: Heads, name: str) -> tuple[
             for role, (start, stop, size) in cuts.items():
                 first, last = (start, stop) if len(cuts) > 1 else (None, None)
                 period = rows // heads.queries if fused.by_head else None
-                weight = Slot(f"{at}.weight", first, last, transposed=turned, period=period)
+                weight = Slot(f"{at}.weight", first, last, turned, period)
                 bias = None if module.bias is None else Slot(f"{at}.bias", first, last, period=period)
                 reads, site = f"blocks.{index}.{READS[role]}", f"blocks.{index}.{role}"
                 sites.append(Site(site, index, role, weight, bias, reads, (size, columns)))
