@@ -26,7 +26,13 @@ _OTHER_KINDS = {
 """Settings that make of a LoRA something else, and what."""
 _CHANGES_BASE = re.compile("pissa.*|olora|corda|loftq|lora_ga")
 """Beginnings that take a part of the base's weights away: what was trained is the difference to it."""
-_TYPES: dict[str, Any] = {"bias": str, "lora_alpha": (int, float), "r": int, "use_dora": bool, "use_rslora": bool}
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "bias": str,
+    "lora_alpha": (int, float),
+    "r": int,
+    "use_dora": bool,
+    "use_rslora": bool,
+}
 INNER = ".base_layer.out_proj"
 """How the path of the output map ends in an `nn.MultiheadAttention` that PEFT wraps."""
 TWICE = 2.0
