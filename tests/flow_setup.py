@@ -11,8 +11,8 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.testing.utilities import prefect_test_harness
 
 from flows.config import Settings, TransferConfig
-from flows.forecast import look_ahead
 from flows.plan import make_plan
+from flows.plan_cli import forecast
 from flows.transfer import Result, transfer
 from tests.releases import write_release
 
@@ -69,7 +69,7 @@ class Bench:
     def run(self, **changes: Any) -> Result:
         """Runs a transfer, whose plan has to foresee every stage."""
         config = self.config(**changes)
-        ahead = look_ahead(make_plan(config, self.settings), self.settings)
+        ahead, _ = forecast(make_plan(config, self.settings), self.settings)
         result = transfer(config, self.settings)
         assert ahead.stages == result.stages and ahead.rows == len(result.rows)
         return result
