@@ -170,7 +170,8 @@ class TransferConfig(BaseModel):
         """Who brings an expert asks what arrives of it: what costs more than that is measured if it is asked for."""
         if not isinstance(values, dict):
             return values
-        asked = {True: {"rivals": "all"}, False: {"rivals": "none"}}.get(values.get("baselines"), {})  # type: ignore[call-overload]
+        said = values.get("baselines")
+        asked = {} if said is None else {"rivals": "all" if said else "none"}
         usual = {"oracle": False, "rivals": "cheap"} if values.get("expert") is not None else {}
         return usual | asked | {name: value for name, value in values.items() if name != "baselines"}
 

@@ -26,6 +26,7 @@ from flows.plan import Plan
 from tasks.collect import STAGES
 from tasks.inputs import TaskRef, open_model, open_split
 
+SPLITS = ("train", "test")
 PROBE = 16
 """Samples of the batch that is measured."""
 START = 8.0
@@ -149,7 +150,7 @@ class _Known:
 
     def _there(self, files: ModelFiles) -> int:
         sizes = [task.open().sizes for task in self.plan.tasks.values()]
-        return max(size for found in sizes for size in found.values())
+        return max(found[split] for found in sizes for split in SPLITS)
 
     def _passes(self, step: Step) -> list[tuple[ModelFiles, int]]:
         """How many samples go through which model; a pass backward counts as one more, one with weights as two."""
@@ -235,7 +236,7 @@ class _Known:
             min(1 << 30, size * self.speed(files).sample)
             for task in self.plan.tasks.values()
             for files in (self.plan.source, self.plan.target)
-            for size in task.open().sizes.values()
+            for size in map(task.open().sizes.__getitem__, SPLITS)
         )
         return resident() + max(more) + (min(kept, 4 << 30) if ahead.steps else 0)
 

@@ -1,6 +1,5 @@
 """Running stages from a flow: what was computed, what was found in the store, and how long it took."""
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,7 +32,7 @@ class Ledger:
     def __init__(self, limit: float | None = None, log: Any = None) -> None:
         self._limit = limit
         self.counts: dict[str, Counter[str]] = {}
-        self.log: logging.Logger = log or get_run_logger()
+        self.log: Any = log or get_run_logger()
 
     def run(self, task: Task, *args: Any, label: str | None = None) -> Done:
         """Runs a stage in this process; the label tells its run from others in Prefect."""
