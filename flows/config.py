@@ -171,6 +171,8 @@ class TransferConfig(BaseModel):
         if not isinstance(values, dict):
             return values
         said = values.get("baselines")
+        if not isinstance(said, bool | None):
+            raise ValueError(f"baselines={said!r}: say yes or no, or rivals: none, cheap or all")
         asked = {} if said is None else {"rivals": "all" if said else "none"}
         usual = {"oracle": False, "rivals": "cheap"} if values.get("expert") is not None else {}
         return usual | asked | {name: value for name, value in values.items() if name != "baselines"}
