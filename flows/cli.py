@@ -192,9 +192,11 @@ def asked_for(given: dict[str, Any], settings: dict[str, Any], config: Path | No
 def tell_plan(config: Any, settings: dict[str, Any], as_json: bool) -> None:
     """Prints a plan; of one that is refused the reason, and exits with code 2."""
     from flows.config import Settings
+    from flows.console import log_to_stderr
     from flows.plan import make_plan
     from flows.plan_cli import forecast, show
 
+    log_to_stderr()
     settled = Settings.from_environment(**settings)
     try:
         made = make_plan(config, settled)
@@ -394,24 +396,24 @@ def run_transfer(config: Any, settings: dict[str, Any], as_json: bool, anew: boo
         )
         _tell_result(found.result, how, found.disk, as_json)
         return
+    from flows.console import log_to_stderr
     from flows.disk import disk_use
     from flows.plan import make_plan
     from flows.plan_cli import forecast, one_line
     from flows.rivals import left_out
+    from flows.server import prefect_api
     from flows.transfer import transfer as transfer_flow
     from flows.watch import watching
 
+    log_to_stderr()
     # Planned once out here, so that a mistake ends in one line and not in a failed flow run.
     plan = make_plan(config, settled)
     before = again.inputs_of(plan)
     ahead, cost = forecast(plan, settled)
     print("\n".join(filter(None, (one_line(ahead, cost), left_out(config)))), file=sys.stderr, flush=True)
 
-    def work(settled: Any) -> Any:
-        with watching(sum(ahead.totals.values()), cost.steps):
-            return transfer_flow(config, settled)
-
-    result = _run(settings, work, check=lambda settled: None)
+    with prefect_api(), watching(sum(ahead.totals.values()), cost.steps):
+        result = transfer_flow(config, settled)
     disk = disk_use(settled, result)
     again.keep(plan, settled, result, before, disk)
     _tell_result(result, f"in {time.perf_counter() - started:.0f} s", disk, as_json)

@@ -188,9 +188,10 @@ class TransferConfig(BaseModel):
         """Who brings an expert asks what arrives of it: what costs more than that is measured if it is asked for."""
         if not isinstance(values, dict):
             return values
-        asked: dict[str, Any] = {}
-        if isinstance(values.get("baselines"), bool):
-            asked = {"rivals": "all" if values["baselines"] else "none"}
+        said = values.get("baselines")
+        if not isinstance(said, bool | None):
+            raise ValueError(f"baselines={said!r}: say yes or no, or rivals: none, cheap or all")
+        asked = {} if said is None else {"rivals": "all" if said else "none"}
         usual = {"oracle": False, "rivals": "cheap"} if values.get("expert") is not None else {}
         return usual | asked | {name: value for name, value in values.items() if name != "baselines"}
 

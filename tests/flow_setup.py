@@ -21,8 +21,8 @@ from prefect.settings import (
 )
 
 from flows.config import Settings, TransferConfig
-from flows.forecast import look_ahead
 from flows.plan import make_plan
+from flows.plan_cli import forecast
 from flows.server import prefect_api
 from flows.transfer import Result, transfer
 from storage.tracking import _ready
@@ -129,7 +129,7 @@ class Bench:
     def run(self, **changes: Any) -> Result:
         """Runs a transfer, whose plan has to foresee every stage."""
         config = self.config(**changes)
-        ahead = look_ahead(make_plan(config, self.settings), self.settings)
+        ahead, _ = forecast(make_plan(config, self.settings), self.settings)
         result = transfer(config, self.settings)
         assert ahead.stages == result.stages and ahead.rows == len(result.rows)
         return result

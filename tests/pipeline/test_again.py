@@ -5,10 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import ViewType
 from prefect.client.orchestration import get_client
 
 import flows.plan
@@ -16,6 +18,8 @@ from flows import again
 from flows.compare_cli import by_name
 from flows.config import Settings, TransferConfig, read_config
 from flows.records_gc import collect_records
+from storage.runs import delete_runs, old_runs
+from tasks.record import open_tracker
 from tests.command import run
 from tests.flow_setup import Bench
 
@@ -61,8 +65,14 @@ def test_a_finished_run_is_told_without_going_through_it(
     assert collect_records(settings, 3600, dry_run=False).mlflow == 0
     freed = collect_records(settings, -1, dry_run=True)
     assert freed.mlflow >= 1 + len(first["rows"]) and freed.bytes > 1000 and freed.prefect >= 1
-    MlflowClient(first["outputs"]["mlflow"]["uri"]).delete_run(first["outputs"]["mlflow"]["run"])
-    assert again.find(config, settings) is None
+    tracker = open_tracker(settings)  # of its runs this one goes alone: other tests share the others
+    (mine,) = (old for old in old_runs(tracker, time.time()) if old.run == first["outputs"]["mlflow"]["run"])
+    assert mine.folder is not None and (mine.folder / "results.csv").exists()
+    delete_runs(tracker, [mine])
+    assert not mine.folder.parent.exists() and again.find(config, settings) is None
+    client = MlflowClient(first["outputs"]["mlflow"]["uri"])
+    left = client.search_runs([first["outputs"]["mlflow"]["experiment"]], run_view_type=ViewType.ALL)
+    assert len(left) == freed.mlflow - 1 and mine.run not in {one.info.run_id for one in left}
     shutil.rmtree(artefact)
     assert again.sweep(settings.home, settings.store) == 1
 

@@ -29,6 +29,7 @@ def size(folder: Path) -> int:
 
 
 def test_a_plan_tells_stages_and_disk_and_does_nothing(bench: Bench) -> None:
+    bench.settings = bench.settings.model_copy(update={"dask_scheduler": None})  # small maps need no cluster
     config = bench.config(methods=["bico", "none+head"], unlabelled=5)
     ahead, cost = forecast(make_plan(config, bench.settings), bench.settings)
     store = bench.folder / "home/store/final"
