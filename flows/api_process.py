@@ -11,7 +11,8 @@ import socket
 import sys
 import threading
 import time
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 GRACE = 5.0
 """Seconds in which the server may end its connections."""
@@ -39,10 +40,12 @@ def wait_to_write() -> None:
     from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
     class Waiting(AioSqliteConfiguration):
-        def begin_transaction(
+        @asynccontextmanager
+        async def begin_transaction(
             self, session: AsyncSession, with_for_update: bool = False
-        ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
-            return super().begin_transaction(session, with_for_update=True)
+        ) -> AsyncGenerator[AsyncSessionTransaction, None]:
+            async with super().begin_transaction(session, with_for_update=True) as transaction:
+                yield transaction
 
     address = PREFECT_API_DATABASE_CONNECTION_URL.value()
     if address.startswith("sqlite"):
