@@ -43,7 +43,8 @@ def task_of(data: Any, test: Any, class_names: Sequence[str] | None, prompts: Se
         )
     if not isinstance(data, Dataset):
         raise ConfigError(f"The data are a {type(data).__name__}: give a folder, a task, or a data set of torch.")
-    names = tuple(class_names or getattr(data, "classes", ()))
+    given: Any = class_names or getattr(data, "classes", ())
+    names = tuple(map(str, given))
     if not names:
         raise ConfigError("The data set does not name its classes: give class_names, in the order of its labels.")
     splits = {"train": _split(data), **({"test": _split(test)} if test is not None else {})}
