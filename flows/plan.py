@@ -173,8 +173,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         )
     shared = {name: part for name, task in tasks.items() if (part := tokens_shared(ours, theirs, task)) is not None}
     notes = (*left_out, *(note for model in (ours, theirs) for note in getattr(model, "notes", ())))
-    check_out(config.out, identity := identity_of(config, source, target, tasks))
-    plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, probed, shared, notes, identity)
+    plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, probed, shared, notes)
     if plan.maps:
         for most, signals in plan.collected.items():
             wanted = dict.fromkeys(signals, most)
@@ -192,6 +191,8 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         ((name, task),) = tasks.items()
         posed, source = with_head(space, source, task, config.expert_head)
         plan = replace(plan, tasks={name: posed}, source=source)
+    plan = replace(plan, identity=identity_of(config, source, target, tasks))
+    check_out(config.out, plan.identity)
     return plan
 
 

@@ -5,7 +5,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from bico.reporting.block_report import BlockReport
@@ -17,6 +16,7 @@ from bico.reporting.rows import Cell, Row
 from flows.ledger import Ledger
 from flows.plan import Plan
 from flows.repeat import command_of, expert_digest, settings_of_run
+from flows.versions import versions
 from storage.keys import Ref
 from tasks.publish import Export
 
@@ -100,10 +100,6 @@ def settings_of(plan: Plan, cell: Cell) -> dict[str, Any]:
     return taken | {f"{part.name}.{name}": value for part in variant.parts for name, value in asdict(part).items()}
 
 
-VERSIONS = ("bico", "torch", "numpy", "scipy", "open_clip_torch", "transformers", "prefect", "dask", "zarr", "mlflow")
-"""Packages that a run's record names, where they are installed."""
-
-
 def record_of(
     plan: Plan,
     rows: Sequence[Row],
@@ -145,7 +141,7 @@ def record_of(
         stages={stage: dict(counter) for stage, counter in ledger.counts.items()},
         phases=tuple(ledger.phases),
         measured={"time": told_seconds(sum(seconds for _, seconds in ledger.phases))},
-        versions={name: found for name in VERSIONS if (found := _version(name))},
+        versions=versions(),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {plan.space.device}, Python {platform.python_version()}",
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         identity=plan.identity,
@@ -157,13 +153,6 @@ def _draw(drawn: Mapping[str, Any]) -> Draw:
     counts = tuple(drawn["samples"])
     about = str(drawn["task"]), str(drawn["sampling"]), int(drawn["seed"]), counts, len(drawn["indices"])
     return Draw(*about, drawn.get("shared_tokens"))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def told_seconds(seconds: float) -> str:
