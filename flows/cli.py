@@ -172,11 +172,12 @@ def asked_for(given: dict[str, Any], settings: dict[str, Any], config: Path | No
     """
     from bico.errors import ConfigError
     from flows.config import PRESETS, make_config, read_config
+    from flows.experts import tasks_named
 
     if quick and full:
         raise ConfigError("--quick and --full are opposites: give one of them.")
     given = (PRESETS["quick"] if quick else PRESETS["full"] if full else {}) | given
-    look_early((given.get("source"), given.get("target")), given.get("expert"), settings)
+    look_early((given.get("source"), given.get("target")), experts_of(given), settings)
     data = given.get("data", [])
     if given.get("tasks") == ["all"]:
         from bico.data.tasks import all_tasks
@@ -184,9 +185,16 @@ def asked_for(given: dict[str, Any], settings: dict[str, Any], config: Path | No
         given["tasks"] = all_tasks(data)
     elif "tasks" in given:
         given["tasks"] = whole_names(given["tasks"], names_of(data))
-    elif data and not config:
+    elif data and not config and not tasks_named(given.get("experts", [])):
         given["tasks"] = names_of(data)
     return read_config(config, given) if config else make_config(given, "bico transfer")
+
+
+def experts_of(given: dict[str, Any]) -> list[Path]:
+    """The files and folders of experts among options."""
+    from flows.experts import parse
+
+    return [parse(text)[1] for text in given.get("experts", [])]
 
 
 def tell_plan(config: Any, settings: dict[str, Any], as_json: bool) -> None:
@@ -347,7 +355,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model's accuracy on tasks."""
-    look_early([model], expert, settings)
+    look_early([model], [expert] if expert else [], settings)
     from flows.single import evaluate_one, plan_evaluate
 
     parts = [name.strip() for name in task.split(",") if name.strip()]
@@ -361,7 +369,7 @@ def evaluate(
     _show(result, as_json)
 
 
-def look_early(models: Iterable[str | None], expert: Path | None, settings: dict[str, Any]) -> None:
+def look_early(models: Iterable[str | None], experts: Iterable[Path], settings: dict[str, Any]) -> None:
     """Raises CheckpointError if names and first bytes of files tell that a model or an expert cannot be read: before
     anything that takes seconds to import.
     """
@@ -370,7 +378,7 @@ def look_early(models: Iterable[str | None], expert: Path | None, settings: dict
 
     said = settings.get("allow_pickle") or os.environ.get("BICO_ALLOW_PICKLE", "")
     allowed = str(said).lower() in ("1", "true", "yes", "on")
-    if expert is not None:
+    for expert in experts:
         find_expert(expert, allowed)
     for ref in models:
         if ref is not None:
