@@ -14,7 +14,7 @@ from bico.evaluation.linear_head import linear_head_accuracy, projection_of, rea
 from bico.in_memory import transfer
 from bico.last_steps import LAST_STEPS, Samples, StepContext, StepResult
 from bico.last_steps.projection import Projection, added
-from bico.linalg.procrustes import Completion
+from bico.linalg.procrustes import AlignmentMap, Completion
 from bico.methods import Gathered, get_method
 from bico.methods.variant import get_variant, run
 from bico.models.clip.vit import ClipViT
@@ -86,8 +86,9 @@ class _fixed(Gathered):  # noqa: N801 - reads as a value
         super().__init__()
         self.matrix = matrix
 
-    def map(self, key: object, completion: object) -> Tensor:
-        return self.matrix
+    def map(self, key: object, rule: object) -> AlignmentMap:
+        rank = self.matrix.shape[1]
+        return AlignmentMap(self.matrix, torch.eye(rank).to(self.matrix), rank, torch.ones(rank))
 
 
 @pytest.mark.parametrize("text", ["bico+projection", "none+projection", "bico+projection+head", "none+head"])
