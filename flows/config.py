@@ -183,7 +183,8 @@ class TransferConfig(BaseModel):
         """Names a run of it: models, tasks, methods, samples and seeds, without the folders of one machine."""
         expert = "" if self.expert is None else f" expert={expert_names.shown(self.expert)}"
         if self.experts:
-            expert = f" experts={_some(self.experts if len(self.experts) == 1 else [*self.carried])}"
+            given = [expert_names.shown(expert_names.parse(one)[1]) for one in self.experts]
+            expert = f" expert={_some(given)}" if len(given) == 1 else f" experts={_some(given)}"
         drawn = f"N={_some(self.samples)} seeds={_some(self.seeds)}"
         pair = f"{short_name(self.source)}-to-{short_name(self.target)}"
         return f"{pair} {_some(self.tasks)} {_some(self.methods)} {drawn}{expert}"

@@ -43,7 +43,8 @@ def test_experts_of_one_task_share_its_calibration_and_are_told_apart(ran: Bench
     for name, folder in result.outputs["models"].items():
         assert name.split("-bico")[0] in (Path(folder) / "README.md").read_text()
     vectors = [load_file(Path(folder) / "task-vector.safetensors") for folder in result.outputs["models"].values()]
-    assert all((4 * one - other).norm() < 0.1 * other.norm() for one, other in zip(*map(dict.values, vectors)))  # 5 %, 20 %
+    pairs = [(vectors[0][key], vectors[1][key]) for key in vectors[0]]
+    assert all((4 * small - large).norm() <= 0.1 * large.norm() for small, large in pairs)  # changes of 5 % and 20 %
     page = Path(result.outputs["page"]).read_text()
     assert "digits@early" in page and "the experts digits@early=" in page
 
