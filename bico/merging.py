@@ -78,7 +78,7 @@ def largest(vector: Mapping[str, Tensor], density: float) -> StateDict:
     return {name: tensor * (tensor.abs() >= least) for name, tensor in vector.items()}
 
 
-def agreed(updates: Float[Tensor, "updates *shape"]) -> Float[Tensor, "*shape"]:
+def agreed(updates: Float[Tensor, "updates ..."]) -> Float[Tensor, "..."]:
     """Of each entry, the mean of those that have the sign of their sum; entries of zero have no say.
 
     Example:

@@ -41,6 +41,7 @@ from bico.errors import BicoError
 from bico.models.families import spellings
 from flows.cache_cli import cache_app
 from flows.compare_cli import compare
+from flows.merge_cli import merge
 from flows.options import SETTINGS, DataOption, Fields, JsonOption, command, whole_names
 from flows.report_cli import report
 from flows.zoo_cli import zoo_app
@@ -55,6 +56,7 @@ app.add_typer(zoo_app, name="zoo")
 app.add_typer(cache_app, name="cache")
 command(app, settings=SETTINGS)(compare)
 command(app, settings=SETTINGS)(report)
+command(app, settings=SETTINGS)(merge)
 
 LOSS = Fields("TransferConfig", only=("loss",))
 READ = Fields(

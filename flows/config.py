@@ -228,7 +228,9 @@ class TransferConfig(BaseModel):
         if not isinstance(said, bool | None):
             raise ValueError(f"baselines={said!r}: say yes or no, or rivals: none, cheap or all")
         asked = {} if said is None else {"rivals": "all" if said else "none"}
-        usual = {"oracle": False, "rivals": "cheap"} if values.get("expert") is not None or values.get("experts") else {}
+        usual = (
+            {"oracle": False, "rivals": "cheap"} if values.get("expert") is not None or values.get("experts") else {}
+        )
         return usual | asked | {name: value for name, value in values.items() if name != "baselines"}
 
     @field_validator("data", "expert", "expert_head", "out", mode="after")

@@ -181,7 +181,9 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     check_out(config.out, identity := identity_of(config, source, target, tasks))
     by_row = {name: tasks[one.task] for name, one in carried.items()}
     shared = {name: shared[one.task] for name, one in carried.items() if one.task in shared}
-    plan = Plan(config, space, source, target, by_row, carried, methods, finetuning, loss, probed, shared, notes, identity)
+    plan = Plan(
+        config, space, source, target, by_row, carried, methods, finetuning, loss, probed, shared, notes, identity
+    )
     if plan.maps:
         for most, signals in plan.collected.items():
             wanted = dict.fromkeys(signals, most)

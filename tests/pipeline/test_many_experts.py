@@ -10,7 +10,6 @@ from bico.models.loading import load, resolve
 from flows.config import TransferConfig
 from flows.plan import make_plan
 from flows.repeat import command_of
-from flows.transfer import transfer
 from tests.flow_setup import Bench
 
 
@@ -46,7 +45,7 @@ def test_experts_of_one_task_share_its_calibration_and_are_told_apart(ran: Bench
     pairs = [(vectors[0][key], vectors[1][key]) for key in vectors[0]]
     assert all((4 * small - large).norm() <= 0.1 * large.norm() for small, large in pairs)  # changes of 5 % and 20 %
     page = Path(result.outputs["page"]).read_text()
-    assert "digits@early" in page and "the experts digits@early=" in page
+    assert "digits@late" in page and "experts digits@early=" in page
 
 
 def test_experts_are_given_by_task_or_to_the_only_one(bench: Bench) -> None:
@@ -60,7 +59,7 @@ def test_experts_are_given_by_task_or_to_the_only_one(bench: Bench) -> None:
         "lamps@x-model": Path("x/model.pt"),
         "lamps@y-model": Path("y/model.pt"),
     }
-    assert named(["lr=1/a.pt", "b.pt"], tasks=["digits"]).keys() == {"digits@a", "digits@b"}
+    assert named(["x/lr=1.pt", "b.pt"], tasks=["digits"]).keys() == {"digits@lr-1", "digits@b"}
     command = command_of(bench.config(experts=["digits=a.pt", "digits=b.pt"], finetune=None))
     assert "--expert digits=a.pt --expert digits=b.pt" in command
     assert "--expert a.pt" in command_of(bench.config(expert="a.pt", finetune=None))
