@@ -66,6 +66,14 @@ READ = Fields(
 )
 
 
+CALIBRATES = (
+    *("source", "target", "tasks", "data", "image_column", "label_column", "text_columns", "prompts", "class_names"),
+    *("test_share", "test_seed", "methods", "samples", "sampling", "seeds", "loss", "completion", "rank", "between"),
+    *("pooling", "batch_size"),
+)
+"""What of a transfer a calibration depends on."""
+
+
 def _tell_versions(asked: bool) -> None:
     if not asked:
         return
@@ -143,9 +151,19 @@ def transfer(
     anew: Annotated[
         bool, typer.Option("--anew", help="Go through all stages, also if this very run was made before.")
     ] = False,
+    pack: Annotated[
+        Path | None, typer.Option(help="Carry with what `bico calibrate --pack` left there, without the data.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Carry experts of SOURCE over to TARGET and measure what arrived."""
+    if pack is not None:
+        from flows.pack_cli import transfer_packed
+
+        transfer_packed(
+            pack, given, settings, {"config": config, "quick": quick, "full": full, "dry-run": dry_run}, as_json
+        )
+        return
     asked = asked_for(given, settings, config, quick, full)
     if dry_run:
         tell_plan(asked, settings, as_json)
@@ -164,6 +182,30 @@ def plan(
 ) -> None:
     """Tell what `bico transfer` would do: stages to compute and found, time, memory, disk, and what is refused."""
     tell_plan(asked_for(given, settings, config, quick, full), settings, as_json)
+
+
+@command(
+    app,
+    given=Fields("TransferConfig", only=CALIBRATES),
+    settings=SETTINGS,
+)
+def calibrate(
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    pack: Annotated[Path, typer.Option(help="Folder for the pack.")],
+    config: ConfigOption = None,
+    small_pack: Annotated[
+        bool, typer.Option("--small-pack", help="Also with so few samples that a pack may expose them.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Calibrate a pair and leave what maps need, and nothing of the data, to carry experts with elsewhere."""
+    from flows.pack_cli import make_pack
+
+    asked = asked_for(
+        given | {"rivals": "none", "oracle": False, "export": "none", "out": pack}, settings, config, False, False
+    )
+    make_pack(asked, settings, pack, small_pack, as_json)
 
 
 def asked_for(given: dict[str, Any], settings: dict[str, Any], config: Path | None, quick: bool, full: bool) -> Any:

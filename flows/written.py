@@ -160,7 +160,7 @@ def record_of(
         stages={stage: dict(counter) for stage, counter in ledger.counts.items()},
         phases=tuple(ledger.phases),
         measured={"time": told_seconds(sum(seconds for _, seconds in ledger.phases))},
-        versions={name: found for name in VERSIONS if (found := _version(name))},
+        versions=versions(),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {plan.space.device}, Python {platform.python_version()}",
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         identity=plan.identity,
@@ -172,6 +172,10 @@ def _draw(drawn: Mapping[str, Any]) -> Draw:
     counts = tuple(drawn["samples"])
     about = str(drawn["task"]), str(drawn["sampling"]), int(drawn["seed"]), counts, len(drawn["indices"])
     return Draw(*about, drawn.get("shared_tokens"))
+
+
+def versions() -> dict[str, str]:
+    return {name: found for name in VERSIONS if (found := _version(name))}
 
 
 def _version(package: str) -> str | None:
