@@ -56,7 +56,7 @@ def merged(
     for name in names:
         if len(shapes := {tuple(vector[name].shape) for vector in vectors if name in vector}) > 1:
             raise MethodError(f"Task vectors of different models: {name} is {' and '.join(map(str, sorted(shapes)))}.")
-    if how is Merging.TIES:
+    if how is Merging.TIES and density < 1:
         vectors = [largest(vector, density) for vector in vectors]
     made = {}
     for name in names:

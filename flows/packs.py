@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from bico.calibration.budget import NOTHING, Budget
 from bico.calibration.pack import Pack, PackedDraw, PackedMaps, PackedModel
 from bico.calibration.scales import Side
 from bico.calibration.signals import Signal
-from bico.errors import ConfigError, at_home, nearest
+from bico.errors import ConfigError, OutputError, at_home, nearest
 from bico.linalg.procrustes import Completion, MapRule
 from bico.methods import Needs
 from bico.methods.spec import Spec
@@ -27,6 +28,7 @@ from flows.inputs import find_files, loss_for, pose, task_refs
 from flows.ledger import Ledger
 from flows.measures import MEASURES
 from flows.plan import Plan, check_writable, make_plan
+from flows.repeat import RECORD
 from flows.written import versions
 from storage.keys import Ref
 from tasks.artefacts import most_directions, read_accuracy
@@ -84,7 +86,7 @@ def calibrate_flow(config: TransferConfig, settings: Settings, place: Path, smal
         if pack.is_small and not small:
             samples, directions = pack.fewest
             raise ConfigError(
-                f"{samples} samples are too few for a pack: a map keeps {directions} directions of them, so it may expose the "
+                f"{samples} samples are too few for a pack: the richest map keeps {directions} directions, so it may expose the "
                 f"samples themselves. Calibrate with more than {directions} (--samples), keep fewer directions (--rank), or say "
                 "--small-pack."
             )
@@ -96,7 +98,8 @@ def _index(plan: Plan, collected: Mapping[tuple[str, int], Collected]) -> Pack:
     draws = tuple(_packed(plan, *draw, found) for draw, found in collected.items())
     keys = [key for draw in draws for key in (*(one.key for one in draw.maps), *draw.scales.values())]
     return Pack(
-        *(PackedModel(_name(files.ref), files.digest()) for files in (plan.source, plan.target)),
+        PackedModel(_name(plan.source.ref), plan.source.digest()),
+        PackedModel(_name(plan.target.ref), plan.target.digest()),
         tuple(str(spec) for spec in plan.config.methods if spec in plan.methods),
         plan.config.completion.value,
         plan.config.rank,
@@ -193,6 +196,8 @@ def plan_packed(place: Path, given: Mapping[str, Any], settings: Settings) -> Pa
             )
     space = Workspace(settings.store, settings.resolved_device(), settings.memory, settings.allow_pickle)
     check_writable(config.out)
+    if (config.out / RECORD).exists():
+        raise OutputError(f"--out {config.out} holds a run that had the data: give another folder.")
     methods = {}
     for spec in config.methods:
         variant = get_variant(spec, completion=config.completion, rank=config.rank)
@@ -315,10 +320,15 @@ def transfer_packed_flow(place: Path, given: dict[str, Any], settings: Settings)
             folder = plan.config.out.expanduser().absolute() / "models" / cell.folder
             card = packed_card(cell, plan.pack, alpha, plan.target.family, measured)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            export_model(plan.space, plan.target, vector, alpha, folder, None, lambda _, card=card: card)
+            export_model(plan.space, plan.target, vector, alpha, folder, None, partial(_said, card))
             models[cell.folder] = str(folder)
     stages = {stage: dict(counter) for stage, counter in ledger.counts.items()}
     return {"rows": [row.record() for row in rows], "outputs": {"models": models}, "stages": stages}
+
+
+def _said(card: str, loaded_by: str) -> str:
+    """The card, whatever class loads the model: it has no classifier."""
+    return card
 
 
 def _measure(plan: PackedPlan, name: str, weights: Ref | None, alpha: float, ledger: Ledger) -> float:

@@ -137,6 +137,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     if not math.isfinite(config.alpha):
         raise ConfigError(f"alpha={config.alpha} must be a finite number.")
     carried = config.carried
+    check_head(config)
     spelt = {spec: get_variant(spec) for spec in config.methods}  # a misspelt one shows before a model is fetched
     check_labels(config, spelt)
     config = config.model_copy(update={"loss": loss_for(config.loss, config.source, config.target)})
@@ -193,16 +194,22 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         about = f"{path.name}: " if len(config.expert_files) > 1 else ""
         plan = replace(plan, notes=(*plan.notes, *(f"{about}{note}" for note in told)))
     if config.expert_head is not None:
-        if not config.has_experts:
-            raise ConfigError("--expert-head is the classifier of an expert: give --expert too.")
-        if len(plan.tasks) > 1:
-            raise ConfigError(
-                f"--expert-head is the classifier of one expert, but {len(plan.tasks)} are carried: give one --expert with it."
-            )
         ((name, task),) = plan.tasks.items()
         posed, source = with_head(space, source, task, config.expert_head)
         plan = replace(plan, tasks={name: posed}, source=source)
     return plan
+
+
+def check_head(config: TransferConfig) -> None:
+    """Raises ConfigError if there is a classifier, and not one expert that it could be of."""
+    if config.expert_head is None:
+        return
+    if not config.has_experts:
+        raise ConfigError("--expert-head is the classifier of an expert: give --expert too.")
+    if len(config.carried) > 1:
+        raise ConfigError(
+            f"--expert-head is the classifier of one expert, but {len(config.carried)} are carried: give one --expert with it."
+        )
 
 
 def tokens_shared(source: Model, target: Model, task: TaskRef) -> float | None:

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
 from bico.evaluation.probe import probe_losses
-from bico.merging import STRENGTHS, Merging, merged, search_strengths
+from bico.merging import STRENGTHS, Merging, largest, merged, search_strengths
 from bico.models.loading import ModelFiles
 from bico.task_vector import StateDict
 from storage.artefacts import folder_of
@@ -120,11 +120,13 @@ def choose_strengths(
 
     def build(out: Path) -> None:
         given = [load_state(Path(one.path)) for one in vectors]
+        if how is Merging.TIES:  # what is cut does not depend on strengths
+            given = [largest(vector, density) for vector in given]
         start = [_loss(space, target, {}, one) for one in judges]
         tried: list[tuple[list[float], float]] = []
 
         def loss(strengths: tuple[float, ...]) -> float:
-            made = merged(given, strengths, how, density)
+            made = merged(given, strengths, how, density=1.0)
             found = [
                 _loss(space, target, made, one) / max(first, _TINY) for one, first in zip(judges, start, strict=True)
             ]

@@ -154,7 +154,7 @@ def exposed(pack: Pack) -> tuple[str, ...]:
         "Nothing of the data is in the pack: no example, label, class or index. In it stand, for each layer, the directions "
         "that both models' activations and loss gradients share on the samples, how strong they are and how large signals "
         "are on average; and the task's name, a digest of the data, seeds and counts.",
-        f"The fewest samples against directions: {samples} samples, of which a map keeps up to {directions} directions.",
+        f"The fewest samples against directions: {samples} samples, and {directions} directions in the richest map.",
     ]
     if pack.is_small:
         said.append(
