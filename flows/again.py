@@ -81,7 +81,7 @@ def reads(plan: "Plan") -> list[str] | None:
     pinned = all("@" in ref or not ref.startswith(UNPINNED) for ref in (config.source, config.target))
     if not pinned and os.environ.get("HF_HUB_OFFLINE", "") not in ("1", "true", "yes"):
         return None
-    given: list[str | Path] = [path for path in (config.expert, config.expert_head) if path is not None]
+    given: list[str | Path] = [*config.expert_files, *([config.expert_head] if config.expert_head else [])]
     data: set[str | Path] = {folder for task in plan.tasks.values() for folder in task.folders}
     return sorted({str(Path(path).absolute()) for path in (*plan.source.files, *plan.target.files, *given, *data)})
 

@@ -13,6 +13,7 @@ from bico.reporting.choice import Choice
 from bico.reporting.names import short_name
 from bico.reporting.page.record import Draw, RunRecord
 from bico.reporting.rows import Cell, Row
+from flows.experts import told
 from flows.ledger import Ledger
 from flows.plan import Plan
 from flows.repeat import command_of, expert_digest, settings_of_run
@@ -62,8 +63,7 @@ def recorded(plan: Plan) -> dict[str, Any]:
         "oracle": config.oracle,
         "samples": ", ".join(map(str, config.samples)),
         "seeds": ", ".join(map(str, config.seeds)),
-        "expert": None if config.expert is None else config.expert.name,
-        "expert_digest": (expert_digest(config.expert, plan.space.allow_pickle) or "")[:16] or None,
+        **_experts(plan),
         "sampling": config.sampling.value,
         "completion": config.completion.value,
         "rank": config.rank,
@@ -78,6 +78,21 @@ def recorded(plan: Plan) -> dict[str, Any]:
         "test_limit": config.test_limit,
         **({"between": plan.between.value} if plan.shared_tokens else {}),
         **{f"shared_tokens.{task}": part for task, part in plan.shared_tokens.items()},
+    }
+
+
+def _experts(plan: Plan) -> dict[str, str | None]:
+    """The experts' files and digests: by the names of their rows, where there are several."""
+    found = {name: one.expert for name, one in plan.carried.items() if one.expert is not None}
+    digests = {name: expert_digest(path, plan.space.allow_pickle)[:16] for name, path in found.items()}
+    if len(found) < 2:
+        return {
+            "expert": next((path.name for path in found.values()), None),
+            "expert_digest": next(iter(digests.values()), None),
+        }
+    return {
+        "expert": told(plan.carried),
+        "expert_digest": ", ".join(f"{name}={digest}" for name, digest in digests.items()),
     }
 
 
@@ -118,9 +133,9 @@ def record_of(
     """
     config = plan.config
     digests = {config.source: plan.source.digest(), config.target: plan.target.digest()}
-    for place in (config.expert, config.expert_head):
-        if place is not None and (digest := expert_digest(place, plan.source.allow_pickle)):
-            digests[str(place)] = digest
+    for place in [*config.expert_files, *([config.expert_head] if config.expert_head else [])]:
+        digests[str(place)] = expert_digest(place, plan.source.allow_pickle)
+    given = config.expert_files
     return RunRecord(
         config.title,
         config.source,
@@ -129,7 +144,7 @@ def record_of(
         digests,
         plan.measure,
         plan.measured_by,
-        None if config.expert is None else short_name(str(config.expert)),
+        None if not given else short_name(str(given[0])) if len(plan.carried) == 1 else told(plan.carried),
         config.alpha,
         tuple(blocks),
         {task: cell.label for task, cell in looked_into.items()},
