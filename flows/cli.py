@@ -42,6 +42,8 @@ from bico.models.families import spellings
 from flows.cache_cli import cache_app
 from flows.compare_cli import compare
 from flows.options import SETTINGS, DataOption, Fields, JsonOption, command, whole_names
+from flows.rehome_cli import FIELDS as REHOMED
+from flows.rehome_cli import rehome
 from flows.report_cli import report
 from flows.zoo_cli import zoo_app
 
@@ -55,6 +57,7 @@ app.add_typer(zoo_app, name="zoo")
 app.add_typer(cache_app, name="cache")
 command(app, settings=SETTINGS)(compare)
 command(app, settings=SETTINGS)(report)
+command(app, given=REHOMED, settings=SETTINGS)(rehome)
 
 LOSS = Fields("TransferConfig", only=("loss",))
 READ = Fields(
@@ -164,7 +167,13 @@ def plan(
     tell_plan(asked_for(given, settings, config, quick, full), settings, as_json)
 
 
-def asked_for(given: dict[str, Any], settings: dict[str, Any], config: Path | None, quick: bool, full: bool) -> Any:
+def asked_for(
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    config: Path | None = None,
+    quick: bool = False,
+    full: bool = False,
+) -> Any:
     """The transfer that options and a file ask for: of what differs, options win, then a preset, then the file.
 
     Raises:
@@ -424,12 +433,14 @@ def _tell_result(result: Any, how: str, disk: dict[str, int], as_json: bool) -> 
         print(json.dumps(result.to_json()))
         return
     from bico.reporting.advice import advice
+    from bico.reporting.measures import measures_table, with_measures
     from bico.reporting.tables import markdown_table
     from flows.disk import told
     from flows.links import what_was_written, where_to_look
 
     outputs, stages = result.outputs, result.to_json()["stages"]
-    print("\n\n".join([markdown_table(result.rows), *advice(result.rows)]))
+    rows = with_measures(result.rows, outputs.get("measures", {}))
+    print("\n\n".join([markdown_table(rows), *filter(None, [measures_table(rows)]), *advice(rows)]))
     print(f"\nStages: {stages['computed']} computed, {stages['cached']} cached, {how}")
     print(f"Disk:    {told(disk)}")
     print(f"{what_was_written(outputs)}\n{where_to_look(outputs)}")
