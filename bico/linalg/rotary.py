@@ -74,7 +74,7 @@ def paired_maps(
     return _as_map(columns["q"], query), _as_map(columns["k"], key)
 
 
-Ends = tuple[Float[Tensor, "ours size kept"], Float[Tensor, "theirs size kept"]]
+Ends = tuple[Float[Tensor, "ours size_ours kept"], Float[Tensor, "theirs size_theirs kept"]]
 
 
 def _ends(found: AlignmentMap, ours: int, theirs: int) -> Ends:
@@ -148,7 +148,7 @@ def _block(
     ours: RotaryHeads,
     theirs: RotaryHeads,
     least: float,
-) -> tuple[Float[Tensor, "size kept"], Float[Tensor, "size kept"]]:
+) -> tuple[Float[Tensor, "size_ours kept"], Float[Tensor, "size_theirs kept"]]:
     """The map from one head to another as factors; what nothing determines is left out."""
     lefts, rights = [], []
     for (p, q), c in zip(zip(*_common_pairs(ours, theirs), strict=True), turn.tolist(), strict=True):

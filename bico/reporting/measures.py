@@ -10,7 +10,7 @@ from bico.methods.spec import Spec
 from bico.reporting.names import label_of
 from bico.reporting.rows import Row
 
-SHOWN = {"loss": "loss (nats per token)", "bits per character": "bits per character", "perplexity": "perplexity"}
+SHOWN = {"loss": "loss (nats per token)", "perplexity": "perplexity", "bits per character": "bits per character"}
 """How those are told that are no shares; of models with two tokenizers, bits per character compare."""
 
 
