@@ -7,6 +7,7 @@ from bico.evaluation.held_out import hold_out
 from bico.models.protocol import CLASSLESS
 from bico.reporting.choice import Choice, Judged, choose
 from bico.reporting.rows import Cell
+from flows.adapters import is_adaptable
 from flows.collect import Collected, Draw
 from flows.ledger import Ledger
 from flows.plan import Plan
@@ -43,6 +44,8 @@ def _choose(
         return ledger.read(read_accuracy, ledger.run(validate_model, *about, label=label).ref, math.nan)
 
     cells = [cell for cell in vectors if cell.task == name]
+    if plan.config.write == "adapter":  # rivals are measured, and are no adapters
+        cells = [cell for cell in cells if is_adaptable(plan.methods[cell.method])]
     if not held.unseen:  # a classifier of its own was fitted on these very labels
         cells = [cell for cell in cells if not plan.methods[cell.method].ends_in_head] or cells
     starts: dict[tuple[int, ...] | None, float] = {}

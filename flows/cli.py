@@ -43,6 +43,8 @@ from flows.cache_cli import cache_app
 from flows.compare_cli import compare
 from flows.merge_cli import merge
 from flows.options import SETTINGS, DataOption, Fields, JsonOption, command, whole_names
+from flows.rehome_cli import FIELDS as REHOMED
+from flows.rehome_cli import rehome
 from flows.report_cli import report
 from flows.zoo_cli import zoo_app
 
@@ -57,6 +59,7 @@ app.add_typer(cache_app, name="cache")
 command(app, settings=SETTINGS)(compare)
 command(app, settings=SETTINGS)(report)
 command(app, settings=SETTINGS)(merge)
+command(app, given=REHOMED, settings=SETTINGS)(rehome)
 
 LOSS = Fields("TransferConfig", only=("loss",))
 READ = Fields(
@@ -202,13 +205,17 @@ def calibrate(
     """Calibrate a pair and leave what maps need, and nothing of the data, to carry experts with elsewhere."""
     from flows.pack_cli import make_pack
 
-    asked = asked_for(
-        given | {"rivals": "none", "oracle": False, "export": "none", "out": pack}, settings, config, False, False
-    )
+    asked = asked_for(given | {"rivals": "none", "oracle": False, "export": "none", "out": pack}, settings, config)
     make_pack(asked, settings, pack, small_pack, as_json)
 
 
-def asked_for(given: dict[str, Any], settings: dict[str, Any], config: Path | None, quick: bool, full: bool) -> Any:
+def asked_for(
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    config: Path | None = None,
+    quick: bool = False,
+    full: bool = False,
+) -> Any:
     """The transfer that options and a file ask for: of what differs, options win, then a preset, then the file.
 
     Raises:
@@ -476,12 +483,14 @@ def _tell_result(result: Any, how: str, disk: dict[str, int], as_json: bool) -> 
         print(json.dumps(result.to_json()))
         return
     from bico.reporting.advice import advice
+    from bico.reporting.measures import measures_table, with_measures
     from bico.reporting.tables import markdown_table
     from flows.disk import told
     from flows.links import what_was_written, where_to_look
 
     outputs, stages = result.outputs, result.to_json()["stages"]
-    print("\n\n".join([markdown_table(result.rows), *advice(result.rows)]))
+    rows = with_measures(result.rows, outputs.get("measures", {}))
+    print("\n\n".join([markdown_table(rows), *filter(None, [measures_table(rows)]), *advice(rows)]))
     print(f"\nStages: {stages['computed']} computed, {stages['cached']} cached, {how}")
     print(f"Disk:    {told(disk)}")
     print(f"{what_was_written(outputs)}\n{where_to_look(outputs)}")

@@ -166,6 +166,10 @@ class TransferConfig(BaseModel):
     """Calibration samples per pass; changes memory, never the result."""
     export: Literal["best", "all", "none"] = "best"
     """Which updated models to write: per task the best one by held-out training samples, all, or none."""
+    write: Literal["model", "adapter"] = "model"
+    """How: as whole weights, or as LoRA adapters of the target in PEFT's layout. Then what is measured is what they hold."""
+    adapter_rank: Annotated[int, Field(ge=1, le=MANY)] | None = None
+    """Rank of the adapters [default: that of the expert's adapter]; a full fine-tune needs one."""
     register_as: Annotated[Annotated[str, Field(pattern=r"^[\w.-]+$")] | None, Option("--register", metavar="NAME")] = (
         None
     )

@@ -150,7 +150,7 @@ class _Known:
                 for shape in self._shapes(part)
             )
             return MAP * sum(costs) / self.rate
-        if stage == "transfer":
+        if stage in ("transfer", "carry-adapter"):  # in the factors it is less
             matched = match_sites(self.source.sites, self.target.sites)
             return sum(applying(matched[s.name].shape, s.shape) for s in self.target.sites) / self.rate
         prepared = {files: min(count, self._there(files)) for files, count in self._passes(step)}
@@ -207,7 +207,7 @@ class _Known:
         match stage:
             case "fine-tune" | "adopt-expert":
                 return self.state_bytes(args[0])
-            case "transfer" | "last-steps":
+            case "transfer" | "carry-adapter" | "last-steps":
                 return self.state_bytes(plan.target)
             case "collect-parameter-gradients":
                 return self.state_bytes(plan.target) * len(args[0].counts) * len(args[1])

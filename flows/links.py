@@ -66,11 +66,16 @@ def what_was_written(outputs: Mapping[str, Any]) -> str:
     """The files and versions of a transfer."""
     lines = [f"Page:    {outputs['page']}", f"Table:   {outputs['table']}"]
     chosen = {Choice.parse(found).cell.folder: found for found in outputs.get("chosen", {}).values()}
+    adapters = outputs.get("adapters", {})
     for name, folder in outputs["models"].items():
         found = chosen.get(name)
-        lines.append(f"Model:   {folder}" + (f"   test {found['test']:.1f} %" if found else ""))
+        lines.append(
+            f"{'Adapter' if name in adapters else 'Model'}:{' ' * (1 if name in adapters else 3)}{folder}"
+            + (f"   test {found['test']:.1f} %" if found else "")
+        )
         if found:
             lines.append(f"         {Choice.parse(found).sentence}")
+        lines += [f"         {line}" for line in adapters.get(name, ())]
     return "\n".join(lines + [f"Version: {name} {n}" for name, n in outputs.get("registered", {}).items()])
 
 

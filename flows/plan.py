@@ -22,6 +22,7 @@ from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
 from bico.models.protocol import CLASSLESS, COMPLETION, PAIRS, TEXT, Completing, Model, Placed
+from flows.adapters import check_adapters
 from flows.config import Settings, TransferConfig
 from flows.experts import Carried
 from flows.inputs import find_files, loss_for, pose, task_refs, tell, with_head
@@ -167,6 +168,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     if config.loss in CLASSLESS:  # of the baselines, those that need no classes
         methods = {spec: v for spec, v in methods.items() if serves_classless(v)}
     methods, left_out = fitting(config, methods, ours, theirs)
+    check_adapters(config, methods, (source, ours), theirs)
     probed = theirs.probed and config.loss not in CLASSLESS
     if probed and 0 in config.samples:
         raise ConfigError(

@@ -6,6 +6,7 @@ from typing import Any
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.scales import Side
 from tasks import completions, pairs
+from tasks.adapters import carry_adapter, carry_key
 from tasks.cached_stage import Done, Workspace
 from tasks.calibration import Calibration
 from tasks.collect import Pass, collect_activations, collect_gradients
@@ -45,6 +46,7 @@ def _one(key: Callable[..., str]) -> Callable[..., list[str]]:
 
 KEYS: dict[str, Callable[..., list[str]]] = {
     adopt_expert.name: _one(adopt_key),
+    carry_adapter.name: _one(carry_key),
     class_distances.name: _one(distances_key),
     collect_activations.name: _pass(gradients=False),
     collect_gradients.name: _pass(gradients=True),

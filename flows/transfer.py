@@ -1,7 +1,7 @@
 """The thread: fine-tune, collect, solve maps, transfer, evaluate, record. Order and fan-out only."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from prefect import flow, runtime
 from bico.calibration.budget import NOTHING
 from bico.errors import ConfigError
 from bico.evaluation.measures import told
+from bico.methods import Method
 from bico.methods.spec import Spec
 from bico.models.loading import ModelFiles
 from bico.models.protocol import CLASSLESS
@@ -25,6 +26,7 @@ from bico.reporting.references import (
     doubts,
 )
 from bico.reporting.rows import Cell, Row
+from flows.adapters import adapter_of, carried_by, is_adaptable
 from flows.cells import everywhere, is_shown, sweep
 from flows.choice import choose_all
 from flows.collect import Collected, Draw, calibrate
@@ -35,10 +37,12 @@ from flows.plan import Plan, make_plan
 from flows.result import Result, totals
 from flows.written import alike, exports, origin, record_of, recorded, settings_of
 from storage.keys import Ref
+from tasks.adapters import carry_adapter
 from tasks.artefacts import read_accuracy, read_measures
 from tasks.block_report import report_blocks
 from tasks.cached_stage import noted
 from tasks.evaluate import evaluate_model
+from tasks.evidence import EvidenceRefs
 from tasks.finetune import adopt_expert, finetune_model, relative_change
 from tasks.last_steps import take_last_steps
 from tasks.probe import probe_model
@@ -73,7 +77,7 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
     for (name, _), found in collected.items():
         known = [one.drawn | alike(plan, name) for one in found.calibrations if one is not None]
         drawn += [one for one in known if one not in drawn]  # experts of one task share what was drawn for it
-    written = exports(plan, rows, vectors, chosen)
+    written = exports(plan, rows, vectors, chosen, carried_adapters(plan, experts, collected, vectors))
     searched = {cell: vector for cell, vector in vectors.items() if plan.methods[cell.method].steps}
     record = record_of(
         plan, rows, blocks, shown, drawn, chosen, ledger, {"flow run in Prefect": str(runtime.flow_run.id)}
@@ -82,6 +86,8 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
     tested = {row.cell: row.accuracy for row in rows}
     outputs["chosen"] = {task: choice.to_json() | {"test": tested[choice.cell]} for task, choice in chosen.items()}
     show_results(config.source, config.target, rows, blocks, counts, Path(outputs["plot"]), outputs["models"], record)
+    if measures := {row.label: row.measures for row in rows if row.measures}:
+        outputs["measures"] = measures
     outputs["prefect"] = {"flow_run": str(runtime.flow_run.id)}
     tags = {"prefect.flow_run": outputs["prefect"]["flow_run"], **{f"stages.{k}": v for k, v in totals(counts).items()}}
     details = {row.cell: settings_of(plan, row) for row in rows}
@@ -125,7 +131,7 @@ def transfer_all(
 
     def evaluate(files: ModelFiles, cell: Cell, weights: Ref | None, alpha: float = 1.0) -> None:
         found = None if cell.seed is None else collected[cell.task, cell.seed]
-        rows.append(Row.of(cell, measure(plan, files, cell, found, weights, alpha, ledger)))
+        rows.append(measure(plan, files, cell, found, weights, alpha, ledger))
 
     def reference(files: ModelFiles, name: str, method: Spec, weights: Ref | None = None) -> None:
         evaluate(files, Cell(name, method), weights)
@@ -164,23 +170,24 @@ def measure(
     weights: Ref | None,
     alpha: float,
     ledger: Ledger,
-) -> float:
-    """Test accuracy of one cell, or what stands for it where there are no classes: by a probe on its samples (on all, where it has none), or by a head; of an expert that
+) -> Row:
+    """A cell with its test accuracy, or what stands for it where there are no classes: by a probe on its samples (on all, where it has none), or by a head; of an expert that
     came with a classifier, by that.
     """
     task = plan.tasks[cell.task] if cell.method == EXPERT.spec else plan.tasks[cell.task].bare
     about = plan.space, files, task, weights, alpha
-    variant = plan.methods.get(cell.method)
+    variant, measures = plan.methods.get(cell.method), {}
     if plan.loss in CLASSLESS:
         done = ledger.run(MEASURES[plan.loss], *about, plan.config.test_limit, label=cell.label)
         if (found_here := ledger.read(read_measures, done.ref, None)) is not None:
             ledger.log.info("%s: %s", cell.label, told(found_here))
+            measures = found_here.all
     elif plan.probed and task.own_head is None and not (variant and variant.ends_in_head):
         samples = found.labelled.calibration.set_of(cell.budget.asked) if found and found.labelled else None
         done = ledger.run(probe_model, *about, samples, plan.config.test_limit, label=cell.label)
     else:
         done = ledger.run(evaluate_model, *about, plan.config.test_limit, label=cell.label)
-    return ledger.read(read_accuracy, done.ref, math.nan)
+    return Row.of(cell, ledger.read(read_accuracy, done.ref, math.nan), measures)
 
 
 def transfer_one(plan: Plan, cell: Cell, expert: Ref, found: Collected, ledger: Ledger) -> Ref:
@@ -189,11 +196,14 @@ def transfer_one(plan: Plan, cell: Cell, expert: Ref, found: Collected, ledger: 
     vector: Ref | None = None
     if variant.method is not None:
         # The transport before last steps is that of the method alone, and found in the store if that was measured too.
-        needs = variant.method.needs
-        evidence = found.evidence(needs, cell.budget if needs else NOTHING)
-        vector = ledger.run(
-            transfer_vector, plan.space, *models, expert, variant.method, evidence, label=cell.label
-        ).ref
+        evidence = evidence_for(variant.method, cell, found)
+        if plan.config.write == "adapter":
+            args = carried_by(plan, expert, variant, evidence)
+            vector = ledger.run(carry_adapter, plan.space, *args, label=cell.label).ref
+        else:
+            vector = ledger.run(
+                transfer_vector, plan.space, *models, expert, variant.method, evidence, label=cell.label
+            ).ref
     if variant.steps:
         evidence = found.evidence(variant.steps_need, cell.budget)
         drawn = found.known_to(cell)
@@ -202,6 +212,24 @@ def transfer_one(plan: Plan, cell: Cell, expert: Ref, found: Collected, ledger: 
     if vector is None:
         raise ConfigError(f"Method '{cell.method}' does nothing: it has neither a transport nor a last step.")
     return vector
+
+
+def evidence_for(method: Method, cell: Cell, found: Collected) -> EvidenceRefs:
+    """What the transport of one cell looks at."""
+    return found.evidence(method.needs, cell.budget if method.needs else NOTHING)
+
+
+def carried_adapters(
+    plan: Plan, experts: Mapping[str, Ref], collected: Mapping[Draw, Collected], cells: Iterable[Cell]
+) -> dict[Cell, Ref]:
+    """Where the adapters of cells lie, of a run that writes some."""
+    refs = {}
+    for cell in cells if plan.config.write == "adapter" else ():
+        variant = plan.methods[cell.method]
+        if is_adaptable(variant) and variant.method is not None:
+            found = Collected() if cell.seed is None else collected.get((cell.task, cell.seed), Collected())
+            refs[cell] = adapter_of(plan, experts[cell.task], variant, evidence_for(variant.method, cell, found))
+    return refs
 
 
 def report_all_blocks(

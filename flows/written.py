@@ -23,9 +23,17 @@ from tasks.publish import Export
 
 
 def exports(
-    plan: Plan, rows: Sequence[Row], vectors: Mapping[Cell, Ref], chosen: Mapping[str, Choice]
+    plan: Plan,
+    rows: Sequence[Row],
+    vectors: Mapping[Cell, Ref],
+    chosen: Mapping[str, Choice],
+    adapters: Mapping[Cell, Ref],
 ) -> dict[str, Export]:
-    """The models to write, by folder name: per task the one that was chosen, all, or none."""
+    """The models to write, by folder name: per task the one that was chosen, all, or none.
+
+    Arguments:
+        adapters: Where a run writes adapters, theirs before last steps; cells that have none are not written.
+    """
     measured = {row.cell: row for row in rows}
     choices = {choice.cell: choice for choice in chosen.values()}
     return {
@@ -36,9 +44,10 @@ def exports(
             plan.methods[cell.method],
             plan.strength(cell.method),
             choices.get(cell),
+            (adapters[cell], plan.alpha(cell.method)) if cell in adapters else None,
         )
         for cell, vector in vectors.items()
-        if plan.config.export == "all" or cell in choices
+        if (plan.config.export == "all" or cell in choices) and (cell in adapters or plan.config.write == "model")
     }
 
 

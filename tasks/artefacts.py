@@ -39,6 +39,7 @@ _METRICS = "metrics.json"
 _MEASUREMENTS = "measurements.json"
 _SCALES = "scales.json"
 _CURVE = "strengths.json"
+_ADAPTER, _TOLD = "adapter", "told.json"
 _COVARIANCES, _MAPS, _DISTANCES = "covariances", "maps", "distances"
 _RANGE, _CORANGE = "range", "corange"
 
@@ -99,6 +100,26 @@ def read_update(weights: Ref | None, state: StateDict) -> StateDict:
     if weights is None:
         return {}
     return read_vector(weights) if vector_file(weights).exists() else read_task_vector(weights, state)
+
+
+def adapter_folder(folder: Path) -> Path:
+    """Where an adapter lies beside the task vector that it is."""
+    return folder / _ADAPTER
+
+
+def carried_adapter(ref: Ref) -> Path:
+    """The folder of a carried adapter, in PEFT's layout."""
+    return adapter_folder(folder_of(ref))
+
+
+def write_told(folder: Path, kept: Mapping[str, float], notes: Sequence[str]) -> None:
+    """Leaves what became of an adapter: the share of its energy that each module kept that was cut, and lines for people."""
+    (folder / _TOLD).write_text(json.dumps({"kept": dict(kept), "notes": list(notes)}))
+
+
+def read_told(ref: Ref) -> tuple[dict[str, float], list[str]]:
+    found = json.loads((folder_of(ref) / _TOLD).read_text(encoding="utf-8"))
+    return found["kept"], found["notes"]
 
 
 def read_linear_head(weights: Ref | None) -> LinearHead | None:

@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bico.calibration.scales import Side
-from bico.calibration.signals import Signal, signal_key
 from bico.methods.aligned import Aligned
 from bico.methods.evidence import Evidence
+from bico.methods.protocol import Pair
 from bico.methods.strength import Strength, effect_strengths, sizes_of
 from bico.models.sites import Site
 
@@ -70,16 +70,13 @@ def identity(_ours: Site, _theirs: Site) -> Sides:
     return Sides(None, None)
 
 
-def aligned_maps(method: Aligned, evidence: Evidence) -> Maps:
-    """Returns the maps of an aligned method, with its rule and its strength, from what calibration gathered."""
-
-    def map_of(site: Site, signal: Signal | None) -> Map | None:
-        return None if signal is None else evidence.map(signal_key(site, signal), method.rule)
+def aligned_maps(method: Aligned, evidence: Evidence, pair: Pair) -> Maps:
+    """Returns the maps of an aligned method, with its rule and its strength, from what calibration gathered of a pair."""
 
     def sides(ours: Site, theirs: Site) -> Sides:
         gains = (1.0, 1.0)
         if method.strength == Strength.EFFECT:
             gains = effect_strengths(sizes_of(ours, Side.SOURCE, evidence), sizes_of(theirs, Side.TARGET, evidence))
-        return Sides(map_of(theirs, method.input_side), map_of(theirs, method.output_side), *gains)
+        return Sides(*method.maps(theirs, pair, evidence), *gains)
 
     return sides

@@ -139,6 +139,17 @@ def cut_to(modules: Mapping[str, LowRank], rank: int | None) -> tuple[dict[str, 
     return {path: update for path, (update, _) in cut.items()}, kept
 
 
+def check_moves(found: Located, source: Calibratable, target: Calibratable) -> None:
+    """Raises MethodError if an adapter would change nothing of the target, whatever the maps; before there are any."""
+    updates, matched = at_sites(found, source.sites), matches(found, source, target)
+    used = {ours.name for site in target.sites for ours in matched.get(site.name, ())}
+    kept = bool(
+        found.adapter.whole or found.adapter.magnitudes
+    )  # whether they differ from the base is told when it is read
+    if not kept and not any(update.moves for name, update in updates.items() if name in used):
+        raise MethodError(_nothing(found, updates, target))
+
+
 def check_sides(ours: Site, theirs: Site, sides: Sides) -> None:
     """Raises ShapeError if maps do not fit two sites, or a side without a map has another width."""
     for side, q, axis in (("output", sides.gives, 0), ("input", sides.reads, 1)):

@@ -12,6 +12,7 @@ from bico.errors import MethodError, ShapeError
 from bico.linalg.procrustes import MAP_RANK, AlignmentMap, Completion, MapRule
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.protocol import Others, Pair, carry_sites, check_others
+from bico.methods.rope import Rope, check_heads, output_map
 from bico.methods.settings import ADDED_LATER
 from bico.methods.strength import Strength, effect_strengths, sizes_of
 from bico.models.sites import Site
@@ -36,6 +37,8 @@ class Aligned:
     """How many directions a map keeps at most, the strongest first; 0 for all."""
     strength: Strength = field(default=Strength.FIXED, metadata=ADDED_LATER)
     """By how much each site's carried update is multiplied before α."""
+    rope: Rope = field(default=Rope.FREE, metadata=ADDED_LATER)
+    """Whether maps of what q and k give respect the heads and pairs of RoPE."""
 
     name: ClassVar[str]
     carries_expert: ClassVar[bool] = True
@@ -68,12 +71,13 @@ class Aligned:
                         "(bico, theseus)."
                     )
         check_others(pair, self.others)
+        check_heads(self.rope, pair.heads)
 
     def transport(self, tau: Mapping[str, Tensor], pair: Pair, evidence: Evidence) -> StateDict:
         self.check(pair)
 
         def carry(ours: Site, site: Site) -> tuple[Tensor, Tensor | None]:
-            q_in, q_out = (self._map(site, side, evidence) for side in (self.input_side, self.output_side))
+            q_in, q_out = self.maps(site, pair, evidence)
             self._check_maps(ours, site, q_in, q_out)
             weight = _carry(q_out, ours.weight.read(tau), q_in)
             bias = None if site.bias is None or ours.bias is None else _carry(q_out, ours.bias.read(tau), None)
@@ -86,8 +90,13 @@ class Aligned:
 
         return carry_sites(tau, pair, self.others, carry)
 
-    def _map(self, site: Site, signal: Signal | None, evidence: Evidence) -> AlignmentMap | None:
-        return None if signal is None else evidence.map(signal_key(site, signal), self.rule)
+    def maps(self, site: Site, pair: Pair, evidence: Evidence) -> tuple[AlignmentMap | None, AlignmentMap | None]:
+        """The maps of what a site of the target reads and of what it gives; None where a side is left as it is."""
+        reads, gives = self.input_side, self.output_side
+        q_in = None if reads is None else evidence.map(signal_key(site, reads), self.rule)
+        if gives is None:
+            return q_in, None
+        return q_in, output_map(site, gives, self.rule, self.rope, evidence, pair.target_sites, pair.heads)
 
     def _check_maps(self, ours: Site, theirs: Site, q_in: AlignmentMap | None, q_out: AlignmentMap | None) -> None:
         for side, q, axis in (("output", q_out, 0), ("input", q_in, 1)):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bico.errors import MethodError
+from bico.linalg.rotary import RotaryHeads
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.settings import HasFields
 from bico.models.depth import Depth, take_sites
@@ -49,12 +50,16 @@ class Pair:
     target_state: Mapping[str, Tensor]
     source_permutations: Sequence[PermutationGroup] = ()
     target_permutations: Sequence[PermutationGroup] = ()
+    heads: tuple[RotaryHeads | None, RotaryHeads | None] = (None, None)
+    """Of attention, in source and target, where a family tells."""
 
     @classmethod
     def of(cls, source: Calibratable, target: Calibratable) -> "Pair":
         check_pair(source, target)
         tables = (source.permutations, target.permutations)
-        return cls(source.sites, target.sites, source.state(), target.state(), *tables)
+        heads = tuple(getattr(model, "heads", None) for model in (source, target))
+        known = tuple(one if isinstance(one, RotaryHeads) else None for one in heads)
+        return cls(source.sites, target.sites, source.state(), target.state(), *tables, known)
 
     @property
     def matched(self) -> dict[str, Site]:

@@ -40,10 +40,12 @@ class Row(Cell):
 
     accuracy: float = field(kw_only=True)
     """Percent of the test split."""
+    measures: Mapping[str, float] = field(kw_only=True, default_factory=dict, compare=False)
+    """Where there are several measures, all of them by name; that which stands for the model is among them."""
 
     @classmethod
-    def of(cls, cell: Cell, accuracy: float) -> "Row":
-        return cls(cell.task, cell.method, cell.budget, cell.seed, accuracy=accuracy)
+    def of(cls, cell: Cell, accuracy: float, measures: Mapping[str, float] | None = None) -> "Row":
+        return cls(cell.task, cell.method, cell.budget, cell.seed, accuracy=accuracy, measures=dict(measures or {}))
 
     @classmethod
     def parse(cls, record: Mapping[str, Any]) -> "Row":

@@ -256,7 +256,7 @@ def test_aligned_methods_bring_their_maps_and_their_strength(tmp_path: Path) -> 
     found = locate(read_adapter(folder), source)
     for method in (get_method("bico"), replace(get_method("theseus"), strength=Strength.EFFECT)):
         evidence = evidence_for(method, source, target)
-        carried = transport(found, source, target, aligned_maps(method, evidence))
+        carried = transport(found, source, target, aligned_maps(method, evidence, Pair.of(source, target)))
         tau = {name: torch.zeros_like(t) for name, t in source.state().items()} | as_task_vector(found)
         expected = method.transport(tau, Pair.of(source, target), evidence)
         ours = as_task_vector(locate(carried.adapter, target))

@@ -1,0 +1,76 @@
+"""Runs that write LoRA adapters: what is checked beforehand, and which stage carries."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bico.adapters.carry import find_in
+from bico.adapters.folder import is_adapter
+from bico.adapters.transport import check_moves
+from bico.errors import ConfigError
+from bico.last_steps.search import Search
+from bico.methods.spec import Spec
+from bico.methods.variant import Variant
+from bico.models.loading import ModelFiles
+from bico.models.protocol import Model
+from flows.config import TransferConfig
+from storage.keys import Ref
+from tasks.adapters import carry_key
+from tasks.evidence import EvidenceRefs
+
+if TYPE_CHECKING:
+    from flows.plan import Plan
+
+
+def is_adaptable(variant: Variant) -> bool:
+    """Whether what comes out is an adapter: a transport, and of last steps at most a strength."""
+    return variant.method is not None and all(isinstance(step, Search) for step in variant.steps)
+
+
+def check_adapters(
+    config: TransferConfig, methods: Mapping[Spec, Variant], source: tuple[ModelFiles, Model], target: Model
+) -> None:
+    """Looks at what a run is to write adapters of, before any work.
+
+    Raises:
+        ConfigError: If a full fine-tune comes without a rank, a method ends in what no adapter holds, or strength is zero.
+        MethodError: If an adapter changes nothing that is carried.
+        CheckpointError: If an adapter is not of the source.
+    """
+    if config.write != "adapter":
+        if config.adapter_rank is not None:
+            raise ConfigError("adapter_rank is of adapters that are written: give write=adapter too, or leave it out.")
+        return
+    given = config.expert is not None and is_adapter(config.expert)
+    if not given and config.adapter_rank is None:
+        what = (
+            "Without --expert the source is fine-tuned whole"
+            if config.expert is None
+            else f"{config.expert} is no LoRA"
+        )
+        raise ConfigError(
+            f"{what}, so that an adapter has no rank to keep: give one (--rank 16 of `bico rehome`, --adapter-rank), or write "
+            "merged weights."
+        )
+    for spec in config.methods:
+        if spec in methods and not is_adaptable(methods[spec]):
+            raise ConfigError(
+                f"Method '{spec}' leaves what no adapter holds (classifiers, projections, trained weights): write merged weights, or "
+                "take the method alone or with +search."
+            )
+        own = methods[spec].alpha if spec in methods else None
+        if (config.alpha if own is None else own) == 0:
+            raise ConfigError(f"Method '{spec}' at strength 0 changes nothing of the target: give another --alpha.")
+    if given:
+        files, opened = source
+        check_moves(find_in(str(config.expert), opened, files.family), opened, target)
+
+
+def carried_by(plan: "Plan", expert: Ref, variant: Variant, evidence: EvidenceRefs) -> tuple[Any, ...]:
+    """What the stage that carries an adapter is called with, without the workspace."""
+    place = None if plan.config.expert is None else str(plan.config.expert)
+    return plan.source, plan.target, expert, variant.method, evidence, place, plan.config.adapter_rank
+
+
+def adapter_of(plan: "Plan", expert: Ref, variant: Variant, evidence: EvidenceRefs) -> Ref:
+    """Where the adapter of a cell lies, before its last steps."""
+    return plan.space.artefacts.ref(carry_key(plan.space, *carried_by(plan, expert, variant, evidence)))
