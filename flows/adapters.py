@@ -40,13 +40,10 @@ def check_adapters(
         if config.adapter_rank is not None:
             raise ConfigError("adapter_rank is of adapters that are written: give write=adapter too, or leave it out.")
         return
-    given = config.expert is not None and is_adapter(config.expert)
-    if not given and config.adapter_rank is None:
-        what = (
-            "Without --expert the source is fine-tuned whole"
-            if config.expert is None
-            else f"{config.expert} is no LoRA"
-        )
+    given = config.expert_files
+    whole = [path for path in given if not is_adapter(path)]
+    if (whole or not given) and config.adapter_rank is None:
+        what = f"{whole[0]} is no LoRA" if whole else "Without --expert the source is fine-tuned whole"
         raise ConfigError(
             f"{what}, so that an adapter has no rank to keep: give one (--rank 16 of `bico rehome`, --adapter-rank), or write "
             "merged weights."
@@ -60,17 +57,23 @@ def check_adapters(
         own = methods[spec].alpha if spec in methods else None
         if (config.alpha if own is None else own) == 0:
             raise ConfigError(f"Method '{spec}' at strength 0 changes nothing of the target: give another --alpha.")
-    if given:
-        files, opened = source
-        check_moves(find_in(str(config.expert), opened, files.family), opened, target)
+    files, opened = source
+    for path in given:
+        if path not in whole:
+            check_moves(find_in(str(path), opened, files.family), opened, target)
 
 
-def carried_by(plan: "Plan", expert: Ref, variant: Variant, evidence: EvidenceRefs) -> tuple[Any, ...]:
-    """What the stage that carries an adapter is called with, without the workspace."""
-    place = None if plan.config.expert is None else str(plan.config.expert)
+def carried_by(plan: "Plan", row: str, expert: Ref, variant: Variant, evidence: EvidenceRefs) -> tuple[Any, ...]:
+    """What the stage that carries an adapter is called with, without the workspace.
+
+    Arguments:
+        row: The name of the expert's rows.
+    """
+    given = plan.carried[row].expert
+    place = None if given is None else str(given)
     return plan.source, plan.target, expert, variant.method, evidence, place, plan.config.adapter_rank
 
 
-def adapter_of(plan: "Plan", expert: Ref, variant: Variant, evidence: EvidenceRefs) -> Ref:
+def adapter_of(plan: "Plan", row: str, expert: Ref, variant: Variant, evidence: EvidenceRefs) -> Ref:
     """Where the adapter of a cell lies, before its last steps."""
-    return plan.space.artefacts.ref(carry_key(plan.space, *carried_by(plan, expert, variant, evidence)))
+    return plan.space.artefacts.ref(carry_key(plan.space, *carried_by(plan, row, expert, variant, evidence)))

@@ -134,7 +134,9 @@ def _models_at(place: Path) -> list[tuple[Path, RunRecord, Row]]:
     if not found:
         raise ConfigError(f"{place}: its run has written no such model: run it with --export best or all.")
     if gone := [folder for folder, *_ in found if not (folder / EXPORTED_VECTOR).is_file()]:
-        raise ConfigError(f"{gone[0]} has no {EXPORTED_VECTOR}: run the transfer again.")
+        raise ConfigError(
+            f"{gone[0]} has no {EXPORTED_VECTOR}: of adapters the whole weights are merged; run the transfer without them."
+        )
     names = [row.task for _, _, row in found]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(

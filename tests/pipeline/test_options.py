@@ -38,7 +38,14 @@ def options_of(*path: str) -> set[str]:
     ids=lambda value: value[0] if isinstance(value[0], str) else "",
 )
 def test_every_field_of_a_model_has_its_option(path: list[str], models: list[Any]) -> None:
-    odd = {"tasks": "--task", "prompts": "--prompt", "register_as": "--register", "finetune": None}
+    odd = {
+        "tasks": "--task",
+        "prompts": "--prompt",
+        "register_as": "--register",
+        "finetune": None,
+        "expert": None,
+        "experts": "--expert",
+    }
     fields = {
         name
         for model in models
