@@ -78,7 +78,7 @@ class Trainable(Protocol):
         """The live ones, in this order."""
         ...
 
-    def loss(self, inputs: Any, labels: Tensor, head: Tensor | None) -> Tensor:
+    def loss(self, inputs: Any, labels: Tensor, head: Any) -> Tensor:
         """Summed over the batch."""
         ...
 

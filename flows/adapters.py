@@ -57,14 +57,14 @@ def check_adapters(
         return
     given = config.expert is not None and is_adapter(config.expert)
     if not given and config.adapter_rank is None:
-        what = "Without --expert the source is fine-tuned whole" if config.expert is None else f"{config.expert} is no LoRA"
+        what = (
+            "Without --expert the source is fine-tuned whole"
+            if config.expert is None
+            else f"{config.expert} is no LoRA"
+        )
         raise ConfigError(
             f"{what}, so that an adapter has no rank to keep: give one (--rank 16 of `bico rehome`, --adapter-rank), or write "
             "merged weights."
-        )
-    if not any(spec in methods and is_adaptable(methods[spec]) for spec in config.methods):
-        raise ConfigError(
-            f"None of {', '.join(map(str, config.methods))} leaves an adapter to write: take one that carries, such as bico."
         )
     for spec in config.methods:
         if spec in methods and not is_adaptable(methods[spec]) and not is_retrained(methods[spec]):
@@ -75,6 +75,10 @@ def check_adapters(
         own = methods[spec].alpha if spec in methods else None
         if (config.alpha if own is None else own) == 0:
             raise ConfigError(f"Method '{spec}' at strength 0 changes nothing of the target: give another --alpha.")
+    if not any(spec in methods and is_adaptable(methods[spec]) for spec in config.methods):
+        raise ConfigError(
+            f"None of {', '.join(map(str, config.methods))} leaves an adapter to write: take one that carries, such as bico."
+        )
     if given:
         files, opened = source
         check_moves(find_in(str(config.expert), opened, files.family), opened, target)

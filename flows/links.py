@@ -69,7 +69,10 @@ def what_was_written(outputs: Mapping[str, Any]) -> str:
     adapters = outputs.get("adapters", {})
     for name, folder in outputs["models"].items():
         found = chosen.get(name)
-        lines.append(f"{'Adapter' if name in adapters else 'Model'}:{' ' * (1 if name in adapters else 3)}{folder}" + (f"   test {found['test']:.1f} %" if found else ""))
+        lines.append(
+            f"{'Adapter' if name in adapters else 'Model'}:{' ' * (1 if name in adapters else 3)}{folder}"
+            + (f"   test {found['test']:.1f} %" if found else "")
+        )
         if found:
             lines.append(f"         {Choice.parse(found).sentence}")
         lines += [f"         {line}" for line in adapters.get(name, ())]

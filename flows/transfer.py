@@ -41,8 +41,8 @@ from tasks.adapters import carry_adapter
 from tasks.artefacts import read_accuracy, read_measures
 from tasks.block_report import report_blocks
 from tasks.cached_stage import noted
-from tasks.evidence import EvidenceRefs
 from tasks.evaluate import evaluate_model
+from tasks.evidence import EvidenceRefs
 from tasks.finetune import adopt_expert, finetune_model, relative_change
 from tasks.last_steps import take_last_steps
 from tasks.probe import probe_model

@@ -62,7 +62,9 @@ def carry(
     """
     found = given.found
     if found is not None and isinstance(method, Aligned):
-        made = transport(found, source, target, aligned_maps(method, evidence, Pair.of(source, target)), rank, method.others)
+        made = transport(
+            found, source, target, aligned_maps(method, evidence, Pair.of(source, target)), rank, method.others
+        )
     elif found is not None and isinstance(method, Naive):
         method.check(Pair.of(source, target))
         alike = not found.adapter.embeddings or (
@@ -101,7 +103,9 @@ def _within(made: Carried, target: Calibratable) -> Carried:
         embeddings={path: u for path, u in made.adapter.embeddings.items() if path not in outside},
         whole={name: tensor for name, tensor in made.adapter.whole.items() if name not in outside},
     )
-    note = f"{len(outside)} tensors that belong to no task vector of {target.name} are left behind, such as {outside[0]}."
+    note = (
+        f"{len(outside)} tensors that belong to no task vector of {target.name} are left behind, such as {outside[0]}."
+    )
     return replace(made, adapter=adapter, notes=(*made.notes, note))
 
 

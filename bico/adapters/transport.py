@@ -143,7 +143,9 @@ def check_moves(found: Located, source: Calibratable, target: Calibratable) -> N
     """Raises MethodError if an adapter would change nothing of the target, whatever the maps; before there are any."""
     updates, matched = at_sites(found, source.sites), matches(found, source, target)
     used = {ours.name for site in target.sites for ours in matched.get(site.name, ())}
-    kept = bool(found.adapter.whole or found.adapter.magnitudes)  # whether they differ from the base is told when it is read
+    kept = bool(
+        found.adapter.whole or found.adapter.magnitudes
+    )  # whether they differ from the base is told when it is read
     if not kept and not any(update.moves for name, update in updates.items() if name in used):
         raise MethodError(_nothing(found, updates, target))
 

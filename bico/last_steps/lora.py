@@ -73,10 +73,17 @@ class Lora:
         target = context.target
         factors = self._start(vector, context)
         if not factors:
-            raise CalibrationError(f"lora: nothing of {target.name} is to be trained, since the expert changes no linear map.")
+            raise CalibrationError(
+                f"lora: nothing of {target.name} is to be trained, since the expert changes no linear map."
+            )
         size = min(self.batch_size, len(rows))
         config = FinetuneConfig(
-            steps=self.steps, batch_size=size, lr=FASTER * self.lr, warmup=self.steps // 10, weight_decay=0.0, seed=self.seed
+            steps=self.steps,
+            batch_size=size,
+            lr=FASTER * self.lr,
+            warmup=self.steps // 10,
+            weight_decay=0.0,
+            seed=self.seed,
         )
         sites = {site.name: site for site in target.sites}
         weights = {site.weight.parameter for site in target.sites}

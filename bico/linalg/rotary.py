@@ -59,7 +59,10 @@ def paired_maps(
         ours: Heads of the source.
         theirs: Of the target.
     """
-    ends = [(_ends(query, ours.queries, theirs.queries), ours, theirs), (_ends(key, ours.keys, theirs.keys), ours, theirs)]
+    ends = [
+        (_ends(query, ours.queries, theirs.queries), ours, theirs),
+        (_ends(key, ours.keys, theirs.keys), ours, theirs),
+    ]
     (turns_q, rest_q), (turns_k, rest_k) = (_agreement(*one) for one in ends)
     heads = _matched(turns_q, rest_q, turns_k, rest_k, ours, theirs)
     columns: dict[str, list[tuple[Tensor, Tensor]]] = {"q": [], "k": []}

@@ -47,9 +47,8 @@ def story_of(
     if kept:
         settings["energy kept, least of the modules that were cut"] = f"{100 * min(kept.values()):.1f} %"
     trained = variant.method.trained if variant.method else ""
-    made = (
-        f"Carried by bico from {short_name(origin.source)} to {short_name(origin.target)}, "
-        + (f"where {trained}." if trained else "without training.")
+    made = f"Carried by bico from {short_name(origin.source)} to {short_name(origin.target)}, " + (
+        f"where {trained}." if trained else "without training."
     )
     return Story(hub_name(origin.target), made, settings, values, measure, tuple(told))
 

@@ -91,7 +91,7 @@ def test_an_adapter_is_written_at_its_strength(folder: Path, tmp_path: Path, met
     target = tmp_path / "same" if method == "naive" else folder / "b"
     about = {"methods": [method], "target": str(target), "write": "adapter", "adapter_rank": rank}
     made = plan(folder, folder / "lora", **about)
-    ((spec, variant),) = made.methods.items()
+    ((_spec, variant),) = made.methods.items()
     with disable_run_logger():
         expert = adopt_expert.fn(made.space, made.source, str(folder / "lora"))
         expert = (expert.data if isinstance(expert, State) else expert).ref

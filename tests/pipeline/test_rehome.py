@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from flows.plan import make_plan
 from flows.rehome_cli import values_of
 from tests.command import run
 from tests.tiny_completions import write_completions
-from tests.tiny_decoder import examples, write_decoder
+from tests.tiny_decoder import write_decoder
 
 # Of transformers, about what PEFT calls.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -64,9 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(folder: Path, given: dict[str, Any] | None = None, expert: str = "lora", **more: Any) -> TransferConfig:
     about = {"tasks": ["texts"], "samples": [16], "methods": ["bico"], "out": folder / "out"} | (given or {})
     return TransferConfig(
-        **values_of(
-            folder / expert, str(folder / "old"), str(folder / "new"), about, [folder / "texts.jsonl"], **more
-        )
+        **values_of(folder / expert, str(folder / "old"), str(folder / "new"), about, [folder / "texts.jsonl"], **more)
     )
 
 
@@ -111,13 +110,16 @@ def test_from_two_folders_an_adapter_and_a_file(
     monkeypatch.setenv("BICO_DASK_SCHEDULER", scheduler)
     assert PREFECT_API_URL.value()
     old, new, lora, data = (str(folder / name) for name in ("old", "new", "lora", "texts.jsonl"))
-    told = ["--from", old, "--to", new, "--data", data, "--samples", "16", "--out", str(tmp_path / "out")]
-    told += ["--rivals", "all"]
-    assert run(["rehome", lora, *told], monkeypatch) == 0
+    places = {"adapters/support": lora, "models/Llama-3.2-1B": old, "models/Qwen2.5-1.5B": new}
+    places |= {"support.jsonl": data, "results": str(tmp_path / "out")}
+    (line,) = re.findall(r"^bico (rehome .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {*places} <= {*shlex.split(line)}
+    told = [places.get(word, word) for word in shlex.split(line)] + ["--samples", "16", "--rivals", "all"]
+    assert run(told, monkeypatch) == 0
     shown = capsys.readouterr().out
     assert "| model | N | loss (nats per token) | perplexity | bits per character | label accuracy (%)" in shown
     assert re.search(r"Adapter: .*/out/models/texts-", shown)
-    assert run(["rehome", lora, *told, "--json"], monkeypatch) == 0  # found again, with all measures
+    assert run([*told, "--json"], monkeypatch) == 0  # found again, with all measures
     found = json.loads(capsys.readouterr().out)
     labels = {row["method"] for row in found["rows"]}
     retrained = {"few-shot", "none+tune:steps=30", "none+lora", "bico+lora"}
