@@ -108,7 +108,7 @@ Solve = Callable[[dict[SignalKey, Tensor]], dict[SignalKey, AlignmentMap]]
 
 
 def one_by_one(covariances: dict[SignalKey, Tensor]) -> dict[SignalKey, AlignmentMap]:
-    """A covariance goes when its map is there, as in `bico.in_memory` and in the pipeline."""
+    """A covariance goes when its map is there, as in `bico.rehoming.in_memory` and in the pipeline."""
     return {key: procrustes(covariances.pop(key), RULE) for key in [*covariances]}
 
 

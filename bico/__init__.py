@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from bico.calibration.loaders import batches
     from bico.errors import BicoError
     from bico.evaluation.classifier import load_classifier
-    from bico.in_memory import transfer
     from bico.methods import METHODS, get_method
     from bico.models.wrapped import wrap
-    from bico.rehoming import rehome
+    from bico.rehoming.call import rehome
+    from bico.rehoming.in_memory import transfer
 
     __version__: str
 
@@ -53,8 +53,8 @@ _HOMES = {
     "batches": "bico.calibration.loaders",
     "get_method": "bico.methods",
     "load_classifier": "bico.evaluation.classifier",
-    "rehome": "bico.rehoming",
-    "transfer": "bico.in_memory",
+    "rehome": "bico.rehoming.call",
+    "transfer": "bico.rehoming.in_memory",
     "wrap": "bico.models.wrapped",
 }
 

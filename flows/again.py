@@ -19,7 +19,6 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from bico.errors import StoreError
 from bico.reporting.rows import Row
 from flows.config import Settings, TransferConfig
 from flows.result import Result
+from flows.versions import versions
 from storage.artefacts import open_store
 from storage.manifest import FaultError
 
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 FOLDER = "finished"
 SOURCES = ("bico", "flows", "storage", "tasks", "zoo")
-LIBRARIES = ("torch", "open_clip_torch", "transformers", "tokenizers", "datasets", "scikit-learn", "numpy", "pillow")
-"""Whose version may change what a model or a task is."""
 UNPINNED = ("hf:", "hf-hub:")
 """Begin references whose newest revision is asked for."""
 
@@ -83,7 +81,7 @@ def reads(plan: "Plan") -> list[str] | None:
     pinned = all("@" in ref or not ref.startswith(UNPINNED) for ref in (config.source, config.target))
     if not pinned and os.environ.get("HF_HUB_OFFLINE", "") not in ("1", "true", "yes"):
         return None
-    given: list[str | Path] = [path for path in (config.expert, config.expert_head) if path is not None]
+    given: list[str | Path] = [*config.expert_files, *([config.expert_head] if config.expert_head else [])]
     data: set[str | Path] = {folder for task in plan.tasks.values() for folder in task.folders}
     return sorted({str(Path(path).absolute()) for path in (*plan.source.files, *plan.target.files, *given, *data)})
 
@@ -189,7 +187,7 @@ def _record(config: TransferConfig, settings: Settings) -> Path:
         config.model_dump(mode="json"),
         str(Path.cwd()),
         [settings.store, settings.mlflow_uri, settings.experiment, settings.allow_pickle, settings.memory],
-        [_version(name) for name in LIBRARIES],
+        versions(),
         _sources(),
     ]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -204,13 +202,6 @@ def _sources() -> str:
             about = path.stat()
             total.update(f"{path.relative_to(root)} {about.st_size} {about.st_mtime_ns}\n".encode())
     return total.hexdigest()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _as_it_was(stamp: Stamp) -> bool:

@@ -41,6 +41,7 @@ from bico.errors import BicoError
 from bico.models.families import spellings
 from flows.cache_cli import cache_app
 from flows.compare_cli import compare
+from flows.merge_cli import merge
 from flows.options import SETTINGS, DataOption, Fields, JsonOption, command, whole_names
 from flows.rehome_cli import FIELDS as REHOMED
 from flows.rehome_cli import rehome
@@ -57,6 +58,7 @@ app.add_typer(zoo_app, name="zoo")
 app.add_typer(cache_app, name="cache")
 command(app, settings=SETTINGS)(compare)
 command(app, settings=SETTINGS)(report)
+command(app, settings=SETTINGS)(merge)
 command(app, given=REHOMED, settings=SETTINGS)(rehome)
 
 LOSS = Fields("TransferConfig", only=("loss",))
@@ -65,6 +67,14 @@ READ = Fields(
     only=("image_column", "label_column", "text_columns", "prompts", "class_names", "test_share", "test_seed"),
     panel="How --data is read",
 )
+
+
+CALIBRATES = (
+    *("source", "target", "tasks", "data", "image_column", "label_column", "text_columns", "prompts", "class_names"),
+    *("test_share", "test_seed", "methods", "samples", "sampling", "seeds", "loss", "completion", "rank", "between"),
+    *("pooling", "batch_size"),
+)
+"""What of a transfer a calibration depends on."""
 
 
 def _tell_versions(asked: bool) -> None:
@@ -144,9 +154,19 @@ def transfer(
     anew: Annotated[
         bool, typer.Option("--anew", help="Go through all stages, also if this very run was made before.")
     ] = False,
+    pack: Annotated[
+        Path | None, typer.Option(help="Carry with what `bico calibrate --pack` left there, without the data.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Carry experts of SOURCE over to TARGET and measure what arrived."""
+    if pack is not None:
+        from flows.pack_cli import transfer_packed
+
+        transfer_packed(
+            pack, given, settings, {"config": config, "quick": quick, "full": full, "dry-run": dry_run}, as_json
+        )
+        return
     asked = asked_for(given, settings, config, quick, full)
     if dry_run:
         tell_plan(asked, settings, as_json)
@@ -167,6 +187,28 @@ def plan(
     tell_plan(asked_for(given, settings, config, quick, full), settings, as_json)
 
 
+@command(
+    app,
+    given=Fields("TransferConfig", only=CALIBRATES),
+    settings=SETTINGS,
+)
+def calibrate(
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    pack: Annotated[Path, typer.Option(help="Folder for the pack.")],
+    config: ConfigOption = None,
+    small_pack: Annotated[
+        bool, typer.Option("--small-pack", help="Also with so few samples that a pack may expose them.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Calibrate a pair and leave what maps need, and nothing of the data, to carry experts with elsewhere."""
+    from flows.pack_cli import make_pack
+
+    asked = asked_for(given | {"rivals": "none", "oracle": False, "export": "none", "out": pack}, settings, config)
+    make_pack(asked, settings, pack, small_pack, as_json)
+
+
 def asked_for(
     given: dict[str, Any],
     settings: dict[str, Any],
@@ -181,11 +223,12 @@ def asked_for(
     """
     from bico.errors import ConfigError
     from flows.config import PRESETS, make_config, read_config
+    from flows.experts import tasks_named
 
     if quick and full:
         raise ConfigError("--quick and --full are opposites: give one of them.")
     given = (PRESETS["quick"] if quick else PRESETS["full"] if full else {}) | given
-    look_early((given.get("source"), given.get("target")), given.get("expert"), settings)
+    look_early((given.get("source"), given.get("target")), experts_of(given), settings)
     data = given.get("data", [])
     if given.get("tasks") == ["all"]:
         from bico.data.tasks import all_tasks
@@ -193,9 +236,16 @@ def asked_for(
         given["tasks"] = all_tasks(data)
     elif "tasks" in given:
         given["tasks"] = whole_names(given["tasks"], names_of(data))
-    elif data and not config:
+    elif data and not config and not tasks_named(given.get("experts", [])):
         given["tasks"] = names_of(data)
     return read_config(config, given) if config else make_config(given, "bico transfer")
+
+
+def experts_of(given: dict[str, Any]) -> list[Path]:
+    """The files and folders of experts among options."""
+    from flows.experts import parse
+
+    return [parse(text)[1] for text in given.get("experts", [])]
 
 
 def tell_plan(config: Any, settings: dict[str, Any], as_json: bool) -> None:
@@ -356,7 +406,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a model's accuracy on tasks."""
-    look_early([model], expert, settings)
+    look_early([model], [expert] if expert else [], settings)
     from flows.single import evaluate_one, plan_evaluate
 
     parts = [name.strip() for name in task.split(",") if name.strip()]
@@ -370,7 +420,7 @@ def evaluate(
     _show(result, as_json)
 
 
-def look_early(models: Iterable[str | None], expert: Path | None, settings: dict[str, Any]) -> None:
+def look_early(models: Iterable[str | None], experts: Iterable[Path], settings: dict[str, Any]) -> None:
     """Raises CheckpointError if names and first bytes of files tell that a model or an expert cannot be read: before
     anything that takes seconds to import.
     """
@@ -379,7 +429,7 @@ def look_early(models: Iterable[str | None], expert: Path | None, settings: dict
 
     said = settings.get("allow_pickle") or os.environ.get("BICO_ALLOW_PICKLE", "")
     allowed = str(said).lower() in ("1", "true", "yes", "on")
-    if expert is not None:
+    for expert in experts:
         find_expert(expert, allowed)
     for ref in models:
         if ref is not None:

@@ -25,7 +25,7 @@ from tasks.collect import Pass, collect_activations, collect_gradients
 from tasks.distances import class_distances
 from tasks.evidence import EvidenceRefs
 from tasks.gradients import collect_parameter_gradients, gradients_key
-from tasks.inputs import open_model
+from tasks.inputs import TaskRef, open_model
 from tasks.maps import BlockMaps, SignalMaps
 from tasks.procrustes import solve_maps
 from tasks.scales import collect_scales
@@ -92,24 +92,29 @@ def calibrate(
     plan: Plan, settings: Settings, ledger: Ledger, experts: Mapping[str, Ref] | None = None
 ) -> dict[Draw, Collected]:
     """Maps, parameter gradients and scales by task and seed; only what some method asks for. Where models are probed, all
-    need the samples.
+    need the samples. Experts of one task share one calibration.
 
     Arguments:
         experts: By task, to stand in for labels that inputs lack; without them, those inputs are left out.
     """
-    found = {}
+    found: dict[Draw, Collected] = {}
+    made: dict[tuple[TaskRef, int, Ref | None], Collected] = {}
     with ExitStack() as stack:
         solver = stack.enter_context(Solver(settings))
         for name in plan.tasks if plan.uses_samples or plan.probed else ():
             with ledger.phase(f"calibrate on {name}"):
+                # The expert has a part in it only where its predictions are labels.
+                expert = experts[name] if experts is not None and plan.config.unlabelled else None
+                about = {seed: (plan.tasks[name], seed, expert) for seed in plan.config.seeds}
                 distances = None
-                if plan.config.sampling.by_distance:
+                if plan.config.sampling.by_distance and not {*about.values()} <= made.keys():
                     distances = ledger.run(class_distances, plan.space, plan.target, plan.tasks[name]).ref
-                for seed in plan.config.seeds:
-                    expert = None if experts is None else experts[name]
-                    collected = _collect_draw(plan, ledger, name, seed, distances, expert)
-                    _solve(plan, settings, collected, solver, ledger)
-                    found[name, seed] = collected
+                for seed, draw in about.items():
+                    if draw not in made:
+                        collected = _collect_draw(plan, ledger, name, seed, distances, expert)
+                        _solve(plan, settings, collected, solver, ledger)
+                        made[draw] = collected
+                    found[name, seed] = made[draw]
     return found
 
 

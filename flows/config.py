@@ -32,6 +32,8 @@ from bico.methods.variant import searched, swept
 from bico.models.experts import FARTHEST
 from bico.models.families import spellings
 from bico.reporting.names import short_name
+from flows import experts as expert_names
+from flows.experts import Carried, carried, files_of, tasks_named
 from flows.options import OnlyInFiles, Option
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -138,9 +140,13 @@ class TransferConfig(BaseModel):
     alpha: Annotated[float, Option(words=(AUTO,), metavar=f"NUMBER,...|{AUTO}"), WithJsonSchema(ALPHAS)] = 1.0
     """How much of the task vector is added, never tuned on test data; several are rows of their own, as bico:alpha=2; auto
     searches it on the labels, as +search behind every method that carries the expert."""
-    expert: Path | None = None
-    """A fine-tuned checkpoint of the source, a file or a folder, or the folder of a LoRA adapter (PEFT's); without it the
-    source is fine-tuned here."""
+    expert: Annotated[Path | None, OnlyInFiles] = None
+    """One fine-tuned checkpoint of the source, for one task; `experts` are several."""
+    experts: Annotated[
+        list[str], BeforeValidator(expert_names.spelt), Option("--expert", metavar="[TASK=]FILE", whole=True)
+    ] = []
+    """A fine-tuned checkpoint of the source, a file or a folder, or the folder of a LoRA adapter (PEFT's), as often as wanted:
+    a task's calibration serves all of its experts. Without any, the source is fine-tuned here."""
     expert_farthest: Annotated[float, Field(gt=0)] = FARTHEST
     """Refuse an expert that differs from the source by more than so many norms of its weights."""
     expert_head: Path | None = None
@@ -179,12 +185,42 @@ class TransferConfig(BaseModel):
     @property
     def title(self) -> str:
         """Names a run of it: models, tasks, methods, samples and seeds, without the folders of one machine."""
-        expert = (
-            "" if self.expert is None else f" expert={self.expert.parent.name}/{self.expert.name}".replace("=/", "=")
-        )
+        expert = "" if self.expert is None else f" expert={expert_names.shown(self.expert)}"
+        if self.experts:
+            given = [expert_names.shown(expert_names.parse(one)[1]) for one in self.experts]
+            expert = f" expert={_some(given)}" if len(given) == 1 else f" experts={_some(given)}"
         drawn = f"N={_some(self.samples)} seeds={_some(self.seeds)}"
         pair = f"{short_name(self.source)}-to-{short_name(self.target)}"
         return f"{pair} {_some(self.tasks)} {_some(self.methods)} {drawn}{expert}"
+
+    @property
+    def carried(self) -> dict[str, Carried]:
+        """What is carried, by the name of its rows.
+
+        Raises:
+            ConfigError: If it is not clear of which task an expert is, or a task is left without one.
+        """
+        given = self.experts if self.expert is None else [*self.experts, str(self.expert)]
+        return carried(self.tasks, given)
+
+    @property
+    def expert_files(self) -> list[Path]:
+        """The experts' files and folders; none if the source is fine-tuned here."""
+        return files_of(self.carried.values())
+
+    @property
+    def has_experts(self) -> bool:
+        return self.expert is not None or bool(self.experts)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_experts(cls, values: Any) -> Any:
+        """Who says of which tasks all experts are has said the tasks."""
+        if not isinstance(values, dict) or values.get("tasks") is not None or not values.get("experts"):
+            return values
+        given = expert_names.spelt(values["experts"])
+        named = tasks_named(given) if isinstance(given, list) else []
+        return values | {"tasks": named} if named else values
 
     @model_validator(mode="before")
     @classmethod
@@ -196,7 +232,9 @@ class TransferConfig(BaseModel):
         if not isinstance(said, bool | None):
             raise ValueError(f"baselines={said!r}: say yes or no, or rivals: none, cheap or all")
         asked = {} if said is None else {"rivals": "all" if said else "none"}
-        usual = {"oracle": False, "rivals": "cheap"} if values.get("expert") is not None else {}
+        usual = (
+            {"oracle": False, "rivals": "cheap"} if values.get("expert") is not None or values.get("experts") else {}
+        )
         return usual | asked | {name: value for name, value in values.items() if name != "baselines"}
 
     @field_validator("data", "expert", "expert_head", "out", mode="after")
@@ -412,4 +450,7 @@ def read_config(path: Path, overrides: dict[str, Any]) -> TransferConfig:
     Raises:
         ConfigError: If the file is missing, is not YAML, or a key in it is not known.
     """
-    return make_config(read_yaml(path) | overrides, str(path))
+    values = read_yaml(path)
+    if "experts" in overrides:
+        values.pop("expert", None)
+    return make_config(values | overrides, str(path))

@@ -42,7 +42,7 @@ MAP = 12.0
 """Operations of a decomposition over the paper's estimate of it."""
 SMALL = 1500
 """Bytes of an artefact that holds numbers only, its manifest included."""
-PAPERS = 150_000
+PAPERS = 110_000
 """Bytes of tables and a plot."""
 
 

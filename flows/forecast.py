@@ -133,7 +133,7 @@ def _with_samples_known(plan: Plan, forecast: Forecast) -> Plan:
     config = plan.config
     if not config.sampling.by_distance or not (plan.uses_samples or plan.probed):
         return plan
-    measured = [forecast.run(class_distances, plan.space, plan.target, task).cached for task in plan.tasks.values()]
+    measured = [forecast.run(class_distances, plan.space, plan.target, task).cached for task in {*plan.tasks.values()}]
     if all(measured):
         forecast.counts.clear()  # the walk counts them itself
         return plan

@@ -23,8 +23,8 @@ from tasks.inputs import OwnHead, TaskRef, open_model, open_split
 
 def find_files(config: TransferConfig, settings: Settings) -> tuple[ModelFiles, ModelFiles]:
     """Files of source and target, once it is known that the expert's are there: names of files tell much, and cost nothing."""
-    if config.expert is not None:
-        find_expert(config.expert, settings.allow_pickle)
+    for place in config.expert_files:
+        find_expert(place, settings.allow_pickle)
     source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
     trained = config.expert_head is not None and config.expert_head.is_dir()
     pooling = config.pooling or ("cls" if trained else None)

@@ -26,6 +26,7 @@ from bico.models.matching import match_sites
 from bico.models.protocol import CLASSLESS, COMPLETION, PAIRS, TEXT, Completing, Model, Placed
 from flows.adapters import check_adapters, rank_of
 from flows.config import Settings, TransferConfig
+from flows.experts import Carried
 from flows.inputs import find_files, loss_for, pose, task_refs, tell, with_head
 from flows.measures import measure_of
 from flows.repeat import check_out, identity_of
@@ -44,6 +45,9 @@ class Plan:
     source: ModelFiles
     target: ModelFiles
     tasks: dict[str, TaskRef]
+    """By the name of their rows; experts of one task have one each, of the same task."""
+    carried: dict[str, Carried]
+    """The tasks and experts by these names."""
     methods: dict[Spec, Variant]
     """The baselines that the configuration asks for come last."""
     finetuning: tuple[FinetuneConfig, FinetuneConfig]
@@ -135,6 +139,8 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     """
     if not math.isfinite(config.alpha):
         raise ConfigError(f"alpha={config.alpha} must be a finite number.")
+    carried = config.carried
+    check_head(config)
     spelt = {spec: get_variant(spec) for spec in config.methods}  # a misspelt one shows before a model is fetched
     check_labels(config, spelt)
     config = config.model_copy(update={"loss": loss_for(config.loss, config.source, config.target)})
@@ -178,26 +184,36 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
         )
     shared = {name: part for name, task in tasks.items() if (part := tokens_shared(ours, theirs, task)) is not None}
     notes = (*left_out, *(note for model in (ours, theirs) for note in getattr(model, "notes", ())))
-    check_out(config.out, identity := identity_of(config, source, target, tasks))
-    plan = Plan(config, space, source, target, tasks, methods, finetuning, loss, probed, shared, notes, identity)
+    by_row = {name: tasks[one.task] for name, one in carried.items()}
+    shared = {name: shared[one.task] for name, one in carried.items() if one.task in shared}
+    plan = Plan(config, space, source, target, by_row, carried, methods, finetuning, loss, probed, shared, notes)
     if plan.maps:
         for most, signals in plan.collected.items():
             wanted = dict.fromkeys(signals, most)
             plan_memory(ours, theirs, wanted, config.batch_size, len(config.samples), settings.memory)
-    if config.expert is not None:
-        if len(tasks) > 1:
-            raise ConfigError(
-                f"--expert is an expert for one task, but {len(tasks)} tasks were given: {', '.join(tasks)}."
-            )
-        told = read_expert(space, source, str(config.expert), config.expert_farthest).notes
-        plan = replace(plan, notes=(*notes, *told))
+    for path in config.expert_files:
+        told = read_expert(space, source, str(path), config.expert_farthest).notes
+        about = f"{path.name}: " if len(config.expert_files) > 1 else ""
+        plan = replace(plan, notes=(*plan.notes, *(f"{about}{note}" for note in told)))
     if config.expert_head is not None:
-        if config.expert is None:
-            raise ConfigError("--expert-head is the classifier of an expert: give --expert too.")
-        ((name, task),) = tasks.items()
+        ((name, task),) = plan.tasks.items()
         posed, source = with_head(space, source, task, config.expert_head)
         plan = replace(plan, tasks={name: posed}, source=source)
+    plan = replace(plan, identity=identity_of(config, source, target, tasks))
+    check_out(config.out, plan.identity)
     return plan
+
+
+def check_head(config: TransferConfig) -> None:
+    """Raises ConfigError if there is a classifier, and not one expert that it could be of."""
+    if config.expert_head is None:
+        return
+    if not config.has_experts:
+        raise ConfigError("--expert-head is the classifier of an expert: give --expert too.")
+    if len(config.carried) > 1:
+        raise ConfigError(
+            f"--expert-head is the classifier of one expert, but {len(config.carried)} are carried: give one --expert with it."
+        )
 
 
 def tokens_shared(source: Model, target: Model, task: TaskRef) -> float | None:

@@ -19,7 +19,7 @@ def forecast(plan: Plan, settings: Settings) -> tuple[Ahead, Estimate]:
 
 
 def models_written(config: TransferConfig, ahead: Ahead) -> int:
-    return {"none": 0, "all": ahead.vectors}.get(config.export, len(config.tasks))
+    return {"none": 0, "all": ahead.vectors}.get(config.export, len(config.carried))
 
 
 def one_line(ahead: Ahead, cost: Estimate) -> str:

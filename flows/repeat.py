@@ -33,6 +33,8 @@ def command_of(config: TransferConfig) -> str:
         'bico transfer --source zoo:mini-a --target zoo:mini-b --task digits --samples 5 --no-oracle'
     """
     fields = {field.name: field for field in fields_of(TransferConfig)}
+    if config.expert is not None:  # a file has a key for one expert; there is one option for all
+        config = config.model_copy(update={"expert": None, "experts": [*config.experts, str(config.expert)]})
     changed = [name for name in TransferConfig.model_fields if getattr(config, name) != fields_default(name)]
     if any(name not in fields for name in changed):
         return f"bico transfer --config settings.yaml --out {shlex.quote(str(config.out))}"
@@ -67,15 +69,14 @@ def identity_of(config: TransferConfig, source: ModelFiles, target: ModelFiles, 
     """Digest of all that determines a run's numbers: two runs with one may share an output folder."""
     asked = {k: v for k, v in config.model_dump(mode="json").items() if k not in _NO_OTHER_RUN}
     posed = {name: task.open().identity for name, task in tasks.items()}
-    given = expert_digest(config.expert, source.allow_pickle), expert_digest(config.expert_head, source.allow_pickle)
+    places = [*config.expert_files, *([config.expert_head] if config.expert_head else [])]
+    given = [expert_digest(place, source.allow_pickle) for place in places]
     about = [asked, source.digest(), target.digest(), posed, given]
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
-def expert_digest(place: Path | None, allow_pickle: bool) -> str | None:
-    """sha256 over the files of an expert's weights; None where there is none."""
-    if place is None:
-        return None
+def expert_digest(place: Path, allow_pickle: bool) -> str:
+    """sha256 over the files of an expert's weights."""
     total = hashlib.sha256()
     for path in find_expert(place, allow_pickle):
         with path.open("rb") as stream:

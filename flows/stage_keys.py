@@ -16,6 +16,7 @@ from tasks.finetune import adopt_expert, adopt_key, finetune_key, finetune_model
 from tasks.gradients import collect_parameter_gradients, gradients_key
 from tasks.last_steps import last_steps_key, take_last_steps
 from tasks.maps import BlockMaps
+from tasks.merge import choose_strengths, merge_key, merge_vectors, strengths_key
 from tasks.probe import probe_key, probe_model
 from tasks.procrustes import solve_maps
 from tasks.scales import collect_scales, scales_key
@@ -52,6 +53,8 @@ KEYS: dict[str, Callable[..., list[str]]] = {
     collect_parameter_gradients.name: _gradients,
     collect_scales.name: _scales,
     evaluate_model.name: _one(evaluate_key),
+    merge_vectors.name: _one(merge_key),
+    choose_strengths.name: _one(strengths_key),
     finetune_model.name: _one(finetune_key),
     completions.measure_model.name: _one(completions.completions_key),
     pairs.measure_model.name: _one(pairs.pairs_key),

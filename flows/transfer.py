@@ -73,8 +73,10 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
         shown |= {task: choice.cell for task, choice in chosen.items() if plan.methods[choice.cell.method].method}
         blocks = report_all_blocks(plan, {cell: vectors[cell] for cell in shown.values()}, collected)
     counts = {stage: dict(counter) for stage, counter in ledger.counts.items()}
-    known = [one for found in collected.values() for one in found.calibrations if one is not None]
-    drawn = [one.drawn | alike(plan, one.task.name) for one in known]
+    drawn = []
+    for (name, _), found in collected.items():
+        known = [one.drawn | alike(plan, name) for one in found.calibrations if one is not None]
+        drawn += [one for one in known if one not in drawn]  # experts of one task share what was drawn for it
     written = exports(plan, rows, vectors, chosen, carried_adapters(plan, experts, collected, vectors))
     searched = {cell: vector for cell, vector in vectors.items() if plan.methods[cell.method].steps}
     record = record_of(
@@ -105,8 +107,8 @@ def fine_tune_all(plan: Plan, ledger: Ledger, progress: bool) -> tuple[dict[str,
         ledger.log.info(note)
     for name, task in plan.tasks.items():
         with ledger.phase(f"fine-tune on {name}"):
-            if plan.config.expert is not None:
-                experts[name] = ledger.run(adopt_expert, plan.space, plan.source, str(plan.config.expert)).ref
+            if (given := plan.carried[name].expert) is not None:
+                experts[name] = ledger.run(adopt_expert, plan.space, plan.source, str(given)).ref
             else:
                 experts[name] = ledger.run(finetune_model, plan.space, plan.source, task, ours, progress).ref
                 size = ledger.read(partial(relative_change, plan.space, plan.source), experts[name], math.nan)
@@ -152,7 +154,7 @@ def transfer_all(
         for name, oracle in oracles.items():
             reference(plan.target, name, FINE_TUNED.spec, oracle)
         for name, expert in experts.items():
-            if plan.config.expert is not None:  # one that was made here is known to be of this source
+            if plan.carried[name].expert is not None:  # one that was made here is known to be of this source
                 reference(plan.source, name, SOURCE.spec)
             reference(plan.source, name, EXPERT.spec, expert)
     for doubt in doubts(rows):

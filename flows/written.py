@@ -5,7 +5,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from bico.reporting.block_report import BlockReport
@@ -14,9 +13,11 @@ from bico.reporting.choice import Choice
 from bico.reporting.names import short_name
 from bico.reporting.page.record import Draw, RunRecord
 from bico.reporting.rows import Cell, Row
+from flows.experts import told
 from flows.ledger import Ledger
 from flows.plan import Plan
 from flows.repeat import command_of, expert_digest, settings_of_run
+from flows.versions import versions
 from storage.keys import Ref
 from tasks.publish import Export
 
@@ -71,8 +72,7 @@ def recorded(plan: Plan) -> dict[str, Any]:
         "oracle": config.oracle,
         "samples": ", ".join(map(str, config.samples)),
         "seeds": ", ".join(map(str, config.seeds)),
-        "expert": None if config.expert is None else config.expert.name,
-        "expert_digest": (expert_digest(config.expert, plan.space.allow_pickle) or "")[:16] or None,
+        **_experts(plan),
         "sampling": config.sampling.value,
         "completion": config.completion.value,
         "rank": config.rank,
@@ -87,6 +87,21 @@ def recorded(plan: Plan) -> dict[str, Any]:
         "test_limit": config.test_limit,
         **({"between": plan.between.value} if plan.shared_tokens else {}),
         **{f"shared_tokens.{task}": part for task, part in plan.shared_tokens.items()},
+    }
+
+
+def _experts(plan: Plan) -> dict[str, str | None]:
+    """The experts' files and digests: by the names of their rows, where there are several."""
+    found = {name: one.expert for name, one in plan.carried.items() if one.expert is not None}
+    digests = {name: expert_digest(path, plan.space.allow_pickle)[:16] for name, path in found.items()}
+    if len(found) < 2:
+        return {
+            "expert": next((path.name for path in found.values()), None),
+            "expert_digest": next(iter(digests.values()), None),
+        }
+    return {
+        "expert": told(plan.carried),
+        "expert_digest": ", ".join(f"{name}={digest}" for name, digest in digests.items()),
     }
 
 
@@ -109,10 +124,6 @@ def settings_of(plan: Plan, cell: Cell) -> dict[str, Any]:
     return taken | {f"{part.name}.{name}": value for part in variant.parts for name, value in asdict(part).items()}
 
 
-VERSIONS = ("bico", "torch", "numpy", "scipy", "open_clip_torch", "transformers", "prefect", "dask", "zarr", "mlflow")
-"""Packages that a run's record names, where they are installed."""
-
-
 def record_of(
     plan: Plan,
     rows: Sequence[Row],
@@ -131,9 +142,9 @@ def record_of(
     """
     config = plan.config
     digests = {config.source: plan.source.digest(), config.target: plan.target.digest()}
-    for place in (config.expert, config.expert_head):
-        if place is not None and (digest := expert_digest(place, plan.source.allow_pickle)):
-            digests[str(place)] = digest
+    for place in [*config.expert_files, *([config.expert_head] if config.expert_head else [])]:
+        digests[str(place)] = expert_digest(place, plan.source.allow_pickle)
+    given = config.expert_files
     return RunRecord(
         config.title,
         config.source,
@@ -142,7 +153,7 @@ def record_of(
         digests,
         plan.measure,
         plan.measured_by,
-        None if config.expert is None else short_name(str(config.expert)),
+        None if not given else short_name(str(given[0])) if len(plan.carried) == 1 else told(plan.carried),
         config.alpha,
         tuple(blocks),
         {task: cell.label for task, cell in looked_into.items()},
@@ -154,7 +165,7 @@ def record_of(
         stages={stage: dict(counter) for stage, counter in ledger.counts.items()},
         phases=tuple(ledger.phases),
         measured={"time": told_seconds(sum(seconds for _, seconds in ledger.phases))},
-        versions={name: found for name in VERSIONS if (found := _version(name))},
+        versions=versions(),
         machine=f"{platform.machine()}, {os.cpu_count()} cores, {plan.space.device}, Python {platform.python_version()}",
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         identity=plan.identity,
@@ -166,13 +177,6 @@ def _draw(drawn: Mapping[str, Any]) -> Draw:
     counts = tuple(drawn["samples"])
     about = str(drawn["task"]), str(drawn["sampling"]), int(drawn["seed"]), counts, len(drawn["indices"])
     return Draw(*about, drawn.get("shared_tokens"))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def told_seconds(seconds: float) -> str:

@@ -206,6 +206,12 @@ def iterate_maps(ref: Ref, names: Sequence[str]) -> Iterator[tuple[str, Alignmen
         yield name, AlignmentMap(left, right, ranks[name], spectrum)
 
 
+def most_directions(ref: Ref, count: int) -> int:
+    """The directions that the richest of an artefact's maps keeps at one count."""
+    ranks: dict[str, int] = read_attrs(folder_of(ref) / _MAPS)["ranks"]
+    return max((rank for name, rank in ranks.items() if name.rpartition("/")[2] == str(count)), default=0)
+
+
 def determined_shares(ref: Ref, names: Sequence[str]) -> list[float]:
     """Of each map, the share (0..1) of its directions that the samples determined: of the narrower side's, or of as many as
     it keeps at most.

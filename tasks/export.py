@@ -28,7 +28,7 @@ def export_model(
     vector: Ref,
     alpha: float,
     folder: Path,
-    task: TaskRef,
+    task: TaskRef | None,
     card: Callable[[str], str],
 ) -> None:
     """Writes the updated target in the format of its family; beside it the task vector, and the classifier that may come
@@ -36,11 +36,12 @@ def export_model(
     that was there is replaced.
 
     Arguments:
+        task: None where nothing is known of its classes.
         card: Gives the model card, from the class of the family's library that loads the model with that classifier (empty if
             there is none).
     """
     opened, family = open_model(target, space.device), get_family(target.family)
-    head, classes = read_linear_head(vector), task.open().class_names
+    head, classes = read_linear_head(vector), () if task is None else task.open().class_names
     in_library = getattr(family, "save_classifier", None)
     with _whole(folder) as unfinished:
         with opened.updated(read_vector(vector), alpha):

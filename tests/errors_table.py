@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bico import load_classifier
+from bico.calibration.pack import Pack, PackedDraw, PackedModel
 from bico.data.pairs import get_pairs
 from bico.data.reading import make_reading
 from bico.data.tasks import get_task
@@ -38,6 +39,8 @@ from bico.reporting.compare import compare
 from flows import pretrain
 from flows.cache_cli import parse_age
 from flows.config import Settings, TransferConfig, make_config, read_config
+from flows.experts import carried
+from flows.merge import plan_merge
 from flows.plan import make_plan
 from flows.release_watch import WatchConfig
 from flows.repeat import check_out
@@ -49,6 +52,7 @@ from storage.checkpoints import load_state
 from storage.manifest import MANIFEST
 from storage.runs import register_models
 from storage.tracking import Tracker
+from tasks.pack import read_pack
 from tasks.releases import records
 from tests.releases import write_release
 from tests.rows import row
@@ -222,6 +226,13 @@ def _head(here: Here, classes: int, width: int) -> Path:
     return here.path / "head.safetensors"
 
 
+def _pack(file: str) -> str:
+    """The index of a pack with one file."""
+    draw = PackedDraw("birds", "", 0, "random", {9: 9}, ())
+    models = PackedModel("old", ""), PackedModel("new", "")
+    return Pack(*models, ("bico",), "partial", 128, (draw,), {"k": {file: ""}}).to_json()
+
+
 def _pairs(here: Here, rows: str, **reading: str) -> None:
     for split in ("train", "test"):
         here.file(f"faq/{split}.csv", rows)
@@ -346,6 +357,12 @@ MISTAKES = [
     Mistake("Data", "`--loss pairs --methods bico+head`", lambda h: h.plan(loss="pairs", methods=["bico+head"])),
     Mistake("Data", "an expert for two tasks", lambda h: h.plan(
         tasks=["digits", "segments"], expert=h.file("e.safetensors", ""))),
+    Mistake("Data", "`--expert digit=e.pt --expert digits=e.pt`", lambda h: carried(["digits"], ["digit=e.pt", "digits=e.pt"])),
+    Mistake("Data", "two tasks, and an expert for one", lambda h: carried(["digits", "lamps"], ["digits=e.pt"])),
+    Mistake("Data", "the same expert twice", lambda h: carried(["digits"], ["e.pt", "digits=e.pt"])),
+    Mistake("Data", "`bico merge` of a folder that is no run", lambda h: plan_merge([h.path], h.path, None, Settings())),
+    Mistake("Data", "`--pack` of a folder that is no pack", lambda h: read_pack(h.path)),
+    Mistake("Data", "a pack whose index leads elsewhere", lambda h: Pack.parse(_pack("../x"), "pack/pack.json")),
     Mistake("Models and checkpoints", "`zoo:mini-q`", lambda h: resolve("zoo:mini-q")),
     Mistake("Models and checkpoints", "`zoo:../../etc`", lambda h: resolve("zoo:../../etc")),
     Mistake("Models and checkpoints", "`clip`", lambda h: resolve("clip")),

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from bico.calibration.covariances import Batch, cross_covariances, split_at
 from bico.calibration.signals import Signal
-from bico.in_memory import gather
 from bico.methods import Gathered, Method, Pair
 from bico.models.clip.vit import ClipViT
+from bico.rehoming.in_memory import gather
 
 CLASSES = 5
 

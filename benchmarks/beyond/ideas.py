@@ -44,7 +44,7 @@ class Reworked(Gathered):
         if signal is not Signal.OUTPUT_GRAD:
             return super().map(key, rule)
         whole = self.output_map(self.covariances[key], self.covariances[site, Signal.OUTPUT])
-        return AlignmentMap(whole, torch.eye(whole.shape[1]), min(whole.shape), torch.ones(0))
+        return AlignmentMap(whole, torch.eye(whole.shape[1]).to(whole), min(whole.shape), torch.ones(0))
 
 
 def completed(gradients: Tensor, outputs: Tensor, cut: float = 1e-2) -> Tensor:

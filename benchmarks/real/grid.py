@@ -55,19 +55,27 @@ def run(pair: str, task: str, given: argparse.Namespace) -> None:
     }  # fmt: skip
     folders = ["--data", str(given.data / task)]
     rows = _transfer(out, brief, folders)
-    other = UNRELATED[task]
+    if given.control:
+        rows += control_of(pair, task, given, out, brief, folders)
+    (given.out / f"{pair}-{task}.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def control_of(
+    pair: str, task: str, given: argparse.Namespace, out: Path, brief: dict, folders: list[str]
+) -> list[dict]:
+    """Rows of another task's expert, carried by the same maps."""
+    source, other = brief["source"], UNRELATED[task]
     expert = given.out / "experts" / f"{PAIRS[pair][0]}-{other}.safetensors"
     if not expert.is_file():
         expert.parent.mkdir(parents=True, exist_ok=True)
         _bico("finetune", source, "--task", other, "--data", str(given.data / other), "--out", str(expert))
     carried = [method for method in brief["methods"] if method.startswith("bico")]
     control = brief | {"methods": carried, "oracle": False, "baselines": False}
-    rows += [
+    return [
         row | {"method": CONTROL + row["method"]}
         for row in _transfer(out / "control", control, [*folders, "--expert", str(expert)])
         if row["method"] in control["methods"]
     ]
-    (given.out / f"{pair}-{task}.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _transfer(out: Path, brief: dict, more: list[str]) -> list[dict]:
@@ -121,6 +129,9 @@ def main() -> None:
     parser.add_argument("--methods", type=lambda text: text.split(","), help="these alone, without baselines")
     parser.add_argument("--test-limit", type=int, default=1000, help="only the first so many test samples")
     parser.add_argument("--oracle", action="store_true", help="fine-tune the target, too")
+    parser.add_argument(
+        "--control", action=argparse.BooleanOptionalAction, default=True, help="an unrelated expert, too"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/real"))
     given = parser.parse_args()
     if given.pair == "table":

@@ -11,6 +11,7 @@ from torch import Tensor
 from bico.adapters.adapter import Adapter
 from bico.adapters.factors import LowRank, concatenated, factorised, truncated
 from bico.errors import MethodError
+from bico.merging import agreed, largest
 
 
 class Combination(StrEnum):
@@ -102,12 +103,4 @@ def ties(updates: Sequence[Float[Tensor, "*shape"]], density: float) -> Float[Te
         >>> ties([torch.tensor([3.0, 1.0, 0.1, 2.0]), torch.tensor([-1.0, 2.0, 0.1, 0.1])], density=0.5)
         tensor([3., 2., 0., 2.])
     """
-    trimmed = torch.stack([_largest(update, density) for update in updates])
-    agreed = trimmed * (trimmed.sign() == trimmed.sum(0).sign())
-    return agreed.sum(0) / (agreed != 0).sum(0).clamp(min=1)
-
-
-def _largest(update: Tensor, density: float) -> Tensor:
-    count = max(1, round(density * update.numel()))
-    least = update.abs().flatten().kthvalue(update.numel() - count + 1).values
-    return torch.where(update.abs() >= least, update, 0.0)
+    return agreed(torch.stack([largest({"": update}, density)[""] for update in updates]))

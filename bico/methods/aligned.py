@@ -47,7 +47,7 @@ class Aligned:
     output_side: ClassVar[Signal | None]
 
     def __post_init__(self) -> None:
-        _ = self.rule  # a rank that is none is an error at once
+        object.__setattr__(self, "rank", self.rule.rank)  # one that is none is an error at once; plain maps keep all
 
     @property
     def rule(self) -> MapRule:

@@ -57,9 +57,8 @@ class Pair:
     def of(cls, source: Calibratable, target: Calibratable) -> "Pair":
         check_pair(source, target)
         tables = (source.permutations, target.permutations)
-        heads = tuple(getattr(model, "heads", None) for model in (source, target))
-        known = tuple(one if isinstance(one, RotaryHeads) else None for one in heads)
-        return cls(source.sites, target.sites, source.state(), target.state(), *tables, known)
+        ours, theirs = (_rotary(getattr(model, "heads", None)) for model in (source, target))
+        return cls(source.sites, target.sites, source.state(), target.state(), *tables, (ours, theirs))
 
     @property
     def matched(self) -> dict[str, Site]:
@@ -121,6 +120,10 @@ class Method(HasFields, Protocol):
             MethodError: If the method cannot serve this pair.
         """
         ...
+
+
+def _rotary(heads: object) -> RotaryHeads | None:
+    return heads if isinstance(heads, RotaryHeads) else None
 
 
 def check_one_architecture(method: str, pair: Pair) -> None:

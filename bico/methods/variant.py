@@ -11,7 +11,6 @@ from torch import Tensor
 
 from bico.errors import ConfigError, UnknownMethodError, nearest
 from bico.evaluation.linear_head import projection_of
-from bico.in_memory import gather_needs
 from bico.last_steps import LAST_STEPS, LastStep, Samples, StepContext, StepResult
 from bico.last_steps.random import Random
 from bico.last_steps.search import Search
@@ -19,6 +18,7 @@ from bico.methods import METHODS, Evidence, Method, Needs, Pair
 from bico.methods.settings import build_part
 from bico.methods.spec import Part, Spec
 from bico.models.protocol import Model
+from bico.rehoming.in_memory import gather_needs
 from bico.task_vector import StateDict, scale
 
 ALPHA = "alpha"

@@ -11,12 +11,12 @@ from bico.calibration.shared_tokens import share
 from bico.calibration.signals import Signal, capture, signal_key
 from bico.data.text import Chat, Completion
 from bico.errors import CheckpointError, ConfigError, DataError, MethodError, ShapeError
-from bico.in_memory import transfer
 from bico.methods import get_method
 from bico.models.decoder import decoder as module
 from bico.models.decoder.decoder import Decoder
 from bico.models.decoder.layouts import LAYOUTS
 from bico.models.protocol import Completing, Model, Placed
+from bico.rehoming.in_memory import transfer
 from tests.tiny_decoder import (
     GATED,
     KINDS,

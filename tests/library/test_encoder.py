@@ -12,12 +12,12 @@ from bico.calibration.covariances import Batch, cross_covariances, split_at
 from bico.calibration.signals import Signal, capture, signal_key
 from bico.data.text import Text
 from bico.errors import CheckpointError, ConfigError, MethodError, ShapeError
-from bico.in_memory import transfer
 from bico.methods import get_method
 from bico.models.encoder.encoder import TextEncoder
 from bico.models.encoder.layouts import LAYOUTS
 from bico.models.encoder.recipe import MODES, Recipe
 from bico.models.pooling import POOLINGS
+from bico.rehoming.in_memory import transfer
 from tests.tiny_encoder import KINDS, ROBERTA, random_task_vector, rotated_copy, texts, tiny_encoder, wordpiece
 
 ALL, CLASSES = list(Signal), 3

@@ -11,9 +11,9 @@ from transformers import AutoModelForSequenceClassification
 
 from bico.calibration.covariances import Batch
 from bico.errors import CheckpointError
-from bico.in_memory import transfer
 from bico.models.encoder.classifier import ClassifiedEncoder, with_head_of
 from bico.models.encoder.encoder import TextEncoder
+from bico.rehoming.in_memory import transfer
 from tests.tiny_encoder import KINDS, config_of, random_task_vector, texts, tiny_encoder, write_encoder
 
 ANY = torch.arange(3)  # the classes, in the order of the scores

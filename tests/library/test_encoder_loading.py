@@ -226,7 +226,7 @@ def test_modules_that_are_not_known_are_named(tmp_path: Path) -> None:
 
 
 def test_only_kinds_of_the_table_are_recognised(tmp_path: Path) -> None:
-    for kind, family in (("xlm-roberta", "encoder"), ("t5", "t5"), ("gpt2", None)):
+    for kind, family in (("xlm-roberta", "encoder"), ("t5", "t5"), ("gpt2", "decoder"), ("mamba", None)):
         write(tmp_path / CONFIG, {"model_type": kind})
         assert next((f.name for f in families() if f.recognises(tmp_path)), None) == family
 

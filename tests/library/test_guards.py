@@ -9,13 +9,13 @@ from bico.calibration.covariances import Batch
 from bico.calibration.sampling import draw_samples
 from bico.calibration.signals import Signal
 from bico.data.tasks import get_task
-from bico.in_memory import gather, transfer
 from bico.linalg.procrustes import MapRule, procrustes
 from bico.linalg.sketch import Sketch
 from bico.methods import evidence
 from bico.methods.bico import BiCo
 from bico.models.clip.vit import ClipViT
 from bico.models.loading import load, resolve
+from bico.rehoming.in_memory import gather, transfer
 from tests.tiny import count_alive, count_passes, head, pictures, random_task_vector
 
 

@@ -11,13 +11,13 @@ from bico.calibration.covariances import Batch, split_at
 from bico.calibration.pseudo_labels import PseudoLabels, expert_scores, pseudo_labels
 from bico.errors import BicoError, CalibrationError, ConfigError, MethodError, UnknownMethodError
 from bico.evaluation.linear_head import linear_head_accuracy, projection_of, read
-from bico.in_memory import transfer
 from bico.last_steps import LAST_STEPS, Samples, StepContext, StepResult
 from bico.last_steps.projection import Projection, added
-from bico.linalg.procrustes import Completion
+from bico.linalg.procrustes import AlignmentMap, Completion
 from bico.methods import Gathered, get_method
 from bico.methods.variant import get_variant, run
 from bico.models.clip.vit import ClipViT
+from bico.rehoming.in_memory import transfer
 from tests import tiny_t5
 from tests.library.test_methods import gradient_step
 from tests.rows import spec
@@ -86,8 +86,9 @@ class _fixed(Gathered):  # noqa: N801 - reads as a value
         super().__init__()
         self.matrix = matrix
 
-    def map(self, key: object, completion: object) -> Tensor:
-        return self.matrix
+    def map(self, key: object, rule: object) -> AlignmentMap:
+        rank = self.matrix.shape[1]
+        return AlignmentMap(self.matrix, torch.eye(rank).to(self.matrix), rank, torch.ones(rank))
 
 
 @pytest.mark.parametrize("text", ["bico+projection", "none+projection", "bico+projection+head", "none+head"])

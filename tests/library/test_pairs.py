@@ -15,10 +15,10 @@ from bico.data.text import Pair
 from bico.errors import ShapeError
 from bico.evaluation.pairs import RECALL, SPEARMAN, measure_pairs, recall, spearman
 from bico.finetune import FinetuneConfig, finetune
-from bico.in_memory import transfer
 from bico.models.encoder.encoder import TextEncoder
 from bico.models.encoder.pairs import TEMPERATURE, bank_loss, make_bank, ranking_loss, score_loss
 from bico.models.encoder.recipe import Recipe
+from bico.rehoming.in_memory import transfer
 from bico.task_vector import subtract
 from tests.tiny_encoder import WORDS, rotated_copy, texts, tiny_encoder
 

@@ -1,7 +1,6 @@
 """The example of pairs in docs/real.md: its three commands, planned on tiny encoders in the place of the real ones."""
 
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,9 @@ import pytest
 from safetensors.torch import save_file
 
 from bico.models.loading import load, resolve
-from flows import cli
-from flows.config import Settings
 from flows.plan import Plan
 from flows.single import FinetunePlan, Subject
+from tests.planned import planner
 from tests.tiny_encoder import write_encoder
 from tests.tiny_pairs import write_pairs
 
@@ -29,21 +27,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     write_encoder(tmp_path / "out/real-models/all-mpnet-base-v2", 2, "mpnet", width=16)
     (tmp_path / "DATA").mkdir()
     write_pairs(tmp_path / "DATA" / "faq", scored=False, train=110)
-
-    class Planned(Exception):  # noqa: N818
-        pass
-
-    def plan(_given: dict[str, Any], work: object, check: Callable[[Settings], Any]) -> None:
-        raise Planned(check(Settings(home=tmp_path / "home", device="cpu")))
-
-    monkeypatch.setattr(cli, "_run", plan)
-
-    def run(command: str) -> Any:
-        with pytest.raises(Planned) as caught:
-            cli.app(shlex.split(command)[1:], standalone_mode=False)
-        return caught.value.args[0]
-
-    return run
+    return planner(monkeypatch, tmp_path / "home")
 
 
 def test_the_example_of_pairs_plans_what_the_page_says(planned: Callable[[str], Any], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bico.in_memory import gather
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -15,7 +16,6 @@ from bico.adapters.factors import LowRank
 from bico.adapters.names import locate
 from bico.calibration.covariances import Batch
 from bico.errors import MethodError
-from bico.in_memory import gather
 from bico.linalg.procrustes import AlignmentMap, procrustes
 from bico.linalg.rotary import paired_maps
 from bico.methods import Pair, get_method

@@ -14,11 +14,11 @@ from bico.calibration.shared_tokens import Between, Share, share, shared_rows
 from bico.calibration.signals import Signal, capture
 from bico.data.text import Text
 from bico.errors import CalibrationError, MethodError
-from bico.in_memory import transfer
 from bico.methods import Gathered, Pair, get_method
 from bico.models.encoder.encoder import TextEncoder
 from bico.models.encoder.recipe import Recipe
 from bico.models.places import PADDING, TEXT
+from bico.rehoming.in_memory import transfer
 from tests.tiny_encoder import (
     BERT,
     ROBERTA,

@@ -10,9 +10,9 @@ from bico.calibration.covariances import Batch, cross_covariances, split_at
 from bico.calibration.memory import plan_memory
 from bico.calibration.signals import Signal, capture, signal_key
 from bico.errors import CheckpointError, MethodError, ShapeError
-from bico.in_memory import transfer
 from bico.methods import Pair, get_method
 from bico.models.t5.encoder import MAX_TOKENS, T5Encoder
+from bico.rehoming.in_memory import transfer
 from tests.tiny import tiny_clip
 from tests.tiny_t5 import CLASS_NAMES, WORDS, random_task_vector, rotated_copy, texts, tiny_t5
 

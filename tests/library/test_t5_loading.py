@@ -113,7 +113,7 @@ def test_missing_files_are_named(release: Path) -> None:
     (release / WEIGHTS).unlink()
     with pytest.raises(CheckpointError, match="holds no weights: give a file"):
         resolve(str(release))
-    reconfigure(release, model_type="gpt2")
+    reconfigure(release, model_type="mamba")
     with pytest.raises(CheckpointError, match="no model in .*config.json of a T5"):
         resolve(str(release))
     (release / CONFIG).write_text("{")

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ from PIL import Image
 
 from bico.data.reading import KEYS
 from flows import cli
-from flows.config import READING, Settings
+from flows.config import READING
 from flows.plan import Plan
 from flows.single import Subject
+from tests.planned import planner
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "your-own-data.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()]
@@ -55,21 +55,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """Plans a command, and does no more: no server, nothing computed."""
-
-    class Planned(Exception):  # noqa: N818
-        pass
-
-    def plan(_given: dict[str, Any], work: object, check: Callable[[Settings], Any]) -> None:
-        raise Planned(check(Settings(home=tmp_path / "home", device="cpu")))
-
-    monkeypatch.setattr(cli, "_run", plan)
-
-    def run(command: str) -> Any:
-        with pytest.raises(Planned) as caught:
-            cli.app(shlex.split(command)[1:], standalone_mode=False)
-        return caught.value.args[0]
-
-    return run
+    return planner(monkeypatch, tmp_path / "home")
 
 
 def test_the_commands_of_the_page_plan_what_it_says(data: Path, planned: Callable[[str], Any]) -> None:

@@ -87,7 +87,7 @@ def named_stages() -> set[str]:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "artefact_key":
                 if isinstance(node.args[0], ast.Constant):
                     found.add(node.args[0].value)
-                elif ast.unparse(node.args[0]) != "STAGES[signals]":
+                elif ast.unparse(node.args[0]) != "STAGES[signal]":
                     raise LookupError(f"{path.name}:{node.lineno}: which stage is {ast.unparse(node.args[0])}?")
     return found
 

@@ -16,7 +16,7 @@ from flows.config import Settings, TransferConfig
 from flows.plan import Plan, make_plan
 from flows.written import alike, recorded
 from tasks.calibration import Calibration
-from tasks.collect import ACTIVATIONS, _stream, covariances_key
+from tasks.collect import Pass, _stream
 from tasks.inputs import TaskRef, open_head, open_model, open_split, read_features
 from tests.tiny_encoder import ROBERTA, bytes_tokenizer, texts, wordpiece, write_encoder
 
@@ -72,8 +72,8 @@ def test_what_becomes_of_tokens_between_shared_ends_is_in_the_key_of_two_tokeniz
             drawn = Calibration(
                 plan.source, plan.target, plan.tasks["mrpc"], (Budget(10, size=10),), 0, between=plan.between
             )
-            found.append(covariances_key(drawn, ACTIVATIONS))
-            ((_, covariances),) = _stream(plan.space, drawn, [*ACTIVATIONS])
+            found.append(Pass(drawn, (Signal.INPUT,), None).key(Signal.INPUT))
+            ((_, covariances),) = _stream(plan.space, drawn, {Signal.INPUT: None})
             sums.append(covariances["blocks.0.attn_in", Signal.INPUT])
         assert torch.equal(*sums) is (len(set(found)) == 1)  # the key tells what is another
         return found

@@ -123,6 +123,8 @@ def test_alpha_auto_is_a_search_behind_every_method_that_carries_the_expert(ran:
     more = ran.run(methods=["naive", "naive+random+search"], samples=[8], alpha="1,2", oracle=False)
     measured = {str(row.method): row.accuracy for row in more.rows}
     assert {"naive", "naive:alpha=2", "naive+random+search"} <= measured.keys()
-    assert artefacts(ran).count("transfer") == before  # one vector, whatever its strength and what is searched behind it
+    assert (
+        artefacts(ran).count("transfer") == before
+    )  # one vector, whatever its strength and what is searched behind it
     (folder,) = result.outputs["models"].values()
     assert "| searched | strength " in (Path(folder) / "README.md").read_text()

@@ -37,7 +37,7 @@ def test_the_pairs_to_be_told_from_are_the_smallest_set(folder: Path) -> None:
     ("changes", "match"),
     [
         ({"sampling": "per-class"}, "no classes to choose by"),
-        ({"unlabelled": 5}, "loss=pairs needs pairs"),
+        ({"unlabelled": 5}, "predicts no partners or scores, so loss=pairs needs them"),
         ({"methods": ["bico+head"]}, "ends in a step that needs classes"),
         ({"expert": "expert", "expert_head": Path("head")}, "takes no classifier"),
     ],

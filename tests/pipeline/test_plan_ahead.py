@@ -14,7 +14,7 @@ from flows.config import PRESETS, Settings, TransferConfig
 from flows.plan import make_plan
 from flows.plan_cli import forecast
 from flows.rivals import left_out, rivals
-from flows.solving import pays, solve
+from flows.solving import Solver, pays
 from flows.watch import Watch, watching
 from tasks.cached_stage import Done, Workspace
 from tasks.progress import reported
@@ -177,11 +177,11 @@ def test_a_cluster_is_started_for_what_takes_long_enough(
 
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(flows.solving, "result_of", alone)
-    monkeypatch.setattr(flows.solving, "_on_dask", lambda space, blocks, settings: sent.extend(blocks) or blocks)
+    monkeypatch.setattr(Solver, "_on_dask", lambda self, space, blocks: sent.extend(blocks) or blocks)
     monkeypatch.setattr(flows.solving.torch, "get_num_threads", lambda: 2)
     blocks: Any = list("abcde")
-    done: list[Done] = solve(Workspace(str(tmp_path)), blocks, Settings(home=tmp_path, workers=2))
+    done: list[Done] = Solver(Settings(home=tmp_path, workers=2)).solve(Workspace(str(tmp_path)), blocks)
     assert (solved, sent) == (blocks[:here], blocks[here:]) and done == blocks
-    solve(Workspace(str(tmp_path)), blocks, Settings(home=tmp_path, dask_scheduler="tcp://x:1"))
+    Solver(Settings(home=tmp_path, dask_scheduler="tcp://x:1")).solve(Workspace(str(tmp_path)), blocks)
     assert sent[-5:] == blocks and len(solved) == here  # who names a cluster wants it
     assert not pays(1.0, 5, workers=2, threads=2)

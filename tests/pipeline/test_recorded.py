@@ -97,14 +97,18 @@ def test_a_cell_keeps_the_settings_that_were_used(bench: Bench) -> None:
     assert svd == {
         "alpha": 0.5,
         "completion": "svd",
+        "rank": "0",
         "bico.completion": "svd",
+        "bico.rank": 0,
         "bico.others": "add",
         "bico.strength": "fixed",
     }
     assert found["bico"] == {
         "alpha": 0.5,
         "completion": "partial",
+        "rank": "128",
         "bico.completion": "partial",
+        "bico.rank": 128,
         "bico.others": "leave",
         "bico.strength": "fixed",
     }

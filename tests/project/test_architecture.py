@@ -21,7 +21,7 @@ BESIDE_THEM = re.compile(
 """What every package has at the top: pages for people in capitals, settings of tools; code and data have a folder."""
 KINDS = {
     "", ".py", ".typed", ".md", ".yaml", ".yml", ".json", ".csv", ".parquet", ".safetensors", ".ipynb", ".png", ".log",
-    ".toml", ".txt", ".cff",
+    ".toml", ".txt", ".cff", ".css", ".js",
 }  # fmt: skip
 """What is kept: text, tables, weights that cannot run code, and pictures that a page shows."""
 FORBIDDEN = {
@@ -152,4 +152,4 @@ def test_what_the_documents_name_is_there() -> None:
 
 def test_few_names_stand_directly_under_the_library() -> None:
     names = {path.name for path in (ROOT / "bico").iterdir()} - {"__init__.py", "__pycache__", "py.typed"}
-    assert len(names) <= 13, sorted(names)
+    assert len(names) <= 14, sorted(names)

@@ -75,6 +75,12 @@ def test_solvers(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert text.count("Exponents at") == 2
 
 
+def test_disk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed("disk", "--pair tiny --rank 2 --draws 1000", monkeypatch, capsys)
+    before, after = (float(cell) for cell in cells(text, "all that stays"))
+    assert 0 < after < before and f"{after / before:.1f}" in text
+
+
 def test_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     text = printed("store", f"--pair tiny --repeats 1 --folder {tmp_path}", monkeypatch, capsys)
     assert [float(cell) > 0 for cell in cells(text, "store / numpy")[:2]] == [True, True]

@@ -11,6 +11,7 @@ MORE = [
     "bico.data.embedded", "bico.data.tasks",  # pillow
     "bico.models.clip.loading", "bico.models.clip.permutations", "bico.models.clip.published", "bico.models.clip.vit",  # open_clip
     "bico.models.decoder.loading", "bico.models.encoder.classifier", "bico.models.encoder.loading",  # transformers
+    "bico.models.encoder.sequence_head",  # transformers
     "bico.models.muted", "bico.models.t5.encoder", "bico.models.t5.loading",  # transformers
 ]  # fmt: skip
 """Modules that need more, each for what its line says."""

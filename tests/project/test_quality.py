@@ -12,9 +12,9 @@ from bico.calibration.sampling import draw_samples
 from bico.data.tasks import Prepared, get_task
 from bico.evaluation.accuracy import accuracy
 from bico.finetune import MINI, finetune
-from bico.in_memory import transfer
 from bico.methods import get_method
 from bico.models.loading import load, resolve
+from bico.rehoming.in_memory import transfer
 from bico.task_vector import subtract
 
 SEEDS, SAMPLES, TESTED = (0, 1, 2), 100, 300

@@ -69,7 +69,8 @@ def opening(record: RunRecord) -> Html:
             tiles.append(_tile(f"{found.gain:+.1f}".replace("-", "−"), "points gained", kind))
         if found.closed is not None:
             tiles.append(_tile(f"{found.closed:.0f} %", f"of the way to fine-tuning ({found.fine_tuned:.1f} %)"))
-    expert = f"the expert {record.expert}" if record.expert else "an expert fine-tuned for this run"
+    several = "s" if record.expert and "=" in record.expert else ""
+    expert = f"the expert{several} {record.expert}" if record.expert else "an expert fine-tuned for this run"
     tasks = ", ".join(dict.fromkeys(row.task for row in record.rows))
     by = MEASURED.get(record.measured_by, "")
     about = f"{expert}, carried over for {tasks}. Test {record.measure} in %{by}."
