@@ -30,8 +30,8 @@ def merge(
 ) -> None:
     """Put carried experts together into one model, and measure it on the task of each."""
     from bico.errors import ConfigError, nearest
-    from bico.merging import Merging
     from bico.reporting.merged import MergedRow, merged_table
+    from bico.task_vector.merging import Merging
     from flows.config import Settings
     from flows.console import log_to_stderr
     from flows.merge import merge_flow, plan_merge

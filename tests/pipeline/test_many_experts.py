@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bico.errors import ConfigError
-from bico.merging import Merging, merged
 from bico.methods.spec import Spec
 from bico.models.loading import load, resolve
+from bico.task_vector.merging import Merging, merged
 from flows.config import TransferConfig
 from flows.merge import merge_flow, plan_merge
 from flows.packs import calibrate_flow, plan_pack, plan_packed, transfer_packed_flow

@@ -100,6 +100,7 @@ def test_a_cell_keeps_the_settings_that_were_used(bench: Bench) -> None:
         "rank": "0",
         "bico.completion": "svd",
         "bico.rank": 0,
+        "bico.rope": "free",
         "bico.others": "add",
         "bico.strength": "fixed",
     }
@@ -109,6 +110,7 @@ def test_a_cell_keeps_the_settings_that_were_used(bench: Bench) -> None:
         "rank": "128",
         "bico.completion": "partial",
         "bico.rank": 128,
+        "bico.rope": "free",
         "bico.others": "leave",
         "bico.strength": "fixed",
     }
