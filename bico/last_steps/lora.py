@@ -140,7 +140,7 @@ class _Adapted:
     def trainable(self) -> list[Any]:
         return list(self._live.values())
 
-    def loss(self, inputs: Any, labels: Tensor, head: Tensor | None = None) -> Tensor:
+    def loss(self, inputs: Any, labels: Tensor, head: Any = None) -> Tensor:
         return self.model.loss(inputs, labels, head)
 
     @contextmanager

@@ -13,10 +13,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from prefect.settings import PREFECT_API_URL
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bico.errors import BicoError, ConfigError, MethodError
 from bico.evaluation.completions import measure_completions
 from bico.last_steps.lora import Lora
 from bico.models.decoder.decoder import Decoder
-from flows.config import TransferConfig
+from flows.config import Settings, TransferConfig
+from flows.plan import make_plan
 from flows.rehome_cli import values_of
 from tests.command import run
 from tests.tiny_completions import write_completions
