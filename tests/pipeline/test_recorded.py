@@ -16,10 +16,10 @@ from prefect.client.schemas.objects import Artifact
 import tasks.progress
 from bico.errors import ConnectionLostError, StoreError
 from bico.reporting.block_report import BlockReport, worst
-from flows.plan import make_plan
-from flows.results import rows_of
+from flows.planning.plan import make_plan
+from flows.records.results import rows_of
+from flows.records.written import settings_of
 from flows.transfer import Result
-from flows.written import settings_of
 from storage.tracking import Tracker
 from tasks.progress import reported
 from tasks.record import record_run, register

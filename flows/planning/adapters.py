@@ -19,7 +19,7 @@ from tasks.adapters import carry_key
 from tasks.evidence import EvidenceRefs
 
 if TYPE_CHECKING:
-    from flows.plan import Plan
+    from flows.planning.plan import Plan
 
 
 def is_adaptable(variant: Variant) -> bool:

@@ -24,13 +24,13 @@ from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
 from bico.models.protocol import CLASSLESS, COMPLETION, PAIRS, TEXT, Completing, Model, Placed
-from flows.adapters import check_adapters, rank_of
 from flows.config import Settings, TransferConfig
-from flows.experts import Carried
-from flows.inputs import find_files, loss_for, pose, task_refs, tell, with_head
 from flows.measures import measure_of
-from flows.repeat import check_out, identity_of
-from flows.rivals import rivals
+from flows.planning.adapters import check_adapters, rank_of
+from flows.planning.experts import Carried
+from flows.planning.inputs import find_files, loss_for, pose, task_refs, tell, with_head
+from flows.planning.rivals import rivals
+from flows.records.repeat import check_out, identity_of
 from tasks.cached_stage import Workspace
 from tasks.finetune import read_expert
 from tasks.inputs import TaskRef, open_model
@@ -62,7 +62,7 @@ class Plan:
     """What to tell: what was taken for granted of the models; of an expert how it was read, how far it is from the source,
     what of it is not carried."""
     identity: str = ""
-    """Digest of all that determines the numbers (`flows.repeat`)."""
+    """Digest of all that determines the numbers (`flows.records.repeat`)."""
 
     @property
     def maps(self) -> list[tuple[Signal, MapRule]]:

@@ -22,8 +22,8 @@ from bico.last_steps.tune import Tune
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
 from bico.reporting.cost import applying, decomposition
-from flows.forecast import Ahead, Step
-from flows.plan import Plan
+from flows.planning.forecast import Ahead, Step
+from flows.planning.plan import Plan
 from tasks.collect import STAGES
 from tasks.inputs import TaskRef, open_model, open_split
 
