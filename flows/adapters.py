@@ -1,6 +1,7 @@
 """Runs that write LoRA adapters: what is checked beforehand, and which stage carries."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bico.adapters.carry import find_in
@@ -14,6 +15,7 @@ from bico.methods.variant import Variant
 from bico.models.loading import ModelFiles
 from bico.models.protocol import Model
 from flows.config import TransferConfig
+from flows.experts import parse
 from storage.keys import Ref
 from tasks.adapters import carry_key
 from tasks.evidence import EvidenceRefs
@@ -36,9 +38,15 @@ def rank_of(config: TransferConfig) -> int | None:
     """The rank of a run's adapters; None where it writes none."""
     if config.write != "adapter":
         return None
-    if config.adapter_rank is None and config.expert is not None and is_adapter(config.expert):
-        return int(read_config(check_files(config.expert)).get("r", 8))  # PEFT's default
+    adapters = [place for place in given_to(config) if is_adapter(place)]
+    if config.adapter_rank is None and adapters:
+        return max(int(read_config(check_files(place)).get("r", 8)) for place in adapters)  # 8 is PEFT's default
     return config.adapter_rank
+
+
+def given_to(config: TransferConfig) -> list[Path]:
+    """Where a run's experts lie."""
+    return [config.expert] if config.expert is not None else [parse(text)[1] for text in config.experts]
 
 
 def check_adapters(
@@ -55,13 +63,9 @@ def check_adapters(
         if config.adapter_rank is not None:
             raise ConfigError("adapter_rank is of adapters that are written: give write=adapter too, or leave it out.")
         return
-    given = config.expert is not None and is_adapter(config.expert)
-    if not given and config.adapter_rank is None:
-        what = (
-            "Without --expert the source is fine-tuned whole"
-            if config.expert is None
-            else f"{config.expert} is no LoRA"
-        )
+    whole = [place for place in given_to(config) if not is_adapter(place)]
+    if (whole or not given_to(config)) and config.adapter_rank is None:
+        what = f"{whole[0]} is no LoRA" if whole else "Without --expert the source is fine-tuned whole"
         raise ConfigError(
             f"{what}, so that an adapter has no rank to keep: give one (--rank 16 of `bico rehome`, --adapter-rank), or write "
             "merged weights."
@@ -79,17 +83,23 @@ def check_adapters(
         raise ConfigError(
             f"None of {', '.join(map(str, config.methods))} leaves an adapter to write: take one that carries, such as bico."
         )
-    if given:
-        files, opened = source
-        check_moves(find_in(str(config.expert), opened, files.family), opened, target)
+    files, opened = source
+    for place in given_to(config):
+        if place not in whole:
+            check_moves(find_in(str(place), opened, files.family), opened, target)
 
 
-def carried_by(plan: "Plan", expert: Ref, variant: Variant, evidence: EvidenceRefs) -> tuple[Any, ...]:
-    """What the stage that carries an adapter is called with, without the workspace."""
-    place = None if plan.config.expert is None else str(plan.config.expert)
+def carried_by(plan: "Plan", name: str, expert: Ref, variant: Variant, evidence: EvidenceRefs) -> tuple[Any, ...]:
+    """What the stage that carries an adapter is called with, without the workspace.
+
+    Arguments:
+        name: Of the rows, which tells the expert's place.
+    """
+    given = plan.carried[name].expert
+    place = None if given is None else str(given)
     return plan.source, plan.target, expert, variant.method, evidence, place, plan.config.adapter_rank
 
 
-def adapter_of(plan: "Plan", expert: Ref, variant: Variant, evidence: EvidenceRefs) -> Ref:
+def adapter_of(plan: "Plan", name: str, expert: Ref, variant: Variant, evidence: EvidenceRefs) -> Ref:
     """Where the adapter of a cell lies, before its last steps."""
-    return plan.space.artefacts.ref(carry_key(plan.space, *carried_by(plan, expert, variant, evidence)))
+    return plan.space.artefacts.ref(carry_key(plan.space, *carried_by(plan, name, expert, variant, evidence)))

@@ -198,7 +198,7 @@ def transfer_one(plan: Plan, cell: Cell, expert: Ref, found: Collected, ledger: 
         # The transport before last steps is that of the method alone, and found in the store if that was measured too.
         evidence = evidence_for(variant.method, cell, found)
         if plan.config.write == "adapter":
-            args = carried_by(plan, expert, variant, evidence)
+            args = carried_by(plan, cell.task, expert, variant, evidence)
             vector = ledger.run(carry_adapter, plan.space, *args, label=cell.label).ref
         else:
             vector = ledger.run(
@@ -228,7 +228,9 @@ def carried_adapters(
         variant = plan.methods[cell.method]
         if is_adaptable(variant) and variant.method is not None:
             found = Collected() if cell.seed is None else collected.get((cell.task, cell.seed), Collected())
-            refs[cell] = adapter_of(plan, experts[cell.task], variant, evidence_for(variant.method, cell, found))
+            refs[cell] = adapter_of(
+                plan, cell.task, experts[cell.task], variant, evidence_for(variant.method, cell, found)
+            )
     return refs
 
 
