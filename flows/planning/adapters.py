@@ -36,8 +36,9 @@ def rank_of(config: TransferConfig) -> int | None:
     """The rank of a run's adapters; None where it writes none."""
     if config.write != "adapter":
         return None
-    if config.adapter_rank is None and config.expert is not None and is_adapter(config.expert):
-        return int(read_config(check_files(config.expert)).get("r", 8))  # PEFT's default
+    adapters = [place for place in config.expert_files if is_adapter(place)]
+    if config.adapter_rank is None and adapters:
+        return max(int(read_config(check_files(place)).get("r", 8)) for place in adapters)  # 8 is PEFT's default
     return config.adapter_rank
 
 

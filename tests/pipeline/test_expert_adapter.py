@@ -95,9 +95,9 @@ def test_an_adapter_is_written_at_its_strength(folder: Path, tmp_path: Path, met
     with disable_run_logger():
         expert = adopt_expert.fn(made.space, made.source, str(folder / "lora"))
         expert = (expert.data if isinstance(expert, State) else expert).ref
-        done = carry_adapter.fn(made.space, *carried_by(made, expert, variant, EvidenceRefs()))
+        done = carry_adapter.fn(made.space, *carried_by(made, "digits", expert, variant, EvidenceRefs()))
     ref = (done.data if isinstance(done, State) else done).ref
-    assert ref.key == adapter_of(made, expert, variant, EvidenceRefs()).key
+    assert ref.key == adapter_of(made, "digits", expert, variant, EvidenceRefs()).key
     opened = open_model(made.target, "cpu")
     vector = read_vector(ref)
     for strength in (1.0, 0.5):
@@ -131,7 +131,7 @@ def test_a_full_fine_tune_becomes_an_adapter_of_a_rank(folder: Path, tmp_path: P
     with disable_run_logger():
         expert = adopt_expert.fn(made.space, made.source, str(tmp_path / "whole.safetensors"))
         expert = (expert.data if isinstance(expert, State) else expert).ref
-        done = carry_adapter.fn(made.space, *carried_by(made, expert, variant, EvidenceRefs()))
+        done = carry_adapter.fn(made.space, *carried_by(made, "digits", expert, variant, EvidenceRefs()))
     ref = (done.data if isinstance(done, State) else done).ref
     kept, notes = read_told(ref)
     assert 0 < min(kept.values()) < 1 and re.search(r"Rank 3 keeps [\d.]+ % of the energy of the change", notes[0])
