@@ -14,8 +14,8 @@ from bico.calibration.memory import covariance_shapes
 from bico.calibration.signals import Signal, SignalKey
 from bico.linalg.procrustes import MAP_RANK, MapRule, procrustes
 from flows.config import Settings
-from flows.fan_out import Cluster
-from flows.server import prefect_api
+from flows.services.fan_out import Cluster
+from flows.services.server import prefect_api
 from storage.keys import artefact_key
 from tasks.artefacts import array_name, new_covariances
 from tasks.cached_stage import Workspace

@@ -20,7 +20,7 @@ from pathlib import Path
 
 # Importing the command line sets the environment (telemetry, logging) that every run gets.
 import flows.cli  # noqa: F401  # isort: skip
-from flows.console import log_to_stderr  # isort: skip
+from flows.commands.console import log_to_stderr  # isort: skip
 import numpy as np
 import open_clip
 import torch
@@ -34,7 +34,7 @@ from bico.reporting.provenance import made_by
 from flows.config import Settings
 from flows.recipes import Recipe, read_recipe
 from flows.reproduce import Reproduced, check, reproduce
-from flows.server import prefect_api
+from flows.services.server import prefect_api
 
 RESULTS = Path(__file__).parent / "results"
 TASK = "eurosat"

@@ -20,7 +20,7 @@ from typing import Any
 
 # Importing the command line sets the environment (telemetry, logging) that every run gets.
 import flows.cli  # noqa: F401  # isort: skip
-from flows.console import log_to_stderr  # isort: skip
+from flows.commands.console import log_to_stderr  # isort: skip
 from bico.calibration.budget import Budget
 from bico.methods.spec import Spec
 from bico.models.t5.encoder import T5Encoder
@@ -31,7 +31,7 @@ from bico.reporting.rows import Row
 from flows.config import Settings
 from flows.recipes import Recipe, read_recipe
 from flows.reproduce import check, reproduce
-from flows.server import prefect_api
+from flows.services.server import prefect_api
 
 RESULTS = Path(__file__).parent / "results"
 EMBEDDED = ["digits", "segments", "lamps"]

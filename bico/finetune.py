@@ -1,15 +1,14 @@
 """Fine-tuning with a frozen head: how experts are made."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from bico.errors import CalibrationError, ConfigError
-from bico.models.protocol import Calibratable
 from bico.task_vector import StateDict
 
 
@@ -67,8 +66,25 @@ def learning_rate(step: int, config: FinetuneConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+@runtime_checkable  # beartype checks it in the tests
+class Trainable(Protocol):
+    """What fine-tuning asks of a model."""
+
+    def state(self) -> StateDict:
+        """The parameters that it changes, by name; detached, not copied."""
+        ...
+
+    def trainable(self) -> Sequence[Tensor]:
+        """The live ones, in this order."""
+        ...
+
+    def loss(self, inputs: Any, labels: Tensor, head: Any) -> Tensor:
+        """Summed over the batch."""
+        ...
+
+
 def finetune(
-    model: Calibratable,
+    model: Trainable,
     batch: Callable[[Tensor], tuple[Tensor, Tensor]],
     available: int,
     head: Tensor | None,

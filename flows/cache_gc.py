@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from flows.cache_cli import parse_age
+from flows.commands.cache_cli import parse_age
 from flows.config import Settings
 from tasks.gc import collect_garbage
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from bico.calibration.budget import Budget
 from bico.methods.spec import Spec
 from bico.reporting.rows import Cell
-from flows.plan import Plan
+from flows.planning.plan import Plan
 
 
 def sweep(plan: Plan, method: Spec) -> Iterator[Cell]:

@@ -7,10 +7,10 @@ from bico.evaluation.held_out import hold_out
 from bico.models.protocol import CLASSLESS
 from bico.reporting.choice import Choice, Judged, choose
 from bico.reporting.rows import Cell
-from flows.adapters import is_adaptable
 from flows.collect import Collected, Draw
 from flows.ledger import Ledger
-from flows.plan import Plan
+from flows.planning.adapters import is_adaptable
+from flows.planning.plan import Plan
 from storage.keys import Ref
 from tasks.artefacts import read_accuracy
 from tasks.validate import validate_model

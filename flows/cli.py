@@ -21,7 +21,7 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-from flows import surroundings
+from flows.commands import surroundings
 
 surroundings.prepare()
 
@@ -39,14 +39,14 @@ import typer
 
 from bico.errors import BicoError
 from bico.models.families import spellings
-from flows.cache_cli import cache_app
-from flows.compare_cli import compare
-from flows.merge_cli import merge
-from flows.options import SETTINGS, DataOption, Fields, JsonOption, command, whole_names
-from flows.rehome_cli import FIELDS as REHOMED
-from flows.rehome_cli import rehome
-from flows.report_cli import report
-from flows.zoo_cli import zoo_app
+from flows.commands.cache_cli import cache_app
+from flows.commands.compare_cli import compare
+from flows.commands.merge_cli import merge
+from flows.commands.options import SETTINGS, DataOption, Fields, JsonOption, command, whole_names
+from flows.commands.rehome_cli import FIELDS as REHOMED
+from flows.commands.rehome_cli import rehome
+from flows.commands.report_cli import report
+from flows.commands.zoo_cli import zoo_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -161,7 +161,7 @@ def transfer(
 ) -> None:
     """Carry experts of SOURCE over to TARGET and measure what arrived."""
     if pack is not None:
-        from flows.pack_cli import transfer_packed
+        from flows.commands.pack_cli import transfer_packed
 
         transfer_packed(
             pack, given, settings, {"config": config, "quick": quick, "full": full, "dry-run": dry_run}, as_json
@@ -203,7 +203,7 @@ def calibrate(
     as_json: JsonOption = False,
 ) -> None:
     """Calibrate a pair and leave what maps need, and nothing of the data, to carry experts with elsewhere."""
-    from flows.pack_cli import make_pack
+    from flows.commands.pack_cli import make_pack
 
     asked = asked_for(given | {"rivals": "none", "oracle": False, "export": "none", "out": pack}, settings, config)
     make_pack(asked, settings, pack, small_pack, as_json)
@@ -223,7 +223,7 @@ def asked_for(
     """
     from bico.errors import ConfigError
     from flows.config import PRESETS, make_config, read_config
-    from flows.experts import tasks_named
+    from flows.planning.experts import tasks_named
 
     if quick and full:
         raise ConfigError("--quick and --full are opposites: give one of them.")
@@ -243,17 +243,17 @@ def asked_for(
 
 def experts_of(given: dict[str, Any]) -> list[Path]:
     """The files and folders of experts among options."""
-    from flows.experts import parse
+    from flows.planning.experts import parse
 
     return [parse(text)[1] for text in given.get("experts", [])]
 
 
 def tell_plan(config: Any, settings: dict[str, Any], as_json: bool) -> None:
     """Prints a plan; of one that is refused the reason, and exits with code 2."""
+    from flows.commands.console import log_to_stderr
+    from flows.commands.plan_cli import forecast, show
     from flows.config import Settings
-    from flows.console import log_to_stderr
-    from flows.plan import make_plan
-    from flows.plan_cli import forecast, show
+    from flows.planning.plan import make_plan
 
     log_to_stderr()
     settled = Settings.from_environment(**settings)
@@ -442,8 +442,8 @@ def run_transfer(config: Any, settings: dict[str, Any], as_json: bool, anew: boo
     Arguments:
         anew: Go the usual way, also if this very run was made before.
     """
-    from flows import again
     from flows.config import Settings
+    from flows.records import again
 
     started = time.perf_counter()
     settled = Settings.from_environment(**settings)
@@ -455,14 +455,14 @@ def run_transfer(config: Any, settings: dict[str, Any], as_json: bool, anew: boo
         )
         _tell_result(found.result, how, found.disk, as_json)
         return
-    from flows.console import log_to_stderr
-    from flows.disk import disk_use
-    from flows.plan import make_plan
-    from flows.plan_cli import forecast, one_line
-    from flows.rivals import left_out
-    from flows.server import prefect_api
+    from flows.commands.console import log_to_stderr
+    from flows.commands.plan_cli import forecast, one_line
+    from flows.commands.watch import watching
+    from flows.planning.disk import disk_use
+    from flows.planning.plan import make_plan
+    from flows.planning.rivals import left_out
+    from flows.services.server import prefect_api
     from flows.transfer import transfer as transfer_flow
-    from flows.watch import watching
 
     log_to_stderr()
     # Planned once out here, so that a mistake ends in one line and not in a failed flow run.
@@ -485,8 +485,8 @@ def _tell_result(result: Any, how: str, disk: dict[str, int], as_json: bool) -> 
     from bico.reporting.advice import advice
     from bico.reporting.measures import measures_table, with_measures
     from bico.reporting.tables import markdown_table
-    from flows.disk import told
-    from flows.links import what_was_written, where_to_look
+    from flows.commands.links import what_was_written, where_to_look
+    from flows.planning.disk import told
 
     outputs, stages = result.outputs, result.to_json()["stages"]
     rows = with_measures(result.rows, outputs.get("measures", {}))
@@ -498,13 +498,13 @@ def _tell_result(result: Any, how: str, disk: dict[str, int], as_json: bool) -> 
 
 def _tell_prefect(config: Any, result: Any) -> None:
     """Leaves a repetition in Prefect, where an API is configured: one of its own would be started for nothing."""
-    from flows.links import prefect_is_configured
+    from flows.commands.links import prefect_is_configured
 
     if not prefect_is_configured():
         return
     from bico.reporting.tables import markdown_table
-    from flows.found_again import found_again
-    from flows.server import prefect_api
+    from flows.records.found_again import found_again
+    from flows.services.server import prefect_api
 
     with prefect_api():
         before = result.outputs["prefect"]["flow_run"]
@@ -518,9 +518,9 @@ def _run(given: dict[str, Any], work: Callable[[Any], Any], check: Callable[[Any
         check: Raises BicoError for mistakes that can be seen beforehand, so that they end in one line and not in a
             failed flow run.
     """
+    from flows.commands.console import log_to_stderr
     from flows.config import Settings
-    from flows.console import log_to_stderr
-    from flows.server import prefect_api
+    from flows.services.server import prefect_api
 
     log_to_stderr()
     settled = Settings.from_environment(**given)

@@ -17,8 +17,8 @@ from bico.models.sites import Site
 from bico.reporting.rows import Cell
 from flows.config import Settings
 from flows.ledger import Ledger
-from flows.plan import Plan
-from flows.solving import Solver
+from flows.planning.plan import Plan
+from flows.services.solving import Solver
 from storage.keys import Ref
 from tasks.calibration import Calibration, PseudoLabelled
 from tasks.collect import Pass, collect_activations, collect_gradients

@@ -32,9 +32,9 @@ from bico.methods.variant import searched, swept
 from bico.models.experts import FARTHEST
 from bico.models.families import spellings
 from bico.reporting.names import short_name
-from flows import experts as expert_names
-from flows.experts import Carried, carried, files_of, tasks_named
-from flows.options import OnlyInFiles, Option
+from flows.commands.options import OnlyInFiles, Option
+from flows.planning import experts as expert_names
+from flows.planning.experts import Carried, carried, files_of, tasks_named
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

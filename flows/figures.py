@@ -29,7 +29,7 @@ from bico.reporting.rows import Cell
 from flows.collect import calibrate
 from flows.config import Settings, TransferConfig
 from flows.ledger import Ledger, totals
-from flows.plan import Plan, check_writable, make_plan
+from flows.planning.plan import Plan, check_writable, make_plan
 from flows.transfer import fine_tune_all, transfer_all
 from tasks.analyse import (
     compare_inputs,

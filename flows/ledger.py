@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from prefect import Task, get_run_logger
 
-from flows import watch
-from flows.result import totals
-from flows.solving import Solver
+from flows.commands import watch
+from flows.records.result import totals
+from flows.services.solving import Solver
 from storage.keys import Ref
 from tasks.cached_stage import Done, Workspace, result_of
 from tasks.maps import BlockMaps
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 class Ledger:
     """Runs stages, counts them, and tells the log what each phase took. A forecast does all but run them
-    (`flows.forecast`), so what a flow does goes by way of it.
+    (`flows.planning.forecast`), so what a flow does goes by way of it.
 
     Arguments:
         limit: Seconds that one stage may take.

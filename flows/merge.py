@@ -11,20 +11,20 @@ from prefect import flow, runtime
 from bico.calibration.sampling import draw_samples
 from bico.data.reading import load_words
 from bico.errors import ConfigError, OutputError, at_home
-from bico.merging import Merging
 from bico.methods.variant import get_variant
 from bico.models.loading import ModelFiles, resolve
 from bico.models.protocol import CLASSLESS
 from bico.reporting.merged import MergedRow, merge_card, merged_table
 from bico.reporting.page.record import RunRecord
 from bico.reporting.rows import Row
+from bico.task_vector.merging import Merging
 from flows.config import Settings, TransferConfig, make_config
-from flows.inputs import loss_for, pose, task_refs
 from flows.ledger import Ledger
 from flows.measures import MEASURES
-from flows.plan import check_writable
-from flows.repeat import RECORD
-from flows.results import record_of_run
+from flows.planning.inputs import loss_for, pose, task_refs
+from flows.planning.plan import check_writable
+from flows.records.repeat import RECORD
+from flows.records.results import record_of_run
 from storage.keys import Ref, file_digest
 from tasks.artefacts import EXPORTED_VECTOR, read_accuracy
 from tasks.cached_stage import Workspace, noted

@@ -23,13 +23,13 @@ from bico.reporting.packed import packed_card
 from bico.reporting.rows import Cell, Row
 from flows.collect import Collected, calibrate
 from flows.config import Settings, TransferConfig, make_config
-from flows.experts import Carried, carried
-from flows.inputs import find_files, loss_for, pose, task_refs
 from flows.ledger import Ledger
 from flows.measures import MEASURES
-from flows.plan import Plan, check_writable, make_plan
-from flows.repeat import RECORD
-from flows.versions import versions
+from flows.planning.experts import Carried, carried
+from flows.planning.inputs import find_files, loss_for, pose, task_refs
+from flows.planning.plan import Plan, check_writable, make_plan
+from flows.records.repeat import RECORD
+from flows.records.versions import versions
 from storage.keys import Ref
 from tasks.artefacts import most_directions, read_accuracy
 from tasks.cached_stage import Workspace, noted
@@ -220,7 +220,7 @@ def plan_packed(place: Path, given: Mapping[str, Any], settings: Settings) -> Pa
 
 def _tasks_of(pack: Pack, experts: Sequence[str]) -> list[str]:
     """The tasks that experts name, or else the only one that the pack is of."""
-    from flows.experts import tasks_named
+    from flows.planning.experts import tasks_named
 
     if (named := tasks_named(experts)) or len(pack.tasks) == 1:
         return named or pack.tasks

@@ -20,10 +20,10 @@ from bico.models.releases import Release
 from bico.reporting.compare import Comparison, compare, comparison_table
 from bico.reporting.rows import Row
 from bico.reporting.tables import markdown_table
+from flows.commands.links import flow_run_page, mlflow_page
 from flows.config import Settings, TransferConfig, make_config
-from flows.links import flow_run_page, mlflow_page
-from flows.plan import make_plan
-from flows.repeat import MODELS
+from flows.planning.plan import make_plan
+from flows.records.repeat import MODELS
 from flows.transfer import transfer
 from tasks.record import register
 from tasks.releases import RECORD, Record, find_release, question, records, show_release

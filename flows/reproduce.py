@@ -24,7 +24,7 @@ from bico.reporting.tables import headlines, markdown_table
 from flows.config import Settings, TransferConfig
 from flows.figures import FIGURES, Drawn
 from flows.ledger import totals
-from flows.plan import make_plan
+from flows.planning.plan import make_plan
 from flows.recipes import Recipe
 from flows.transfer import transfer
 from tasks.reports import write_report

@@ -13,9 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
 from bico.evaluation.probe import probe_losses
-from bico.merging import STRENGTHS, Merging, largest, merged, search_strengths
 from bico.models.loading import ModelFiles
 from bico.task_vector import StateDict
+from bico.task_vector.merging import STRENGTHS, Merging, largest, merged, search_strengths
 from storage.artefacts import folder_of
 from storage.checkpoints import load_state
 from storage.keys import Ref, artefact_key

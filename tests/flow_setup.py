@@ -20,10 +20,10 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from flows.commands.plan_cli import forecast
 from flows.config import Settings, TransferConfig
-from flows.plan import make_plan
-from flows.plan_cli import forecast
-from flows.server import prefect_api
+from flows.planning.plan import make_plan
+from flows.services.server import prefect_api
 from flows.transfer import Result, transfer
 from storage.tracking import _ready
 from tests.releases import write_release

@@ -9,7 +9,7 @@ import pytest
 
 from flows import cli
 from flows.config import Settings
-from flows.plan import make_plan
+from flows.planning.plan import make_plan
 
 
 class Planned(Exception):  # noqa: N818

@@ -11,7 +11,7 @@ from torch import Tensor
 from bico.adapters.adapter import Adapter
 from bico.adapters.factors import LowRank, concatenated, factorised, truncated
 from bico.errors import MethodError
-from bico.merging import agreed, largest
+from bico.task_vector.merging import agreed, largest
 
 
 class Combination(StrEnum):

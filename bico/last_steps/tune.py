@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from bico.calibration.covariances import Batch
@@ -59,23 +60,27 @@ class Tune:
         """Any target can be fine-tuned."""
 
     def take(self, vector: StateDict, context: StepContext, evidence: Evidence) -> StepResult:
-        rows = _rows(context.samples.batches)
+        rows = rows_of(context.samples.batches)
         if not rows:
             raise CalibrationError("tune needs samples, and there are none: raise --samples or --unlabelled.")
         target, size = context.target, min(self.batch_size, len(rows))
         config = FinetuneConfig(steps=self.steps, batch_size=size, lr=self.lr, warmup=self.steps // 10, seed=self.seed)
 
-        def batch(indices: Tensor) -> tuple[Tensor, Tensor]:
-            chosen = [rows[int(index)] for index in indices]
-            return target.stack([inputs for inputs, _ in chosen]), torch.stack([label for _, label in chosen])
-
         before = {name: tensor.clone() for name, tensor in target.state().items()}
         with target.updated(vector):
-            tuned = finetune(target, batch, len(rows), context.heads[1], config)
+            tuned = finetune(target, lambda chosen: stacked(target, rows, chosen), len(rows), context.heads[1], config)
         return StepResult(subtract(tuned, before))
 
 
-def _rows(batches: Sequence[Batch]) -> list[tuple[Tensor, Tensor]]:
+def stacked(
+    target: Model, rows: Sequence[tuple[Tensor, Tensor]], indices: Int[Tensor, " batch"]
+) -> tuple[Tensor, Tensor]:
+    """Inputs and labels of some samples, as a batch."""
+    chosen = [rows[int(index)] for index in indices]
+    return target.stack([inputs for inputs, _ in chosen]), torch.stack([label for _, label in chosen])
+
+
+def rows_of(batches: Sequence[Batch]) -> list[tuple[Tensor, Tensor]]:
     """Inputs and class of every sample; of soft targets the likeliest class."""
     return [
         (inputs, target if target.ndim == 0 else target.argmax())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bico.errors import MethodError
-from bico.merging import Merging, merged, search_strengths
+from bico.task_vector.merging import Merging, merged, search_strengths
 
 
 def vectors(count: int, seed: int = 0) -> list[dict[str, torch.Tensor]]:

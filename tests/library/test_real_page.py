@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 from bico.models.loading import load, resolve
-from flows.plan import Plan
+from flows.planning.plan import Plan
 from flows.single import FinetunePlan, Subject
 from tests.planned import planner
 from tests.tiny_encoder import write_encoder

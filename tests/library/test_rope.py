@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from bico.in_memory import gather
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -21,6 +20,7 @@ from bico.linalg.rotary import paired_maps
 from bico.methods import Pair, get_method
 from bico.models.decoder.decoder import Decoder
 from bico.models.decoder.layouts import Heads
+from bico.rehoming.in_memory import gather
 from tests.tiny import tiny_clip
 from tests.tiny_decoder import examples, random_task_vector, rotated_copy, tiny_decoder
 

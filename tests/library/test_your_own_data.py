@@ -13,7 +13,7 @@ from PIL import Image
 from bico.data.reading import KEYS
 from flows import cli
 from flows.config import READING
-from flows.plan import Plan
+from flows.planning.plan import Plan
 from flows.single import Subject
 from tests.planned import planner
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from tasks import (
+    adapters,
     analyse,
     collect,
     completions,
@@ -26,6 +27,7 @@ from tasks import (
     gradients,
     last_steps,
     maps,
+    merge,
     pairs,
     probe,
     scales,
@@ -52,6 +54,9 @@ VERSIONS: dict[str, tuple[ModuleType, str]] = {
     "measure-pairs": (pairs, "VERSION"),
     "validate": (validate, "VERSION"),
     "measure-completions": (completions, "VERSION"),
+    "carry-adapter": (adapters, "VERSION"),
+    "merge": (merge, "VERSION"),
+    "merge-strengths": (merge, "VERSION"),
     "compare-inputs": (analyse, "VERSION"),
     "compare-outputs": (analyse, "VERSION"),
     "trace-fine-tuning": (analyse, "VERSION"),
@@ -71,6 +76,9 @@ BEFORE: dict[str, tuple[str, ...]] = {
     "probe": ("fine-tune",),
     "validate": ("last-steps",),
     "measure-completions": ("fine-tune",),
+    "carry-adapter": ("fine-tune", "procrustes"),
+    "merge": ("transfer",),
+    "merge-strengths": ("transfer",),
     "compare-inputs": ("procrustes",),
     "compare-outputs": ("transfer",),
     "measure-drift": ("trace-fine-tuning",),

@@ -26,11 +26,13 @@ from bico.methods.spec import Spec
 from bico.methods.variant import get_variant
 from bico.models.loading import ModelFiles, resolve
 from bico.models.protocol import COMPLETION, PAIRS, PROBE
+from bico.task_vector.merging import DENSITY, Merging
 from storage.arrays import read_arrays, read_attrs
 from storage.artefacts import folder_of
 from storage.checkpoints import load_state, save_state
-from storage.keys import Ref
+from storage.keys import Ref, file_digest
 from tasks import (
+    adapters,
     analyse,
     artefacts,
     collect,
@@ -40,6 +42,7 @@ from tasks import (
     finetune,
     gradients,
     last_steps,
+    merge,
     pairs,
     probe,
     procrustes,
@@ -261,6 +264,18 @@ def everything(bench: Bench) -> Iterator[tuple[str, str, Numbers]]:
         yield "last-steps", text, summary(without_noise(artefacts.read_vector(ref)))
         if (head := artefacts.read_linear_head(ref)) is not None:
             yield "last-steps", f"{text}, classifier", summary({"weight": head.weight, "bias": head.bias})
+
+    cut = get_variant("bico").method
+    adapter = bench.run(adapters.carry_adapter, a, b, expert, cut, bench.evidence(pair, cut.needs), None, 4)
+    yield "carry-adapter", "of rank 4", summary(without_noise(artefacts.read_vector(adapter.ref)))
+    files = [artefacts.vector_file(bench.transferred(text, pair)) for text in ("bico", "naive")]
+    given = [merge.VectorFile(str(path), file_digest(path)) for path in files]
+    for how in Merging:
+        made = bench.run(merge.merge_vectors, b, given, (1.0, 0.5), how, DENSITY)
+        yield "merge", how, summary(without_noise(artefacts.read_vector(made.ref)))
+    judge = merge.Samples(DIGITS, tuple(range(40)))
+    found = merge.read_strengths(bench.run(merge.choose_strengths, b, given, [judge], Merging.SUM, DENSITY).ref)
+    yield "merge-strengths", "sum", {f"of vector {n}": strength for n, strength in enumerate(found)}
 
     moved, read_out = bench.transferred("bico", pair), bench.finished("bico+head:targets=labels")
     for what, files, weights, alpha in (

@@ -13,11 +13,11 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from prefect.client.orchestration import get_client
 
-import flows.plan
-from flows import again
-from flows.compare_cli import by_name
+import flows.planning.plan
+from flows.commands.compare_cli import by_name
 from flows.config import Settings, TransferConfig, read_config
-from flows.records_gc import collect_records
+from flows.records import again
+from flows.records.records_gc import collect_records
 from storage.runs import delete_runs, old_runs
 from tasks.record import open_tracker
 from tests.command import run
@@ -39,8 +39,8 @@ def test_a_finished_run_is_told_without_going_through_it(
         raise AssertionError("a plan was made")
 
     with monkeypatch.context() as patched:
-        patched.setattr(flows.plan, "make_plan", no_plan)
-        patched.setattr("flows.links.prefect_is_configured", lambda: True)
+        patched.setattr(flows.planning.plan, "make_plan", no_plan)
+        patched.setattr("flows.commands.links.prefect_is_configured", lambda: True)
         assert run([*command, "--json"], patched) == 0
         assert json.loads(capsys.readouterr().out) == first
         assert run(command, patched) == 0
@@ -100,7 +100,7 @@ def _is_recorded(first: dict, title: str) -> None:
 
 def test_to_find_out_takes_none_of_the_large_libraries() -> None:
     code = (
-        "import sys, flows.cli, flows.again, flows.links, flows.disk\n"
+        "import sys, flows.cli, flows.records.again, flows.commands.links, flows.planning.disk\n"
         "print([m for m in ('prefect', 'mlflow', 'distributed', 'open_clip', 'transformers', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -14,9 +14,9 @@ from bico.evaluation.accuracy import accuracy
 from bico.evaluation.held_out import hold_out
 from bico.models.loading import load, resolve
 from bico.reporting.choice import Choice
-from flows.plan import make_plan
-from flows.report_cli import report
-from flows.results import record_of_run
+from flows.commands.report_cli import report
+from flows.planning.plan import make_plan
+from flows.records.results import record_of_run
 from flows.transfer import transfer
 from tests.flow_setup import Bench
 

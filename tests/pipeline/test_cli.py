@@ -213,7 +213,7 @@ def test_mistakes_in_finetune_and_evaluate_end_in_one_line_before_a_flow_starts(
     def no_server() -> None:
         raise AssertionError("a flow was about to start")
 
-    monkeypatch.setattr("flows.server.prefect_api", no_server)
+    monkeypatch.setattr("flows.services.server.prefect_api", no_server)
     monkeypatch.setenv("BICO_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     line = refused([part.replace("MODEL", str(releases["a"])) for part in arguments], monkeypatch, capsys)

@@ -13,8 +13,8 @@ from bico.calibration.signals import Signal
 from bico.finetune import ENCODER
 from bico.models.encoder.encoder import TextEncoder
 from flows.config import Settings, TransferConfig
-from flows.plan import Plan, make_plan
-from flows.written import alike, recorded
+from flows.planning.plan import Plan, make_plan
+from flows.records.written import alike, recorded
 from tasks.calibration import Calibration
 from tasks.collect import Pass, _stream
 from tasks.inputs import TaskRef, open_head, open_model, open_split, read_features

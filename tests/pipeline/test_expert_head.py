@@ -16,7 +16,7 @@ from bico.errors import CheckpointError, ConfigError
 from bico.models.clip.family import WEIGHTS
 from bico.models.clip.vit import ClipViT
 from flows.config import Settings, TransferConfig
-from flows.plan import Plan, make_plan
+from flows.planning.plan import Plan, make_plan
 from flows.single import evaluate_one, plan_evaluate
 from storage.checkpoints import save_state
 from tasks.artefacts import read_accuracy

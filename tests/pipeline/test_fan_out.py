@@ -8,7 +8,7 @@ from distributed import CancelledError, LocalCluster
 from prefect import flow, task
 from prefect_dask import DaskTaskRunner
 
-import flows.fan_out
+import flows.services.fan_out
 from bico.errors import ClusterError
 from flows.config import Settings
 from tasks.cached_stage import Workspace
@@ -23,15 +23,15 @@ def nap(seconds: float) -> str:
 def waited_for(address: str, seconds: float, limit: float | None) -> str:
     @flow
     def wait() -> str:
-        return flows.fan_out._result(nap.submit(seconds), "block-0", limit)
+        return flows.services.fan_out._result(nap.submit(seconds), "block-0", limit)
 
     return wait.with_options(task_runner=DaskTaskRunner(address=address))()
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flows.fan_out, "LOOK_EVERY", 0.2)
-    monkeypatch.setattr(flows.fan_out, "NO_WORKER", 1.0)
+    monkeypatch.setattr(flows.services.fan_out, "LOOK_EVERY", 0.2)
+    monkeypatch.setattr(flows.services.fan_out, "NO_WORKER", 1.0)
 
 
 def test_a_slow_block_is_waited_for_and_a_hanging_one_is_not(api: None, scheduler: str) -> None:
@@ -62,8 +62,8 @@ def test_a_local_cluster_is_started_for_work_once_and_again_after_a_loss(
         def close(self) -> None:
             closed.append(self.scheduler_address)
 
-    monkeypatch.setattr(flows.fan_out, "LocalCluster", Local)
-    with flows.fan_out.Cluster(Settings(home=tmp_path, workers=3)) as cluster:
+    monkeypatch.setattr(flows.services.fan_out, "LocalCluster", Local)
+    with flows.services.fan_out.Cluster(Settings(home=tmp_path, workers=3)) as cluster:
         assert not started
         assert [cluster._address(), cluster._address()] == ["tcp://local:1"] * 2
         cluster._close()
@@ -88,12 +88,12 @@ def test_a_cluster_that_was_lost_is_asked_again(
 
             return run
 
-    monkeypatch.setattr(flows.fan_out, "fan_out", Fake)
+    monkeypatch.setattr(flows.services.fan_out, "fan_out", Fake)
 
     @flow
     def solve() -> list[str]:
         settings = Settings(home=tmp_path, dask_scheduler="tcp://nowhere:1")
-        with flows.fan_out.Cluster(settings) as cluster:
+        with flows.services.fan_out.Cluster(settings) as cluster:
             return cluster.solve(Workspace(str(tmp_path)), [])
 
     if fine:

@@ -17,7 +17,7 @@ from bico.last_steps import Samples
 from bico.methods.variant import get_variant, run
 from bico.models.loading import load, resolve
 from flows.config import TransferConfig
-from flows.plan import make_plan
+from flows.planning.plan import make_plan
 from flows.single import evaluate_one
 from flows.transfer import Result
 from storage.checkpoints import load_state

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from bico.errors import ConfigError, DataError
 from flows.config import Settings, TransferConfig
-from flows.plan import make_plan
+from flows.planning.plan import make_plan
 from tests.command import run
 from tests.tiny_completions import settings, write_all
 from tests.tiny_decoder import write_decoder

@@ -13,7 +13,7 @@ from bico.errors import ConfigError, MethodError
 from bico.evaluation.probe import fit_probe
 from bico.models.loading import load, resolve
 from bico.task_vector import subtract
-from flows.plan import make_plan
+from flows.planning.plan import make_plan
 from flows.transfer import Result
 from tests.flow_setup import SHORT, Bench
 from tests.tiny_t5 import WORDS, write_colours, write_t5

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bico.errors import ConfigError
-from bico.merging import Merging, merged
 from bico.methods.spec import Spec
 from bico.models.loading import load, resolve
+from bico.task_vector.merging import Merging, merged
 from flows.config import TransferConfig
 from flows.merge import merge_flow, plan_merge
 from flows.packs import calibrate_flow, plan_pack, plan_packed, transfer_packed_flow
-from flows.plan import make_plan
-from flows.repeat import command_of
+from flows.planning.plan import make_plan
+from flows.records.repeat import command_of
 from tasks.inputs import TaskRef
 from tasks.pack import read_pack
 from tests.flow_setup import Bench

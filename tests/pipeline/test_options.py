@@ -10,8 +10,8 @@ import typer
 from pydantic import BaseModel, ConfigDict
 
 from flows.cli import app
+from flows.commands.options import Fields, OnlyInFiles, Option, command
 from flows.config import FinetuneConfig, Settings, TransferConfig
-from flows.options import Fields, OnlyInFiles, Option, command
 
 
 def options_of(*path: str) -> set[str]:

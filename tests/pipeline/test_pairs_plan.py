@@ -7,7 +7,7 @@ import pytest
 from bico.errors import ConfigError
 from bico.models.encoder.pairs import BANK
 from flows.config import Settings, TransferConfig
-from flows.plan import make_plan
+from flows.planning.plan import make_plan
 from tasks.inputs import TaskRef, open_head
 from tests.tiny_encoder import write_encoder
 from tests.tiny_pairs import settings, write_all
@@ -47,7 +47,7 @@ def test_what_only_classes_have_is_refused(
 ) -> None:
     if "expert" in changes:
         changes = changes | {"expert": str(write_encoder(folder / "c", 1))}
-        monkeypatch.setattr("flows.plan.read_expert", lambda *_: type("Read", (), {"notes": ()}))
+        monkeypatch.setattr("flows.planning.plan.read_expert", lambda *_: type("Read", (), {"notes": ()}))
     config = TransferConfig(**settings(folder, **changes), out=folder / "out")
     with pytest.raises(ConfigError, match=match):
         make_plan(config, Settings(home=folder / "home", device="cpu"))

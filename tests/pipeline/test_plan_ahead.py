@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-import flows.solving
-from flows import links, watch
+import flows.services.solving
+from flows.commands import links, watch
+from flows.commands.plan_cli import forecast
+from flows.commands.watch import Watch, watching
 from flows.config import PRESETS, Settings, TransferConfig
-from flows.plan import make_plan
-from flows.plan_cli import forecast
-from flows.rivals import left_out, rivals
-from flows.solving import Solver, pays
-from flows.watch import Watch, watching
+from flows.planning.plan import make_plan
+from flows.planning.rivals import left_out, rivals
+from flows.services.solving import Solver, pays
 from tasks.cached_stage import Done, Workspace
 from tasks.progress import reported
 from tests.command import run
@@ -176,9 +176,9 @@ def test_a_cluster_is_started_for_what_takes_long_enough(
         return block
 
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(flows.solving, "result_of", alone)
+    monkeypatch.setattr(flows.services.solving, "result_of", alone)
     monkeypatch.setattr(Solver, "_on_dask", lambda self, space, blocks: sent.extend(blocks) or blocks)
-    monkeypatch.setattr(flows.solving.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(flows.services.solving.torch, "get_num_threads", lambda: 2)
     blocks: Any = list("abcde")
     done: list[Done] = Solver(Settings(home=tmp_path, workers=2)).solve(Workspace(str(tmp_path)), blocks)
     assert (solved, sent) == (blocks[:here], blocks[here:]) and done == blocks

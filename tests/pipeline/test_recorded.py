@@ -16,10 +16,10 @@ from prefect.client.schemas.objects import Artifact
 import tasks.progress
 from bico.errors import ConnectionLostError, StoreError
 from bico.reporting.block_report import BlockReport, worst
-from flows.plan import make_plan
-from flows.results import rows_of
+from flows.planning.plan import make_plan
+from flows.records.results import rows_of
+from flows.records.written import settings_of
 from flows.transfer import Result
-from flows.written import settings_of
 from storage.tracking import Tracker
 from tasks.progress import reported
 from tasks.record import record_run, register
@@ -100,6 +100,7 @@ def test_a_cell_keeps_the_settings_that_were_used(bench: Bench) -> None:
         "rank": "0",
         "bico.completion": "svd",
         "bico.rank": 0,
+        "bico.rope": "free",
         "bico.others": "add",
         "bico.strength": "fixed",
     }
@@ -109,6 +110,7 @@ def test_a_cell_keeps_the_settings_that_were_used(bench: Bench) -> None:
         "rank": "128",
         "bico.completion": "partial",
         "bico.rank": 128,
+        "bico.rope": "free",
         "bico.others": "leave",
         "bico.strength": "fixed",
     }

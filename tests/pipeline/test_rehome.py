@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from prefect.settings import PREFECT_API_URL
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bico.errors import BicoError, ConfigError, MethodError
 from bico.evaluation.completions import measure_completions
+from bico.last_steps.lora import Lora
 from bico.models.decoder.decoder import Decoder
-from flows.config import TransferConfig
-from flows.rehome_cli import values_of
+from flows.commands.rehome_cli import values_of
+from flows.config import Settings, TransferConfig
+from flows.planning.plan import make_plan
 from tests.command import run
 from tests.tiny_completions import write_completions
 from tests.tiny_decoder import write_decoder
@@ -59,10 +63,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(folder: Path, given: dict[str, Any] | None = None, expert: str = "lora", **more: Any) -> TransferConfig:
-    about = {"samples": [16], "methods": ["bico"], "out": folder / "out"} | (given or {})
+    about = {"tasks": ["texts"], "samples": [16], "methods": ["bico"], "out": folder / "out"} | (given or {})
     return TransferConfig(
         **values_of(folder / expert, str(folder / "old"), str(folder / "new"), about, [folder / "texts.jsonl"], **more)
     )
+
+
+def test_what_would_change_nothing_or_fits_no_adapter_is_refused_before_any_work(folder: Path, tmp_path: Path) -> None:
+    place = Settings(home=tmp_path / "home", device="cpu")
+
+    def refused(match: str, error: type[BicoError], **changes: Any) -> None:
+        with pytest.raises(error, match=match):
+            make_plan(asked(folder, **changes), place)
+
+    base = AutoModelForCausalLM.from_pretrained(folder / "old")
+    get_peft_model(base, LoraConfig(r=RANK, task_type="CAUSAL_LM")).save_pretrained(folder / "untrained")
+    refused("changes nothing: every lora_B, or scale, is zero", MethodError, expert="untrained")
+    refused("no rank to keep", ConfigError, expert="new")
+    refused("'bico[+]tune' leaves what no adapter holds", ConfigError, given={"methods": ["bico+tune"]})
+    refused("at strength 0 changes nothing", ConfigError, given={"alpha": 0.0})
+    refused("--merged writes whole weights", ConfigError, rank=3, merged=True)
+    with pytest.raises(ConfigError, match="Nothing to align the models by"):
+        values_of(folder / "lora", "a", "b", {}, [])
+    plan = make_plan(asked(folder, {"methods": ["bico:rope=pairs"], "rivals": "all"}), place)
+    ranks = [step.r for variant in plan.methods.values() for step in variant.steps if isinstance(step, Lora)]
+    assert ranks == [RANK, RANK]
+    assert (plan.config.write, plan.config.test_share, plan.loss) == ("adapter", 0.2, "completion")
+    assert asked(folder, merged=True).write == "model"
 
 
 def measured(model: Any, base: Path, texts: list[Any]) -> dict[str, float]:
@@ -83,20 +110,26 @@ def test_from_two_folders_an_adapter_and_a_file(
     monkeypatch.setenv("BICO_DASK_SCHEDULER", scheduler)
     assert PREFECT_API_URL.value()
     old, new, lora, data = (str(folder / name) for name in ("old", "new", "lora", "texts.jsonl"))
-    told = ["--from", old, "--to", new, "--data", data, "--samples", "16", "--out", str(tmp_path / "out")]
-    assert run(["rehome", lora, *told], monkeypatch) == 0
+    places = {"adapters/support": lora, "models/Llama-3.2-1B": old, "models/Qwen2.5-1.5B": new}
+    places |= {"support.jsonl": data, "results": str(tmp_path / "out")}
+    (line,) = re.findall(r"^bico (rehome .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert {*places} <= {*shlex.split(line)}
+    told = [places.get(word, word) for word in shlex.split(line)] + ["--samples", "16", "--rivals", "all"]
+    assert run(told, monkeypatch) == 0
     shown = capsys.readouterr().out
     assert "| model | N | loss (nats per token) | perplexity | bits per character | label accuracy (%)" in shown
     assert re.search(r"Adapter: .*/out/models/texts-", shown)
-    record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert run(["rehome", lora, *told, "--json"], monkeypatch) == 0
+    assert run([*told, "--json"], monkeypatch) == 0  # found again, with all measures
     found = json.loads(capsys.readouterr().out)
     labels = {row["method"] for row in found["rows"]}
-    assert labels == {"zero-shot", "bico", "theseus", "source", "expert"}  # no copy: shapes differ
+    retrained = {"few-shot", "none+tune:steps=30", "none+lora", "bico+lora"}
+    assert labels == {"zero-shot", "bico", "theseus", "source", "expert"} | retrained  # no copy: shapes differ
     measures = found["outputs"]["measures"]
     assert measures["texts/expert"]["loss"] < measures["texts/source"]["loss"] - 1
+    losses = {label.split("/")[1]: numbers["loss"] for label, numbers in measures.items()}
+    assert losses["none+lora"] < losses["zero-shot"] - 0.5 and losses["bico+lora"] < losses["bico"] - 0.5
     ((name, written),) = found["outputs"]["models"].items()
-    cell = next(label for label in measures if label.replace("/", "-").replace("=", "").lower().startswith(name[:-2]))
+    cell = next(label for label in measures if label.replace("/", "-").replace("=", "").lower() == name)
 
     config = json.loads((Path(written) / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["task_type"]) == (RANK, ALPHA, "CAUSAL_LM")
@@ -115,4 +148,3 @@ def test_from_two_folders_an_adapter_and_a_file(
     card = (Path(written) / "README.md").read_text()
     assert "base_model: new\nbase_model_relation: adapter" in card
     assert f"target with this adapter | {measures[cell]['loss']:.4f}" in card and str(folder) not in card
-    assert record

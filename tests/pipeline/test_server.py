@@ -19,12 +19,12 @@ from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_sett
 from sqlalchemy import text
 
 from bico.errors import ServerError
-from flows.api_process import wait_to_write
-from flows.server import _serving
+from flows.services.api_process import wait_to_write
+from flows.services.server import _serving
 from tests.flow_setup import shared_by_processes
 from tests.places import SOURCES
 
-RUN = "import time; from flows.server import prefect_api\nwith prefect_api() as api: print(api, flush=True); time.sleep(600)"
+RUN = "import time; from flows.services.server import prefect_api\nwith prefect_api() as api: print(api, flush=True); time.sleep(600)"
 
 
 def alive(api: str) -> bool:
@@ -84,7 +84,7 @@ def test_the_server_ends_with_its_run(how: signal.Signals, home: Path) -> None:
 
 FLOW = """
 import time
-from flows.server import prefect_api
+from flows.services.server import prefect_api
 from prefect import flow
 @flow
 def waits(api: str) -> None:

@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from bico.errors import CalibrationError, ConfigError
-from flows import surroundings
+from flows.commands import surroundings
+from flows.commands.console import is_news
+from flows.commands.options import expanded, whole_names
 from flows.config import Settings, TransferConfig, make_config, read_config
-from flows.console import is_news
 from flows.ledger import Ledger
-from flows.options import expanded, whole_names
 from flows.release_watch import WatchConfig
 
 BASE = {"source": "x", "target": "y", "tasks": ["digits"]}

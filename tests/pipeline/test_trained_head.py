@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from bico.errors import CheckpointError, ConfigError
 from bico.models.encoder.classifier import ClassifiedEncoder
 from flows.config import Settings, TransferConfig
-from flows.plan import Plan, make_plan
+from flows.planning.plan import Plan, make_plan
 from flows.single import plan_evaluate
 from tasks.artefacts import read_accuracy
 from tasks.evaluate import evaluate_model

@@ -7,7 +7,7 @@ import pytest
 
 from bico.errors import ConfigError, MethodError
 from flows.config import Settings, TransferConfig, read_config
-from flows.plan import Plan, make_plan
+from flows.planning.plan import Plan, make_plan
 
 
 def plan_of(home: Path, target: str, **more: Any) -> Plan:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flows.server import one_certificate
+from flows.services.server import one_certificate
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

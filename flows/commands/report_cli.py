@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import JsonOption
+from flows.commands.options import JsonOption
 
 
 def report(
@@ -20,7 +20,7 @@ def report(
     """Make the page of a finished transfer again, from what the run left: no model, no data and no network."""
     from bico.errors import at_home
     from flows.config import Settings
-    from flows.results import record_of_run
+    from flows.records.results import record_of_run
     from tasks.page import write_page
 
     folder = at_home(Path(run))

@@ -12,7 +12,7 @@ run."""
 
 
 class _ToStderr(logging.StreamHandler[TextIO]):
-    """Writes to what standard error is by then: above the bars of a run in a terminal (`flows.watch`)."""
+    """Writes to what standard error is by then: above the bars of a run in a terminal (`flows.commands.watch`)."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)

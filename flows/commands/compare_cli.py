@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import JsonOption
+from flows.commands.options import JsonOption
 
 
 def by_name(run: str, settings: Any) -> str:
@@ -48,7 +48,7 @@ def compare(
     from bico.reporting.compare import compare as compared
     from bico.reporting.compare import comparison_table
     from flows.config import Settings
-    from flows.results import rows_of
+    from flows.records.results import rows_of
 
     settled = Settings.from_environment(**settings)
     first, second = (rows_of(by_name(run, settled), settled) for run in (run_a, run_b))

@@ -8,7 +8,7 @@ from urllib.request import url2pathname
 
 from bico.errors import StoreError
 from flows.config import Settings
-from flows.result import Result
+from flows.records.result import Result
 
 
 def disk_use(settings: Settings, result: Result) -> dict[str, int]:

@@ -3,13 +3,13 @@
 import json
 from typing import Any
 
+from flows.commands.watch import duration
 from flows.config import Settings, TransferConfig
-from flows.disk import bytes_told
-from flows.estimate import Estimate, estimate
-from flows.forecast import Ahead, look_ahead
-from flows.plan import Plan
-from flows.rivals import left_out
-from flows.watch import duration
+from flows.planning.disk import bytes_told
+from flows.planning.estimate import Estimate, estimate
+from flows.planning.forecast import Ahead, look_ahead
+from flows.planning.plan import Plan
+from flows.planning.rivals import left_out
 
 
 def forecast(plan: Plan, settings: Settings) -> tuple[Ahead, Estimate]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import JsonOption
+from flows.commands.options import JsonOption
 
 
 def merge(
@@ -30,12 +30,12 @@ def merge(
 ) -> None:
     """Put carried experts together into one model, and measure it on the task of each."""
     from bico.errors import ConfigError, nearest
-    from bico.merging import Merging
     from bico.reporting.merged import MergedRow, merged_table
+    from bico.task_vector.merging import Merging
+    from flows.commands.console import log_to_stderr
     from flows.config import Settings
-    from flows.console import log_to_stderr
     from flows.merge import merge_flow, plan_merge
-    from flows.server import prefect_api
+    from flows.services.server import prefect_api
 
     if how not in {one.value for one in Merging}:
         raise ConfigError(f"--how {how}: {nearest(how, [one.value for one in Merging])}")

@@ -2,7 +2,7 @@
 
 A run that is killed cannot stop its server; so the server watches the pipe to its parent, which the kernel closes.
 
-python -m flows.api_process SOCKET, the number of a socket that listens already
+python -m flows.services.api_process SOCKET, the number of a socket that listens already
 """
 
 import os

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bico.adapters.carry import find_in
-from bico.adapters.folder import is_adapter
+from bico.adapters.folder import check_files, is_adapter, read_config
 from bico.adapters.transport import check_moves
 from bico.errors import ConfigError
+from bico.last_steps.lora import Lora
 from bico.last_steps.search import Search
 from bico.methods.spec import Spec
 from bico.methods.variant import Variant
@@ -18,12 +19,26 @@ from tasks.adapters import carry_key
 from tasks.evidence import EvidenceRefs
 
 if TYPE_CHECKING:
-    from flows.plan import Plan
+    from flows.planning.plan import Plan
 
 
 def is_adaptable(variant: Variant) -> bool:
     """Whether what comes out is an adapter: a transport, and of last steps at most a strength."""
     return variant.method is not None and all(isinstance(step, Search) for step in variant.steps)
+
+
+def is_retrained(variant: Variant) -> bool:
+    """Whether it is the rival that trains an adapter on the same samples: measured, and not written."""
+    return bool(variant.steps) and isinstance(variant.steps[-1], Lora)
+
+
+def rank_of(config: TransferConfig) -> int | None:
+    """The rank of a run's adapters; None where it writes none."""
+    if config.write != "adapter":
+        return None
+    if config.adapter_rank is None and config.expert is not None and is_adapter(config.expert):
+        return int(read_config(check_files(config.expert)).get("r", 8))  # PEFT's default
+    return config.adapter_rank
 
 
 def check_adapters(
@@ -49,7 +64,7 @@ def check_adapters(
             "merged weights."
         )
     for spec in config.methods:
-        if spec in methods and not is_adaptable(methods[spec]):
+        if spec in methods and not is_adaptable(methods[spec]) and not is_retrained(methods[spec]):
             raise ConfigError(
                 f"Method '{spec}' leaves what no adapter holds (classifiers, projections, trained weights): write merged weights, or "
                 "take the method alone or with +search."
@@ -57,6 +72,10 @@ def check_adapters(
         own = methods[spec].alpha if spec in methods else None
         if (config.alpha if own is None else own) == 0:
             raise ConfigError(f"Method '{spec}' at strength 0 changes nothing of the target: give another --alpha.")
+    if not any(spec in methods and is_adaptable(methods[spec]) for spec in config.methods):
+        raise ConfigError(
+            f"None of {', '.join(map(str, config.methods))} leaves an adapter to write: take one that carries, such as bico."
+        )
     files, opened = source
     for path in given:
         if path not in whole:

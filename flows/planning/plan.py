@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from bico.calibration.budget import Budget
 from bico.calibration.memory import plan_memory, sketches
@@ -15,6 +16,7 @@ from bico.calibration.shared_tokens import Between, check_shared, share
 from bico.calibration.signals import Signal
 from bico.errors import ConfigError, MethodError, NotEnoughSamplesError, OutputError
 from bico.finetune import FinetuneConfig, default_config
+from bico.last_steps.lora import Lora
 from bico.last_steps.tune import Tune
 from bico.linalg.procrustes import MapRule
 from bico.methods.spec import Spec
@@ -22,13 +24,13 @@ from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
 from bico.models.protocol import CLASSLESS, COMPLETION, PAIRS, TEXT, Completing, Model, Placed
-from flows.adapters import check_adapters
 from flows.config import Settings, TransferConfig
-from flows.experts import Carried
-from flows.inputs import find_files, loss_for, pose, task_refs, tell, with_head
 from flows.measures import measure_of
-from flows.repeat import check_out, identity_of
-from flows.rivals import rivals
+from flows.planning.adapters import check_adapters, rank_of
+from flows.planning.experts import Carried
+from flows.planning.inputs import find_files, loss_for, pose, task_refs, tell, with_head
+from flows.planning.rivals import rivals
+from flows.records.repeat import check_out, identity_of
 from tasks.cached_stage import Workspace
 from tasks.finetune import read_expert
 from tasks.inputs import TaskRef, open_model
@@ -60,7 +62,7 @@ class Plan:
     """What to tell: what was taken for granted of the models; of an expert how it was read, how far it is from the source,
     what of it is not carried."""
     identity: str = ""
-    """Digest of all that determines the numbers (`flows.repeat`)."""
+    """Digest of all that determines the numbers (`flows.records.repeat`)."""
 
     @property
     def maps(self) -> list[tuple[Signal, MapRule]]:
@@ -161,9 +163,10 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     finetuning = config.finetune or usual_finetuning(ours), config.finetune or usual_finetuning(theirs)
     # What a method leaves open follows the run: few-shot takes its step at the rate the target is fine-tuned with.
     asked = [*config.methods, *rivals(config)]
-    methods = {
-        spec: get_variant(spec, completion=config.completion, rank=config.rank, lr=finetuning[1].lr) for spec in asked
-    }
+    defaults: dict[str, Any] = {"completion": config.completion, "rank": config.rank, "lr": finetuning[1].lr}
+    if (r := rank_of(config)) is not None:
+        defaults["r"] = r
+    methods = {spec: get_variant(spec, **defaults) for spec in asked}
     methods = {spec: v for spec, v in methods.items() if config.labelled or not v.needs_labels}
     if config.loss in CLASSLESS:  # of the baselines, those that need no classes
         methods = {spec: v for spec, v in methods.items() if serves_classless(v)}
@@ -269,7 +272,7 @@ def check_labels(config: TransferConfig, methods: Mapping[Spec, Variant]) -> Non
 
 def serves_classless(variant: Variant) -> bool:
     """Whether a method with its last steps can learn from texts alone: classifiers and projections cannot."""
-    return all(isinstance(step, Tune) for step in variant.steps)
+    return all(isinstance(step, Tune | Lora) for step in variant.steps)
 
 
 def check_classless(config: TransferConfig, methods: Mapping[Spec, Variant]) -> None:

@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any
 from bico.errors import StoreError
 from bico.reporting.rows import Row
 from flows.config import Settings, TransferConfig
-from flows.result import Result
-from flows.versions import versions
+from flows.records.result import Result
+from flows.records.versions import versions
 from storage.artefacts import open_store
 from storage.manifest import FaultError
 
 if TYPE_CHECKING:
-    from flows.plan import Plan
+    from flows.planning.plan import Plan
 
 FORMAT = 1
 FOLDER = "finished"
@@ -196,7 +196,7 @@ def _record(config: TransferConfig, settings: Settings) -> Path:
 
 def _sources() -> str:
     """Of every file of the program, its size and when it was changed. An edited comment costs the usual way once."""
-    root, total = Path(__file__).resolve().parents[1], hashlib.sha256()
+    root, total = Path(__file__).resolve().parents[2], hashlib.sha256()
     for package in SOURCES:
         for path in sorted((root / package).rglob("*.py")):
             about = path.stat()

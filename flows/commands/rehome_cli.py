@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.options import DataOption, Fields, JsonOption
+from flows.commands.options import DataOption, Fields, JsonOption
 
 FIELDS = Fields(
     "TransferConfig",

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from bico.errors import ConfigError
-from flows.options import RECORDS, STORE, JsonOption, command
+from flows.commands.options import RECORDS, STORE, JsonOption, command
 
 cache_app = typer.Typer(no_args_is_help=True, help="The artefact store: what is there, is it sound, what may go.")
 
@@ -98,7 +98,7 @@ def gc(
     freed = None
     if records and age is not None:
         from flows.config import Settings
-        from flows.records_gc import collect_records
+        from flows.records.records_gc import collect_records
 
         freed = collect_records(Settings.from_environment(**where), age, dry_run)
     if as_json:

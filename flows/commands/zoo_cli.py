@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.options import DataOption, JsonOption, expanded
+from flows.commands.options import DataOption, JsonOption, expanded
 
 zoo_app = typer.Typer(no_args_is_help=True, help="The mini models that ship with the project.")
 
@@ -39,7 +39,7 @@ def zoo_build(
     A text model also needs the corpus that its recipe names among DATA.
     """
     from flows.pretrain import check, pretrain
-    from flows.server import prefect_api
+    from flows.services.server import prefect_api
 
     data, out = expanded(data), expanded(out)
     check(name, data or [])  # a name that is not there ends in one line, before a flow run fails

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flows import again
 from flows.config import Settings
-from flows.disk import size_of
+from flows.planning.disk import size_of
+from flows.records import again
 
 OURS = (
     "cache-gc", "claims", "evaluate", "figure", "finetune", "release-watch", "reproduce", "solve-maps", "transfer",
@@ -51,7 +51,7 @@ def _flow_runs(older_than: float, dry_run: bool) -> int:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterStartTime
 
-    from flows.server import prefect_api
+    from flows.services.server import prefect_api
 
     before = datetime.fromtimestamp(time.time() - older_than, UTC)
     chosen: dict[str, Any] = {

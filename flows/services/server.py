@@ -76,7 +76,7 @@ def _serving(timeout: float) -> Iterator[str]:
         # Nothing is ever written to the pipe: that it ends is the message. In a session of its own the server outlives
         # Ctrl-C for as long as the run needs to say that it was stopped.
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.api_process", str(listening.fileno())],
+            [sys.executable, "-m", "flows.services.api_process", str(listening.fileno())],
             env={**os.environ, **own, **settings},
             stdin=subprocess.PIPE,
             pass_fds=[listening.fileno()],

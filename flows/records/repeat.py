@@ -14,8 +14,8 @@ from bico.adapters.folder import find_expert
 from bico.errors import ConfigError, OutputError
 from bico.models.loading import ModelFiles
 from bico.reporting.page.record import RunRecord
+from flows.commands.options import Field, fields_of
 from flows.config import TransferConfig
-from flows.options import Field, fields_of
 from tasks.inputs import TaskRef
 
 RECORD = "run.json"

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 
 from bico.calibration.memory import FLOAT32, MemoryPlan, covariance_shapes, plan_memory, weight_bytes
+from bico.last_steps.lora import Lora
 from bico.last_steps.search import Search
 from bico.last_steps.tune import Tune
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
 from bico.reporting.cost import applying, decomposition
-from flows.forecast import Ahead, Step
-from flows.plan import Plan
+from flows.planning.forecast import Ahead, Step
+from flows.planning.plan import Plan
 from tasks.collect import STAGES
 from tasks.inputs import TaskRef, open_model, open_split
 
@@ -186,7 +187,7 @@ class _Known:
             case "last-steps":
                 (_, _), _, _, _, steps, evidence, drawn = args
                 seen = (evidence.budget.size or 0) + sum(len(one.indices) for one in drawn[1:] if one is not None)
-                trained = sum(3 * one.steps * one.batch_size for one in steps if isinstance(one, Tune))
+                trained = sum(3 * one.steps * one.batch_size for one in steps if isinstance(one, Tune | Lora))
                 searched = sum(8 * seen for one in steps if isinstance(one, Search))
                 return [(plan.source, seen), (plan.target, seen + trained + searched)]
             case _ if stage in STAGES.values():

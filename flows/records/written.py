@@ -13,11 +13,11 @@ from bico.reporting.choice import Choice
 from bico.reporting.names import short_name
 from bico.reporting.page.record import Draw, RunRecord
 from bico.reporting.rows import Cell, Row
-from flows.experts import told
 from flows.ledger import Ledger
-from flows.plan import Plan
-from flows.repeat import command_of, expert_digest, settings_of_run
-from flows.versions import versions
+from flows.planning.experts import told
+from flows.planning.plan import Plan
+from flows.records.repeat import command_of, expert_digest, settings_of_run
+from flows.records.versions import versions
 from storage.keys import Ref
 from tasks.publish import Export
 

@@ -13,7 +13,7 @@ from tasks.procrustes import solve_maps
 from tasks.progress import reported
 
 if TYPE_CHECKING:
-    from flows.fan_out import Cluster
+    from flows.services.fan_out import Cluster
 
 CLUSTER_START = 10.0
 """Seconds until a local cluster has solved its first map: workers import PyTorch and Prefect, on the cores that would
@@ -59,7 +59,7 @@ class Solver:
         return [*done, *(self._on_dask(space, rest) if rest else ())]
 
     def _on_dask(self, space: Workspace, blocks: list[BlockMaps]) -> list[Done]:
-        from flows.fan_out import Cluster  # brings Dask, which a run without large maps does without
+        from flows.services.fan_out import Cluster  # brings Dask, which a run without large maps does without
 
         if self._cluster is None:
             self._cluster = self._stack.enter_context(Cluster(self._settings))

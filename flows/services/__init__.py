@@ -1,0 +1,1 @@
+"""Prefect's API, Dask's cluster, and where maps are solved."""
