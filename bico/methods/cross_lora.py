@@ -1,10 +1,11 @@
 """Cross-LoRA: the update moves between the leading singular subspaces of the two base weights; needs no data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from bico.errors import ConfigError
 from bico.methods.protocol import Serves
+from bico.methods.settings import OWN
 from bico.methods.weight_aligned import WeightAligned
 
 
@@ -24,7 +25,7 @@ class CrossLora(WeightAligned):
         | https://arxiv.org/abs/2508.05232
     """
 
-    rank: int = 64
+    rank: int = field(default=64, metadata=OWN)
     """Singular directions kept of each weight, at most."""
 
     name: ClassVar[str] = "cross-lora"

@@ -11,6 +11,8 @@ from bico.methods.spec import Part
 ADDED_LATER = {"added_later": True}
 """Metadata of a setting that came after results had been stored: keys leave it out while it has its default, so that they
 are found."""
+OWN = {"own": True}
+"""Metadata of a setting whose name is that of one of the run's, and whose meaning is another: the run's does not reach it."""
 
 
 @runtime_checkable  # beartype checks it in the tests
@@ -52,7 +54,8 @@ def build_part(part: Part, methods: Mapping[str, type[M]], defaults: Mapping[str
         if key in given:
             raise ConfigError(f"Method {text!r}: {key} is given twice.")
         given[key] = _value(text, key, value, kinds[key])
-    return method(**{key: value for key, value in defaults.items() if key in kinds} | given)
+    own = {field.name for field in fields(cast(type[HasFields], method)) if field.metadata.get("own")}
+    return method(**{key: value for key, value in defaults.items() if key in kinds.keys() - own} | given)
 
 
 def identity(part: HasFields) -> dict[str, Any]:

@@ -58,3 +58,8 @@ def test_methods_are_values(name: str) -> None:
 def test_a_spelling_with_a_mistake_is_refused(text: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         get_method(text)
+
+
+def test_a_runs_rank_of_maps_does_not_reach_what_only_shares_the_name() -> None:
+    assert get_method("bico", rank=7).rank == 7 and get_method("bico:rank=5", rank=7).rank == 5
+    assert get_method("cross-lora", rank=7).rank == 64 and get_method("cross-lora:rank=3", rank=0).rank == 3
