@@ -90,6 +90,12 @@ def test_what_would_change_nothing_or_fits_no_adapter_is_refused_before_any_work
     assert ranks == [RANK, RANK]
     assert (plan.config.write, plan.config.test_share, plan.loss) == ("adapter", 0.2, "completion")
     assert asked(folder, merged=True).write == "model"
+    several = asked(folder).model_dump(exclude={"expert", "prompts"}, exclude_unset=True) | {
+        "experts": [str(folder / "lora")]
+    }
+    assert make_plan(TransferConfig(**several), place).carried["texts"].expert == folder / "lora"
+    with pytest.raises(MethodError, match="changes nothing"):
+        make_plan(TransferConfig(**several | {"experts": [str(folder / "untrained")]}), place)
 
 
 def measured(model: Any, base: Path, texts: list[Any]) -> dict[str, float]:
