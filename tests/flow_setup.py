@@ -20,8 +20,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.commands.plan_cli import forecast
 from flows.config import Settings, TransferConfig
+from flows.planning.forecast import look_ahead
 from flows.planning.plan import make_plan
 from flows.services.server import prefect_api
 from flows.transfer import Result, transfer
@@ -129,7 +129,7 @@ class Bench:
     def run(self, **changes: Any) -> Result:
         """Runs a transfer, whose plan has to foresee every stage."""
         config = self.config(**changes)
-        ahead, _ = forecast(make_plan(config, self.settings), self.settings)
+        ahead = look_ahead(make_plan(config, self.settings), self.settings)
         result = transfer(config, self.settings)
         assert ahead.stages == result.stages and ahead.rows == len(result.rows)
         return result
