@@ -138,9 +138,13 @@ class ArtefactStore:
         return {key: (self.ref(key), key not in missing) for key in keys}
 
     def discard(self, key: str) -> None:
-        """Removes an artefact, complete or not; it disappears in one step."""
+        """Removes an artefact, complete or not; it disappears in one step. Who collects what is used (`uses`) is not told of it
+        any more: a run that had it for a means does not need it.
+        """
         with self._lock(checked_key(key)):
             self.backend.remove(key)
+        for used in self._uses:
+            used.discard(key)
 
     @contextmanager
     def uses(self) -> Iterator[set[str]]:

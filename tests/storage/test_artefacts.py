@@ -395,3 +395,13 @@ def test_relative_root_is_made_absolute(tmp_path: Path, monkeypatch: pytest.Monk
     ref, _ = ArtefactStore(Path("store")).get_or_create(KEY, Builder())
     monkeypatch.chdir("/")
     assert folder_of(ref).is_dir()
+
+
+def test_what_was_a_means_and_is_discarded_is_not_among_what_was_used(store: ArtefactStore) -> None:
+    other = f"{KEY[:-1]}{'0' if KEY[-1] != '0' else '1'}"
+    with store.uses() as used:
+        for key in (KEY, other):
+            store.get_or_create(key, lambda out: (out / "a").write_text("x"))
+        assert used == {KEY, other}
+        store.discard(other)
+    assert used == {KEY} and not store.is_complete(other)
