@@ -112,6 +112,7 @@ def test_the_command_says_it_in_a_table_and_in_json(
 def test_what_is_no_run_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # where nobody has made runs
     old = str(write(tmp_path / "old", rows()))
     assert "give a folder with results.csv" in refused(["compare", old, "nowhere"], monkeypatch, capsys)
     home = ["--home", str(tmp_path / "home")]
