@@ -181,22 +181,33 @@ def _solve(plan: Plan, settings: Settings, collected: Collected, solver: Solver,
 
 def _blocks(plan: Plan, found: Collected) -> Iterator[BlockMaps]:
     sites = open_model(plan.target, plan.space.device).sites
+    labelled, unlabelled = (_covariances(plan, of) for of in (found.labelled, found.unlabelled))
     for group in dict.fromkeys(site.group for site in sites) if plan.maps else ():
-        yield BlockMaps(group, tuple(_signal_maps(plan, found, sites, group)))
+        yield BlockMaps(group, tuple(_signal_maps(plan, labelled, unlabelled, sites, group)))
 
 
-def _signal_maps(plan: Plan, found: Collected, sites: Iterable[Site], group: str) -> Iterator[SignalMaps]:
+def _covariances(plan: Plan, of: Gathered | None) -> dict[tuple[Signal, MapRule], Ref]:
+    """Where the covariances that each map is solved from will lie; nothing of samples that there are none of."""
+    passes = {} if of is None else {one.most: one for one in of.passes}
+    return {
+        (signal, rule): plan.space.artefacts.ref(passes[plan.most(rule)].key(signal))
+        for signal, rule in (plan.maps if passes else ())
+    }
+
+
+def _signal_maps(
+    plan: Plan,
+    labelled: Mapping[tuple[Signal, MapRule], Ref],
+    unlabelled: Mapping[tuple[Signal, MapRule], Ref],
+    sites: Iterable[Site],
+    group: str,
+) -> Iterator[SignalMaps]:
     """All maps of one block: of the labelled samples, and of those with the unlabelled ones."""
     config = plan.config
-
-    def covariances(of: Gathered, signal: Signal, rule: MapRule) -> Ref:
-        [one] = [one for one in of.passes if one.most == plan.most(rule)]
-        return plan.space.artefacts.ref(one.key(signal))
-
     for signal, rule in plan.maps:
-        labelled = covariances(found.labelled, signal, rule) if found.labelled else None
-        if labelled is not None:
-            yield SignalMaps.of(labelled, signal, sites, group, config.labelled, rule)
-        if found.unlabelled is not None:
-            theirs = (covariances(found.unlabelled, signal, rule), config.unlabelled)
-            yield SignalMaps.of(labelled, signal, sites, group, config.samples, rule, theirs)
+        ours = labelled.get((signal, rule))
+        if ours is not None:
+            yield SignalMaps.of(ours, signal, sites, group, config.labelled, rule)
+        if unlabelled:
+            theirs = (unlabelled[signal, rule], config.unlabelled)
+            yield SignalMaps.of(ours, signal, sites, group, config.samples, rule, theirs)

@@ -16,7 +16,7 @@ from bico.errors import ConfigError, nearest
 from zoo_build.cooccurrence import word_vectors
 from zoo_build.decoder_tokenizers import TOKENIZERS
 from zoo_build.text_corpus import batches, choose_books, encode, find_corpus, read_passages
-from zoo_build.training import Watch, descend, load_recipe, write_weights
+from zoo_build.training import Watch, descend, load_recipe, rise_and_fall, write_weights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 Cut = Literal["bytes", "words"]
@@ -109,10 +109,8 @@ def start_embedding(model: LlamaForCausalLM, passages: Sequence[Tensor], recipe:
 
 
 def learning_rate(step: int, recipe: DecoderPretraining) -> float:
-    """Returns the share of the peak learning rate at a step: a linear rise, then a line down to zero."""
-    if step < recipe.warm_up:
-        return (step + 1) / recipe.warm_up
-    return (recipe.steps - step) / max(1, recipe.steps - recipe.warm_up)
+    """Returns the share of the peak learning rate at a step."""
+    return rise_and_fall(step, recipe.warm_up, recipe.steps)
 
 
 def train(

@@ -25,7 +25,7 @@ from zoo_build.text_corpus import (
     sentinel_ids,
     train_tokenizer,
 )
-from zoo_build.training import Watch, descend, load_recipe, write_weights
+from zoo_build.training import Watch, descend, load_recipe, rise_and_fall, write_weights
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -144,10 +144,8 @@ def start_embedding(model: T5ForConditionalGeneration, passages: Sequence[Tensor
 
 
 def learning_rate(step: int, recipe: T5Pretraining) -> float:
-    """Returns the share of the peak learning rate at a step: a linear rise, then a line down to zero."""
-    if step < recipe.warm_up:
-        return (step + 1) / recipe.warm_up
-    return (recipe.steps - step) / max(1, recipe.steps - recipe.warm_up)
+    """Returns the share of the peak learning rate at a step."""
+    return rise_and_fall(step, recipe.warm_up, recipe.steps)
 
 
 def _optimisers(model: T5ForConditionalGeneration, recipe: T5Pretraining) -> list[torch.optim.Optimizer]:

@@ -41,6 +41,11 @@ def load_recipe(kind: type[R], path: Path) -> R:
         raise ConfigError(f"{path.name}: {error}") from error
 
 
+def rise_and_fall(step: int, warm_up: int, steps: int) -> float:
+    """Returns the share of the peak learning rate at a step: a linear rise, then a line down to zero."""
+    return (step + 1) / warm_up if step < warm_up else (steps - step) / max(1, steps - warm_up)
+
+
 def descend(
     model: nn.Module,
     optimisers: Sequence[torch.optim.Optimizer],

@@ -74,8 +74,11 @@ class Plan:
         """The signals of each pass, by how many of their strongest directions are collected; None for all. Maps of other
         methods in the run thus change nothing in what a method gets.
         """
-        ranks = dict.fromkeys(self.most(rule) for _, rule in self.maps)
-        return {most: tuple(dict.fromkeys(s for s, rule in self.maps if self.most(rule) == most)) for most in ranks}
+        ranks = {rule: self.most(rule) for rule in dict.fromkeys(rule for _, rule in self.maps)}
+        return {
+            most: tuple(dict.fromkeys(signal for signal, rule in self.maps if ranks[rule] == most))
+            for most in dict.fromkeys(ranks.values())
+        }
 
     def most(self, rule: MapRule) -> int | None:
         """How many of the strongest directions are collected for maps of a rule; all (None) where no layer is wide enough for

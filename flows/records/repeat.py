@@ -16,6 +16,7 @@ from bico.models.loading import ModelFiles
 from bico.reporting.page.record import RunRecord
 from flows.commands.options import Field, fields_of
 from flows.config import TransferConfig
+from storage.keys import file_digest
 from tasks.inputs import TaskRef
 
 RECORD = "run.json"
@@ -79,8 +80,7 @@ def expert_digest(place: Path, allow_pickle: bool) -> str:
     """sha256 over the files of an expert's weights."""
     total = hashlib.sha256()
     for path in find_expert(place, allow_pickle):
-        with path.open("rb") as stream:
-            total.update(hashlib.file_digest(stream, "sha256").digest())
+        total.update(bytes.fromhex(file_digest(path)))
     return total.hexdigest()
 
 
