@@ -37,8 +37,7 @@ class ModelFiles:
         if self.pooling or self.classifier:
             total.update(f"pooling={self.pooling}, classifier={self.classifier is not None}".encode())
         for path in self.files:
-            about = path.stat()
-            total.update(path.name.encode() + _file_digest(path, about.st_mtime_ns, about.st_size))
+            total.update(path.name.encode() + hashed_once(path))
         return total.hexdigest()
 
 
@@ -53,6 +52,12 @@ class References:
     find: Callable[[str], ModelFiles]
     """Finds, or downloads, the files of such a reference. Raises UnknownModelError if there is no such model and says which
     are near, and CheckpointError if it cannot be had."""
+
+
+def hashed_once(path: Path) -> bytes:
+    """sha256 of a file, read once per process and version of it."""
+    about = path.stat()
+    return _file_digest(path, about.st_mtime_ns, about.st_size)
 
 
 @cache

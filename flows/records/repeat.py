@@ -12,11 +12,11 @@ import yaml
 
 from bico.adapters.folder import find_expert
 from bico.errors import ConfigError, OutputError
+from bico.models.files import hashed_once
 from bico.models.loading import ModelFiles
 from bico.reporting.page.record import RunRecord
 from flows.commands.options import Field, fields_of
 from flows.config import TransferConfig
-from storage.keys import file_digest
 from tasks.inputs import TaskRef
 
 RECORD = "run.json"
@@ -80,7 +80,7 @@ def expert_digest(place: Path, allow_pickle: bool) -> str:
     """sha256 over the files of an expert's weights."""
     total = hashlib.sha256()
     for path in find_expert(place, allow_pickle):
-        total.update(bytes.fromhex(file_digest(path)))
+        total.update(hashed_once(path))
     return total.hexdigest()
 
 
