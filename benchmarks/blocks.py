@@ -13,9 +13,9 @@ from benchmarks.measure import random_pair, workers_of_one_thread
 from bico.calibration.memory import covariance_shapes
 from bico.calibration.signals import Signal, SignalKey
 from bico.linalg.procrustes import MAP_RANK, MapRule, procrustes
-from flows.config import Settings
 from flows.services.fan_out import Cluster
 from flows.services.server import prefect_api
+from flows.settings import Settings
 from storage.keys import artefact_key
 from tasks.artefacts import array_name, new_covariances
 from tasks.cached_stage import Workspace

@@ -31,10 +31,10 @@ from bico.data.hub import HUB
 from bico.data.vision8 import CLASS_NAMES
 from bico.models.clip.family import CONFIG, WEIGHTS
 from bico.reporting.provenance import made_by
-from flows.config import Settings
 from flows.recipes import Recipe, read_recipe
 from flows.reproduce import Reproduced, check, reproduce
 from flows.services.server import prefect_api
+from flows.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
 TASK = "eurosat"

@@ -28,10 +28,10 @@ from bico.reporting.claims import Kind, differences, evaluate
 from bico.reporting.names import label_of
 from bico.reporting.references import SOURCE_PROBE, TARGET_PROBE
 from bico.reporting.rows import Row
-from flows.config import Settings
 from flows.recipes import Recipe, read_recipe
 from flows.reproduce import check, reproduce
 from flows.services.server import prefect_api
+from flows.settings import Settings
 
 RESULTS = Path(__file__).parent / "results"
 EMBEDDED = ["digits", "segments", "lamps"]

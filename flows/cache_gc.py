@@ -3,7 +3,7 @@
 from prefect import flow
 
 from flows.commands.cache_cli import parse_age
-from flows.config import Settings
+from flows.settings import Settings
 from tasks.gc import collect_garbage
 
 

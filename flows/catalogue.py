@@ -10,8 +10,9 @@ from bico.errors import ConfigError, nearest
 from bico.reporting.claims import Kind
 from bico.reporting.names import label_of
 from bico.reporting.rows import Row
-from flows.config import CONFIGS, MethodSpec, read_yaml, validated
+from flows.config import CONFIGS, MethodSpec
 from flows.recipes import list_recipes, read_recipe
+from flows.validation import read_yaml, validated
 
 Rows = Mapping[str, Mapping[str, Sequence[Row]]]
 """By recipe and transfer."""

@@ -17,10 +17,11 @@ from bico.reporting.provenance import made_by
 from bico.reporting.rows import Cell, Row
 from bico.task_vector import norm
 from flows.catalogue import Catalogue
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.ledger import totals
 from flows.recipes import read_recipe
 from flows.reproduce import check, missing, read_transfers, run_transfers, scratch
+from flows.settings import Settings
 from flows.transfer import transfer
 from storage.checkpoints import load_state
 from tasks.artefacts import EXPORTED_VECTOR

@@ -15,10 +15,10 @@ from bico.linalg.procrustes import MapRule
 from bico.methods import Needs
 from bico.models.sites import Site
 from bico.reporting.rows import Cell
-from flows.config import Settings
 from flows.ledger import Ledger
 from flows.planning.plan import Plan
 from flows.services.solving import Solver
+from flows.settings import Settings
 from storage.keys import Ref
 from tasks.calibration import Calibration, PseudoLabelled
 from tasks.collect import Pass, collect_activations, collect_gradients

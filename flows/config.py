@@ -1,20 +1,15 @@
 """What a transfer is asked to do: the schema of YAML files, deployments and the command line."""
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
-    ValidationError,
-    ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
@@ -23,8 +18,8 @@ from pydantic import (
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling
 from bico.calibration.shared_tokens import Between
-from bico.data.reading import Reading, load_words, make_reading
-from bico.errors import ConfigError, at_home, masked, nearest
+from bico.data.reading import Reading, make_reading
+from bico.errors import at_home
 from bico.finetune import FinetuneConfig
 from bico.linalg.procrustes import MAP_RANK, Completion
 from bico.methods.spec import Spec
@@ -35,6 +30,7 @@ from bico.reporting.names import short_name
 from flows.commands.options import OnlyInFiles, Option
 from flows.planning import experts as expert_names
 from flows.planning.experts import Carried, carried, files_of, tasks_named
+from flows.validation import read_yaml, validated
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
@@ -285,85 +281,6 @@ class TransferConfig(BaseModel):
         return list(dict.fromkeys(values))
 
 
-class Settings(BaseModel):
-    """Where things run and are kept: never what comes out. Read from BICO_* environment variables."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    home: Path = Path(".bico")
-    """Folder of the artefact store, MLflow's database and files."""
-    store: Annotated[str, Field(validate_default=True)] = ""
-    """Address of the artefact store: a folder, file:///path, s3://bucket/prefix, gs://bucket/prefix or
-    az://container/prefix; without it, `store` under `home`."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where models run; auto takes CUDA if there is a usable device."""
-    memory: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """GB that calibration may take; blocks are served in several passes if they do not fit into one."""
-    workers: Annotated[int, Field(ge=1, le=1024)] = 2
-    """Processes of the local Dask cluster, one thread each."""
-    dask_scheduler: str | None = None
-    """Address of an existing Dask scheduler; without it a local cluster is started when there is work for it."""
-    mlflow_uri: str | None = None
-    """MLflow tracking address; without it SQLite under `home`."""
-    experiment: str = "bico"
-    """MLflow's experiment."""
-    stage_timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Seconds that one stage may take before the run fails; without it, as long as it takes."""
-    keep_covariances: bool = False
-    """Keep what maps are solved from. It is several times as large as the maps, and otherwise goes when they are solved."""
-    allow_pickle: bool = False
-    """Read checkpoints that `torch.save` wrote, tensors only; a pickle is refused otherwise."""
-
-    @classmethod
-    def from_environment(cls, **given: Any) -> "Settings":
-        values = {
-            name: os.environ[f"BICO_{name.upper()}"]
-            for name in cls.model_fields
-            if f"BICO_{name.upper()}" in os.environ
-        }
-        if "MLFLOW_TRACKING_URI" in os.environ:
-            values.setdefault("mlflow_uri", os.environ["MLFLOW_TRACKING_URI"])
-        values |= {name: value for name, value in given.items() if value is not None}
-        return validated(cls, values, "settings")
-
-    @field_validator("home")
-    @classmethod
-    def _usable(cls, home: Path) -> Path:
-        home = at_home(home)
-        if strange := {*"?#%"} & {*str(home.absolute())}:
-            raise ValueError(
-                f"{strange.pop()!r} in the path means something else in the address of MLflow's database; rename it"
-            )
-        return home
-
-    @field_validator("store")
-    @classmethod
-    def _absolute(cls, store: str, info: ValidationInfo) -> str:
-        """Workers may have another working directory."""
-        if "://" in store or store.startswith("file:"):
-            return store
-        return str(at_home(Path(store or info.data.get("home", Path(".bico")) / "store")).absolute())
-
-    @field_validator("store", "mlflow_uri", "dask_scheduler")
-    @classmethod
-    def _no_password(cls, address: str | None) -> str | None:
-        """Settings are parameters of a flow run, which Prefect keeps and shows."""
-        if address and masked(address) != address:
-            raise ValueError(
-                "keep passwords out of addresses: set MLFLOW_TRACKING_USERNAME and _PASSWORD, or the AWS_* keys"
-            )
-        return address
-
-    def resolved_device(self) -> str:
-        import torch
-
-        if self.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("--device cuda: this machine has no usable CUDA device; use --device cpu or auto.")
-        return self.device
-
-
 def _some(values: Sequence[Any]) -> str:
     """Values in a name: all of a few, the first ones of many.
 
@@ -384,64 +301,6 @@ def make_config(values: dict[str, Any], origin: str) -> TransferConfig:
         ConfigError: One line that names the key, what is wrong, and the nearest valid key.
     """
     return validated(TransferConfig, values, origin)
-
-
-_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
-
-
-def validated(model: type[Any], values: dict[str, Any], origin: str) -> Any:
-    """Builds a pydantic model; its complaint becomes one line.
-
-    Raises:
-        ConfigError: Naming the key, what is wrong, and for an unknown key the nearest valid one.
-    """
-    try:
-        return model(**values)
-    except ValidationError as error:
-        # A misspelt key is missing under its right name too: the spelling is what to tell.
-        first = min(error.errors(), key=lambda found: found["type"] not in _UNKNOWN_KEY)
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] in _UNKNOWN_KEY:
-            *place, name = first["loc"]
-            raise ConfigError(f"{origin}: unknown key {key!r}; {nearest(str(name), _keys_at(model, place))}") from None
-        if first["type"] == "missing":
-            raise ConfigError(f"{origin}: {key!r} is missing.") from None
-        where = f"{key}={first['input']!r}: " if key else ""
-        raise ConfigError(f"{origin}: {where}{first['msg'].removeprefix('Value error, ').rstrip('.')}.") from None
-
-
-def _keys_at(model: type[Any], place: Iterable[str | int]) -> Iterable[str]:
-    """The keys valid at a place inside a model: its own, or those of the model or dataclass that a field holds."""
-    for part in place:
-        if isinstance(part, str) and part in getattr(model, "model_fields", {}):
-            held = _classes(model.model_fields[part].annotation)
-            model = next((c for c in held if hasattr(c, "model_fields") or is_dataclass(c)), model)
-    fields = model.model_fields if hasattr(model, "model_fields") else model.__dataclass_fields__
-    return [name for name in fields if not name.startswith("_")]  # pydantic adds one of its own to dataclasses
-
-
-def _classes(annotation: Any) -> Iterator[Any]:
-    """Every type that an annotation mentions, such as X in `list[X] | None`."""
-    yield annotation
-    for argument in get_args(annotation):
-        yield from _classes(argument)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML file of settings.
-
-    Raises:
-        ConfigError: If the file is missing, is not YAML, or holds no keys.
-    """
-    try:
-        values = load_words(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds no settings; write `key: value` lines.")
-    if strange := [key for key in values if not isinstance(key, str)]:
-        raise ConfigError(f"{path}: the key {strange[0]!r} is no text; write `key: value` lines.")
-    return values
 
 
 def read_config(path: Path, overrides: dict[str, Any]) -> TransferConfig:

@@ -27,9 +27,10 @@ from bico.reporting.names import short_name
 from bico.reporting.references import ZERO_SHOT
 from bico.reporting.rows import Cell
 from flows.collect import calibrate
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.ledger import Ledger, totals
 from flows.planning.plan import Plan, check_writable, make_plan
+from flows.settings import Settings
 from flows.transfer import fine_tune_all, transfer_all
 from tasks.analyse import (
     compare_inputs,

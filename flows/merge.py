@@ -18,13 +18,14 @@ from bico.reporting.merged import MergedRow, merge_card, merged_table
 from bico.reporting.page.record import RunRecord
 from bico.reporting.rows import Row
 from bico.task_vector.merging import Merging
-from flows.config import Settings, TransferConfig, make_config
+from flows.config import TransferConfig, make_config
 from flows.ledger import Ledger
 from flows.measures import MEASURES
 from flows.planning.inputs import loss_for, pose, task_refs
 from flows.planning.plan import check_writable
 from flows.records.repeat import RECORD
 from flows.records.results import record_of_run
+from flows.settings import Settings
 from storage.keys import Ref, file_digest
 from tasks.artefacts import EXPORTED_VECTOR, read_accuracy
 from tasks.cached_stage import Workspace, noted

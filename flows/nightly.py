@@ -10,9 +10,9 @@ from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
 from bico.reporting.compare import Comparison, compare, comparison_table, read_rows
-from flows.config import Settings
 from flows.recipes import list_recipes, read_recipe
 from flows.reproduce import check, reproduce
+from flows.settings import Settings
 from tasks.reports import show_page
 
 

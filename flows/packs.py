@@ -22,7 +22,7 @@ from bico.models.protocol import CLASSLESS
 from bico.reporting.packed import packed_card
 from bico.reporting.rows import Cell, Row
 from flows.collect import Collected, calibrate
-from flows.config import Settings, TransferConfig, make_config
+from flows.config import TransferConfig, make_config
 from flows.ledger import Ledger
 from flows.measures import MEASURES
 from flows.planning.experts import Carried, carried
@@ -30,6 +30,7 @@ from flows.planning.inputs import find_files, loss_for, pose, task_refs
 from flows.planning.plan import Plan, check_writable, make_plan
 from flows.records.repeat import RECORD
 from flows.records.versions import versions
+from flows.settings import Settings
 from storage.keys import Ref
 from tasks.artefacts import most_directions, read_accuracy
 from tasks.cached_stage import Workspace, noted

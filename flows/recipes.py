@@ -17,7 +17,8 @@ from bico.data.tasks import EMBEDDED, get_task
 from bico.errors import BicoError, ConfigError, nearest
 from bico.linalg.procrustes import ALL
 from bico.methods.spec import Spec
-from flows.config import CONFIGS, MethodSpec, TransferConfig, make_config, read_yaml, validated
+from flows.config import CONFIGS, MethodSpec, TransferConfig, make_config
+from flows.validation import read_yaml, validated
 
 REPRODUCE = CONFIGS / "reproduce"
 PAPER_TASKS = {

@@ -21,9 +21,10 @@ from bico.reporting.compare import Comparison, compare, comparison_table
 from bico.reporting.rows import Row
 from bico.reporting.tables import markdown_table
 from flows.commands.links import flow_run_page, mlflow_page
-from flows.config import Settings, TransferConfig, make_config
+from flows.config import TransferConfig, make_config
 from flows.planning.plan import make_plan
 from flows.records.repeat import MODELS
+from flows.settings import Settings
 from flows.transfer import transfer
 from tasks.record import register
 from tasks.releases import RECORD, Record, find_release, question, records, show_release

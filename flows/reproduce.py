@@ -21,11 +21,12 @@ from bico.reporting.provenance import made_by
 from bico.reporting.references import TARGET_PROBE, ZERO_SHOT, is_reference
 from bico.reporting.rows import Row
 from bico.reporting.tables import headlines, markdown_table
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.figures import FIGURES, Drawn
 from flows.ledger import totals
 from flows.planning.plan import make_plan
 from flows.recipes import Recipe
+from flows.settings import Settings
 from flows.transfer import transfer
 from tasks.reports import write_report
 

@@ -14,10 +14,10 @@ from bico.errors import ConfigError, OutputError, at_home
 from bico.finetune import FinetuneConfig
 from bico.models.loading import ModelFiles, resolve
 from bico.models.protocol import CLASSLESS
-from flows.config import Settings
 from flows.measures import MEASURES
 from flows.planning.inputs import loss_for, pose, task_refs, tell, with_head
 from flows.planning.plan import check_writable, usual_finetuning
+from flows.settings import Settings
 from storage.keys import Ref
 from tasks.artefacts import expert_file, read_accuracy, read_measures
 from tasks.cached_stage import Done, Workspace, result_of

@@ -29,13 +29,14 @@ from bico.reporting.rows import Cell, Row
 from flows.cells import everywhere, is_shown, sweep
 from flows.choice import choose_all
 from flows.collect import Collected, Draw, calibrate
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.ledger import Ledger
 from flows.measures import MEASURES
 from flows.planning.adapters import adapter_of, carried_by, is_adaptable
 from flows.planning.plan import Plan, make_plan
 from flows.records.result import Result, totals
 from flows.records.written import alike, exports, origin, record_of, recorded, settings_of
+from flows.settings import Settings
 from storage.keys import Ref
 from tasks.adapters import carry_adapter
 from tasks.artefacts import read_accuracy, read_measures

@@ -38,13 +38,14 @@ from bico.models.releases import Release, releases_at
 from bico.reporting.compare import compare
 from flows import pretrain
 from flows.commands.cache_cli import parse_age
-from flows.config import Settings, TransferConfig, make_config, read_config
+from flows.config import TransferConfig, make_config, read_config
 from flows.merge import plan_merge
 from flows.planning.experts import carried
 from flows.planning.plan import make_plan
 from flows.records.repeat import check_out
 from flows.records.results import record_of_run, rows_of
 from flows.release_watch import WatchConfig
+from flows.settings import Settings
 from storage import gc
 from storage.arrays import read_arrays, write_arrays
 from storage.artefacts import ArtefactStore

@@ -20,10 +20,11 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.planning.forecast import look_ahead
 from flows.planning.plan import make_plan
 from flows.services.server import prefect_api
+from flows.settings import Settings
 from flows.transfer import Result, transfer
 from storage.tracking import _ready
 from tests.releases import write_release

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from flows import cli
-from flows.config import Settings
 from flows.planning.plan import make_plan
+from flows.settings import Settings
 
 
 class Planned(Exception):  # noqa: N818

@@ -97,8 +97,8 @@ def gc(
     done = collect(_open(where), older_than=age, run=run, keep_reachable=keep_reachable, dry_run=dry_run)
     freed = None
     if records and age is not None:
-        from flows.config import Settings
         from flows.records.records_gc import collect_records
+        from flows.settings import Settings
 
         freed = collect_records(Settings.from_environment(**where), age, dry_run)
     if as_json:
@@ -118,7 +118,7 @@ def gc(
 
 
 def _open(where: dict[str, Any]) -> Any:
-    from flows.config import Settings
+    from flows.settings import Settings
     from storage.artefacts import ArtefactStore
 
     return ArtefactStore(Settings.from_environment(**where).store)

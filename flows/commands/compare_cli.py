@@ -47,8 +47,8 @@ def compare(
     """
     from bico.reporting.compare import compare as compared
     from bico.reporting.compare import comparison_table
-    from flows.config import Settings
     from flows.records.results import rows_of
+    from flows.settings import Settings
 
     settled = Settings.from_environment(**settings)
     first, second = (rows_of(by_name(run, settled), settled) for run in (run_a, run_b))

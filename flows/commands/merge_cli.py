@@ -33,9 +33,9 @@ def merge(
     from bico.reporting.merged import MergedRow, merged_table
     from bico.task_vector.merging import Merging
     from flows.commands.console import log_to_stderr
-    from flows.config import Settings
     from flows.merge import merge_flow, plan_merge
     from flows.services.server import prefect_api
+    from flows.settings import Settings
 
     if how not in {one.value for one in Merging}:
         raise ConfigError(f"--how {how}: {nearest(how, [one.value for one in Merging])}")

@@ -10,6 +10,7 @@ from enum import Enum
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from pkgutil import resolve_name
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -154,8 +155,8 @@ class Fields:
     """The fields of a model that a command takes as options."""
 
     model: str | type
-    """A pydantic model or dataclass; or one's name in `flows.config`, which is imported when a command needs it: it
-    brings PyTorch, for which `bico --help` should not wait."""
+    """A pydantic model or dataclass; or where one is, as `module:Name`, imported when a command needs it: it may bring
+    PyTorch, for which `bico --help` should not wait."""
     only: tuple[str, ...] = ()
     """These fields; by default all."""
     panel: str | None = None
@@ -166,11 +167,7 @@ class Fields:
 
     @cached_property
     def found(self) -> dict[str, Field]:
-        model = self.model
-        if isinstance(model, str):
-            from flows import config
-
-            model = getattr(config, model)
+        model = resolve_name(self.model) if isinstance(self.model, str) else self.model
         fields = {field.name: field for field in fields_of(model)}
         return {name: fields[name] for name in self.only or fields}
 
@@ -332,6 +329,6 @@ def whole_names(parts: list[str], names: Iterable[str]) -> list[str]:
     return found
 
 
-SETTINGS = Fields("Settings", panel="Where it runs and what is kept", variables="BICO_")
+SETTINGS = Fields("flows.settings:Settings", panel="Where it runs and what is kept", variables="BICO_")
 STORE = dataclasses.replace(SETTINGS, only=("home", "store"))
 RECORDS = dataclasses.replace(SETTINGS, only=("home", "store", "mlflow_uri", "experiment"))

@@ -30,9 +30,9 @@ def make_pack(config: Any, settings: dict[str, Any], place: Path, small: bool, a
     """Makes a pack, and says what it exposes."""
     from bico.calibration.pack import exposed
     from flows.commands.console import log_to_stderr
-    from flows.config import Settings
     from flows.packs import calibrate_flow, plan_pack
     from flows.services.server import prefect_api
+    from flows.settings import Settings
     from tasks.pack import read_pack
 
     log_to_stderr()
@@ -59,9 +59,9 @@ def transfer_packed(
     if strange := [*(name for name in given if name not in SERVES), *(name for name, said in other.items() if said)]:
         raise ConfigError(f"--{strange[0].replace('_', '-')} has no part in a transfer with a pack: leave it out.")
     from flows.commands.console import log_to_stderr
-    from flows.config import Settings
     from flows.packs import plan_packed, transfer_packed_flow
     from flows.services.server import prefect_api
+    from flows.settings import Settings
 
     log_to_stderr()
     settled = Settings.from_environment(**settings)

@@ -3,13 +3,18 @@
 import json
 from typing import Any
 
+import typer
+
+from bico.errors import BicoError
+from flows.commands.console import log_to_stderr
 from flows.commands.watch import duration
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.planning.disk import bytes_told
 from flows.planning.estimate import Estimate, estimate
 from flows.planning.forecast import Ahead, look_ahead
-from flows.planning.plan import Plan
+from flows.planning.plan import Plan, make_plan
 from flows.planning.rivals import left_out
+from flows.settings import Settings
 
 
 def forecast(plan: Plan, settings: Settings) -> tuple[Ahead, Estimate]:
@@ -76,3 +81,18 @@ def show(plan: Plan, ahead: Ahead, cost: Estimate, as_json: bool) -> None:
         "Nothing is refused. Nothing was computed or written.",
     ]
     console.print("\n".join(filter(None, lines)), markup=False, highlight=False)
+
+
+def tell_plan(config: TransferConfig, settings: dict[str, Any], as_json: bool) -> None:
+    """Prints a plan; of one that is refused the reason, and exits with code 2."""
+    log_to_stderr()
+    settled = Settings.from_environment(**settings)
+    try:
+        made = make_plan(config, settled)
+        ahead, cost = forecast(made, settled)
+    except BicoError as error:
+        if not as_json:
+            raise
+        print(json.dumps({"refused": [str(error)]}))
+        raise typer.Exit(2) from None
+    show(made, ahead, cost, as_json)

@@ -5,10 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.commands.asked import asked_for
 from flows.commands.options import DataOption, Fields, JsonOption
+from flows.commands.run import run_transfer
 
 FIELDS = Fields(
-    "TransferConfig",
+    "flows.config:TransferConfig",
     only=(
         "tasks", "image_column", "label_column", "text_columns", "prompts", "class_names", "test_share", "test_seed",
         "methods", "samples", "seeds", "sampling", "alpha", "loss", "completion", "between", "rivals", "expert_farthest",
@@ -52,10 +54,10 @@ def rehome(
     Prints what the target does with it, as it is, and with a plain copy, where shapes are the same; and what the source does
     with its own. 64 samples and one draw unless told; of a single file a fifth is kept for measuring.
     """
-    from flows.cli import asked_for, run_transfer, tell_plan
-
     asked = asked_for(values_of(adapter, source, target, given, data or [], rank, map_rank, merged), settings)
     if dry_run:
+        from flows.commands.plan_cli import tell_plan
+
         tell_plan(asked, settings, as_json)
     else:
         run_transfer(asked, settings, as_json, anew)

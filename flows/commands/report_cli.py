@@ -19,8 +19,8 @@ def report(
 ) -> None:
     """Make the page of a finished transfer again, from what the run left: no model, no data and no network."""
     from bico.errors import at_home
-    from flows.config import Settings
     from flows.records.results import record_of_run
+    from flows.settings import Settings
     from tasks.page import write_page
 
     folder = at_home(Path(run))

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from bico.errors import StoreError
-from flows.config import Settings
 from flows.records.result import Result
+from flows.settings import Settings
 
 
 def disk_use(settings: Settings, result: Result) -> dict[str, int]:

@@ -15,12 +15,12 @@ from prefect import Task
 
 from flows.choice import choose_all
 from flows.collect import calibrate
-from flows.config import Settings
 from flows.ledger import Ledger
 from flows.planning.plan import Plan
 from flows.planning.stage_keys import KEYS, goes_with, left_beside
 from flows.records.result import totals
 from flows.services.solving import Solver
+from flows.settings import Settings
 from flows.transfer import fine_tune_all, transfer_all
 from storage.keys import Ref
 from storage.manifest import FaultError

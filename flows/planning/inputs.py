@@ -15,7 +15,8 @@ from bico.errors import ConfigError, nearest
 from bico.models.families import get_family
 from bico.models.loading import ModelFiles, family_here, resolve
 from bico.models.protocol import CLASSLESS, PROBE, TEXT, Model
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
+from flows.settings import Settings
 from storage.checkpoints import content_digest
 from tasks.cached_stage import Workspace
 from tasks.inputs import OwnHead, TaskRef, open_model, open_split

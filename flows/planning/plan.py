@@ -24,13 +24,14 @@ from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
 from bico.models.protocol import CLASSLESS, COMPLETION, PAIRS, TEXT, Completing, Model, Placed
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.measures import measure_of
 from flows.planning.adapters import check_adapters, rank_of
 from flows.planning.experts import Carried
 from flows.planning.inputs import find_files, loss_for, pose, task_refs, tell, with_head
 from flows.planning.rivals import rivals
 from flows.records.repeat import check_out, identity_of
+from flows.settings import Settings
 from tasks.cached_stage import Workspace
 from tasks.finetune import read_expert
 from tasks.inputs import TaskRef, open_model

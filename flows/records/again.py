@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from bico.errors import StoreError
 from bico.reporting.rows import Row
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.records.result import Result
 from flows.records.versions import versions
+from flows.settings import Settings
 from storage.artefacts import open_store
 from storage.manifest import FaultError
 

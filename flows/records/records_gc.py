@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from flows.config import Settings
 from flows.planning.disk import size_of
 from flows.records import again
+from flows.settings import Settings
 
 OURS = (
     "cache-gc", "claims", "evaluate", "figure", "finetune", "release-watch", "reproduce", "solve-maps", "transfer",

@@ -7,8 +7,8 @@ from bico.errors import ConfigError, at_home, one_line
 from bico.reporting.compare import read_rows
 from bico.reporting.page.record import RunRecord
 from bico.reporting.rows import Row
-from flows.config import Settings
 from flows.records.repeat import RECORD
+from flows.settings import Settings
 from storage.runs import read_record, read_run
 from tasks.record import open_tracker
 

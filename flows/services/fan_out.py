@@ -12,7 +12,7 @@ from prefect_dask import DaskTaskRunner
 from prefect_dask.task_runners import PrefectDaskFuture
 
 from bico.errors import ClusterError, one_line
-from flows.config import Settings
+from flows.settings import Settings
 from tasks.cached_stage import Done, Workspace
 from tasks.maps import BlockMaps
 from tasks.procrustes import solve_maps

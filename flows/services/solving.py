@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
-from flows.config import Settings
+from flows.settings import Settings
 from tasks.cached_stage import Done, Workspace, result_of
 from tasks.maps import BlockMaps
 from tasks.procrustes import solve_maps

@@ -30,9 +30,10 @@ from prefect.settings import (
 import storage.bucket
 import storage.tracking  # noqa: F401 - the same
 from bico.reporting.plots import plot_accuracy
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.planning.plan import make_plan
 from flows.services.server import one_certificate
+from flows.settings import Settings
 from flows.transfer import transfer
 from storage.fault_points import intercepted
 from tasks.inputs import open_head, open_split

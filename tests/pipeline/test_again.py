@@ -15,9 +15,10 @@ from prefect.client.orchestration import get_client
 
 import flows.planning.plan
 from flows.commands.compare_cli import by_name
-from flows.config import Settings, TransferConfig, read_config
+from flows.config import TransferConfig, read_config
 from flows.records import again
 from flows.records.records_gc import collect_records
+from flows.settings import Settings
 from storage.runs import delete_runs, old_runs
 from tasks.record import open_tracker
 from tests.command import run

@@ -12,8 +12,8 @@ from bico.reporting.claims import Kind, Outcome, Verdict, differences, evaluate
 from bico.reporting.rows import Row
 from flows.catalogue import Catalogue, Side, read_catalogue
 from flows.claims import render
-from flows.config import validated
 from flows.recipes import read_recipe
+from flows.validation import validated
 from tests.rows import row
 
 TASKS = ["a", "b", "c", "d", "e", "f", "g"]

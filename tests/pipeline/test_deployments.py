@@ -12,9 +12,10 @@ from prefect.client.schemas.schedules import CronSchedule
 
 import flows.nightly
 from flows.cache_gc import cache_gc
-from flows.config import Settings, make_config
+from flows.config import make_config
 from flows.nightly import reproduce_nightly
 from flows.release_watch import WatchConfig
+from flows.settings import Settings
 from storage.artefacts import ArtefactStore
 from storage.gc import inventory, note_run
 from tests.flow_setup import Bench

@@ -12,9 +12,10 @@ from bico.calibration.shared_tokens import Between
 from bico.calibration.signals import Signal
 from bico.finetune import ENCODER
 from bico.models.encoder.encoder import TextEncoder
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.planning.plan import Plan, make_plan
 from flows.records.written import alike, recorded
+from flows.settings import Settings
 from tasks.calibration import Calibration
 from tasks.collect import Pass, _stream
 from tasks.inputs import TaskRef, open_head, open_model, open_split, read_features

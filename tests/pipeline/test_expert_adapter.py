@@ -20,9 +20,10 @@ from bico.adapters.folder import CONFIG
 from bico.adapters.names import locate
 from bico.errors import CheckpointError
 from bico.methods import Pair
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.planning.adapters import adapter_of, carried_by
 from flows.planning.plan import Plan, make_plan
+from flows.settings import Settings
 from tasks.adapters import carry_adapter
 from tasks.artefacts import carried_adapter, read_task_vector, read_told, read_vector
 from tasks.evidence import EvidenceRefs, StoredEvidence

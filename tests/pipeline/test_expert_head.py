@@ -15,8 +15,9 @@ from bico.calibration.signals import Signal
 from bico.errors import CheckpointError, ConfigError
 from bico.models.clip.family import WEIGHTS
 from bico.models.clip.vit import ClipViT
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.planning.plan import Plan, make_plan
+from flows.settings import Settings
 from flows.single import evaluate_one, plan_evaluate
 from storage.checkpoints import save_state
 from tasks.artefacts import read_accuracy

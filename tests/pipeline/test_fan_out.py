@@ -10,7 +10,7 @@ from prefect_dask import DaskTaskRunner
 
 import flows.services.fan_out
 from bico.errors import ClusterError
-from flows.config import Settings
+from flows.settings import Settings
 from tasks.cached_stage import Workspace
 
 

@@ -10,8 +10,9 @@ from prefect.settings import PREFECT_API_URL
 from transformers import AutoModelForCausalLM
 
 from bico.errors import ConfigError, DataError
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.planning.plan import make_plan
+from flows.settings import Settings
 from tests.command import run
 from tests.tiny_completions import settings, write_all
 from tests.tiny_decoder import write_decoder

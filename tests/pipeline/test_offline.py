@@ -85,7 +85,7 @@ def test_a_transfer_without_a_network_completes_and_asks_nobody(releases: dict[s
 @pytest.mark.parametrize("name", ["MLFLOW_TRACKING_URI", "BICO_STORE", "BICO_DASK_SCHEDULER"])
 def test_addresses_with_passwords_are_refused_unseen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from bico.errors import ConfigError
-    from flows.config import Settings
+    from flows.settings import Settings
 
     monkeypatch.setenv(name, "https://me:hunter2@host:5000")
     with pytest.raises(ConfigError, match="keep passwords out of addresses") as caught:

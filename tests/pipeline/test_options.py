@@ -9,9 +9,11 @@ import pytest
 import typer
 from pydantic import BaseModel, ConfigDict
 
+from bico.finetune import FinetuneConfig
 from flows.cli import app
 from flows.commands.options import Fields, OnlyInFiles, Option, command
-from flows.config import FinetuneConfig, Settings, TransferConfig
+from flows.config import TransferConfig
+from flows.settings import Settings
 
 
 def options_of(*path: str) -> set[str]:

@@ -6,8 +6,9 @@ import pytest
 
 from bico.errors import ConfigError
 from bico.models.encoder.pairs import BANK
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.planning.plan import make_plan
+from flows.settings import Settings
 from tasks.inputs import TaskRef, open_head
 from tests.tiny_encoder import write_encoder
 from tests.tiny_pairs import settings, write_all

@@ -12,10 +12,11 @@ import flows.services.solving
 from flows.commands import links, watch
 from flows.commands.plan_cli import forecast
 from flows.commands.watch import Watch, watching
-from flows.config import PRESETS, Settings, TransferConfig
+from flows.config import PRESETS, TransferConfig
 from flows.planning.plan import make_plan
 from flows.planning.rivals import left_out, rivals
 from flows.services.solving import Solver, pays
+from flows.settings import Settings
 from tasks.cached_stage import Done, Workspace
 from tasks.progress import reported
 from tests.command import run
@@ -156,7 +157,7 @@ def test_ctrl_c_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     def stop(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flows.cli.asked_for", stop)
+    monkeypatch.setattr("flows.commands.transfer_cli.asked_for", stop)
     assert run(["transfer", "--source", "a b", "--quick"], monkeypatch) == 130
     assert "`bico transfer --source 'a b' --quick` goes on from there" in capsys.readouterr().err
 

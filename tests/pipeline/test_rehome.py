@@ -18,8 +18,9 @@ from bico.evaluation.completions import measure_completions
 from bico.last_steps.lora import Lora
 from bico.models.decoder.decoder import Decoder
 from flows.commands.rehome_cli import values_of
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.planning.plan import make_plan
+from flows.settings import Settings
 from tests.command import run
 from tests.tiny_completions import write_completions
 from tests.tiny_decoder import write_decoder

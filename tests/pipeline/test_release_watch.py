@@ -17,8 +17,8 @@ from prefect.flow_runs import resume_flow_run
 import flows.release_watch
 from bico.errors import CheckpointError, ConfigError
 from bico.models.releases import Release, newest_on_hub, releases_at
-from flows.config import Settings
 from flows.release_watch import WatchConfig, judge, release_watch
+from flows.settings import Settings
 from tasks.releases import RECORD, Record, records
 from tests.flow_setup import SHORT, Bench
 from tests.pipeline.test_recorded import artifacts

@@ -13,9 +13,10 @@ from bico.errors import CalibrationError, ConfigError
 from flows.commands import surroundings
 from flows.commands.console import is_news
 from flows.commands.options import expanded, whole_names
-from flows.config import Settings, TransferConfig, make_config, read_config
+from flows.config import TransferConfig, make_config, read_config
 from flows.ledger import Ledger
 from flows.release_watch import WatchConfig
+from flows.settings import Settings
 
 BASE = {"source": "x", "target": "y", "tasks": ["digits"]}
 

@@ -12,8 +12,9 @@ from transformers import AutoModelForSequenceClassification
 
 from bico.errors import CheckpointError, ConfigError
 from bico.models.encoder.classifier import ClassifiedEncoder
-from flows.config import Settings, TransferConfig
+from flows.config import TransferConfig
 from flows.planning.plan import Plan, make_plan
+from flows.settings import Settings
 from flows.single import plan_evaluate
 from tasks.artefacts import read_accuracy
 from tasks.evaluate import evaluate_model

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from bico.errors import ConfigError, MethodError
-from flows.config import Settings, TransferConfig, read_config
+from flows.config import TransferConfig, read_config
 from flows.planning.plan import Plan, make_plan
+from flows.settings import Settings
 
 
 def plan_of(home: Path, target: str, **more: Any) -> Plan:

@@ -35,7 +35,7 @@ def test_every_script_imports(name: str) -> None:
 
 def test_blocks_find_the_covariances_that_were_stored_for_them(tmp_path: Path) -> None:
     from benchmarks.blocks import SIGNALS, stages
-    from flows.config import Settings
+    from flows.settings import Settings
 
     made = {("blocks.0.c_fc", signal): torch.randn(3, 4) for signal in SIGNALS}
     _, wanted = stages(made, 2, Settings(home=tmp_path))
