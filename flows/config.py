@@ -158,7 +158,7 @@ class TransferConfig(BaseModel):
     """Fine-tune the target directly too, as the upper reference."""
     test_limit: Annotated[int, Field(ge=1, le=MANY)] | None = None
     """Only the first so many test samples."""
-    batch_size: Annotated[int, Field(ge=1, le=MANY)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=MANY)] = 8
     """Calibration samples per pass; changes memory, never the result."""
     export: Literal["best", "all", "none"] = "best"
     """Which updated models to write: per task the best one by held-out training samples, all, or none."""

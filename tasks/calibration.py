@@ -33,7 +33,7 @@ class Calibration:
     sampling: Sampling = Sampling.RANDOM
     distances: Ref | None = None
     """Distances to class centroids, for the strategies that go by them."""
-    batch_size: int = 32
+    batch_size: int = 8
     """Changes memory and rounding only, so it does not enter the key."""
     between: Between = Between.LAST
     """What becomes of tokens between ends that two tokenizers share; of a pair with one tokenizer always the default."""

@@ -1,9 +1,9 @@
 """Compares fetched models, read by the product, with their own references on fixed sentences.
 
-python -m benchmarks.real.verify out/real-models    (in the environment that `models.py` makes)
+python -m benchmarks.real.verify out/real-models [FOLDER ...]    (in the environment that `models.py` makes)
 
 The references: sentence-transformers for the folders, and for what the product writes of them; ONNX Runtime for the model
-that came as ONNX.
+that came as ONNX. Further folders are models that a transfer wrote, compared with sentence-transformers likewise.
 """
 
 import sys
@@ -71,7 +71,7 @@ def written(folder: Path) -> Tensor:
         return theirs(Path(made))
 
 
-def main(out: Path) -> None:
+def main(out: Path, transferred: list[Path]) -> None:
     worst = 0.0
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -84,9 +84,13 @@ def main(out: Path) -> None:
             distance, cosine = float((ours - wanted).abs().max()), float((ours * wanted).sum(1).min())
             worst = max(worst, distance)
             print(f"{name}: {reference}: largest distance {distance:.1e}, smallest cosine {cosine:.7f}")
+    for folder in transferred:
+        distance = float((features(folder) - theirs(folder)).abs().max())
+        worst = max(worst, distance)
+        print(f"{folder.name}: sentence-transformers: largest distance {distance:.1e}")
     if worst > CLOSE:
         sys.exit(f"error: features differ by {worst:.1e} from their references.")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), [Path(one) for one in sys.argv[2:]])

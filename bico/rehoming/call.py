@@ -47,7 +47,7 @@ def rehome(
     class_names: Sequence[str] | None = None,
     prompts: Sequence[str] = (),
     test_limit: int | None = None,
-    batch_size: int = 32,
+    batch_size: int = 8,
     farthest: float | None = FARTHEST,
     device: str | torch.device = "cpu",
     allow_pickle: bool = False,
