@@ -9,7 +9,8 @@ INSTALLED := $(VENV)/.installed
 # One more than cores: those that run flows wait for their servers half of the time.
 PROCESSES ?= 3
 # Files whose tests share a server or a cluster run in one process, the longest groups first: tests/distribution.py.
-PYTEST := $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder
+# Compiled tests, and the library as it is checked, are kept: each process would spend ten seconds on compiling them anew.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadscope --no-loadscope-reorder
 
 .PHONY: help demo test test-fast coverage faults rehearsal real-models lint types setup constraints clean
 
@@ -33,6 +34,8 @@ demo: setup
 test: setup
 	@$(PYTEST)
 
+# The library alone never waits for a server, so a process per core is enough.
+test-fast: PROCESSES = 2
 test-fast: setup
 	@$(PYTEST) tests/library bico
 

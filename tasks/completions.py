@@ -9,10 +9,10 @@ from prefect.client.schemas import State
 from bico.evaluation.completions import measure_completions
 from bico.models.loading import ModelFiles
 from storage.keys import Ref, artefact_key
-from tasks.artefacts import read_update, write_measures
+from tasks.artefacts import write_measures
 from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.inputs import TaskRef, open_model
-from tasks.progress import reported
+from tasks.measured import measured_on, tested, under_test
 from tasks.retries import RETRIES
 
 VERSION = 1
@@ -29,13 +29,7 @@ def completions_key(
     limit: int | None = None,
 ) -> str:
     return artefact_key(
-        "measure-completions",
-        VERSION,
-        model=model.digest(),
-        task=task.open().identity,
-        weights=weights,
-        alpha=alpha,
-        limit=limit,
+        "measure-completions", VERSION, **measured_on(model, task.open().identity, weights, alpha, limit)
     )
 
 
@@ -59,12 +53,9 @@ def measure_model(
 
     def build(out: Path) -> None:
         opened, data = open_model(model, space.device), task.open().open("test")
-        tested = len(data) if limit is None else min(limit, len(data))
-        batches = ([data.example(row) for row in rows] for rows in _parts(tested))
-        with (
-            reported("measure", f"test completions of {task.name}", tested) as advance,
-            opened.updated(read_update(weights, opened.state()), alpha),
-        ):
+        batches = ([data.example(row) for row in rows] for rows in _parts(tested(data, limit)))
+        told = f"test completions of {task.name}"
+        with under_test(opened, weights, alpha, data, limit, "measure", told) as advance:
             measures = measure_completions(opened, batches, task.open().class_names, on_batch=advance)
         write_measures(out, measures)
 

@@ -11,10 +11,10 @@ from bico.evaluation.accuracy import accuracy
 from bico.evaluation.linear_head import linear_head_accuracy
 from bico.models.loading import ModelFiles
 from storage.keys import Ref, artefact_key
-from tasks.artefacts import read_linear_head, read_update, write_accuracy
+from tasks.artefacts import read_linear_head, write_accuracy
 from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.inputs import TaskRef, classifier_for, open_head, open_model, open_split
-from tasks.progress import reported
+from tasks.measured import measured_on, under_test
 from tasks.retries import RETRIES
 
 VERSION = 1
@@ -33,11 +33,7 @@ def evaluate_key(
     return artefact_key(
         "evaluate",
         VERSION,
-        model=model.digest(),
-        task=task.identity,
-        weights=weights,
-        alpha=alpha,
-        limit=limit,
+        **measured_on(model, task.identity, weights, alpha, limit),
         **({} if named is None else {"classifier": named.digest}),
     )
 
@@ -72,11 +68,8 @@ def evaluate_model(
     def build(out: Path) -> None:
         opened = open_model(model, space.device)
         data = open_split(model, space.device, task, "test")
-        tested = len(data) if limit is None else min(limit, len(data))
-        with (
-            reported("evaluate", f"test samples of {task.name}", tested) as advance,
-            opened.updated(read_update(weights, opened.state()), alpha),
-        ):
+        told = f"test samples of {task.name}"
+        with under_test(opened, weights, alpha, data, limit, "evaluate", told) as advance:
             batches = data.batches(250, limit)
             head = read_linear_head(weights) if named is None else named.for_classes(task.open().class_names)
             if head is None:

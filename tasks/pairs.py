@@ -9,10 +9,10 @@ from prefect.client.schemas import State
 from bico.evaluation.pairs import measure_pairs
 from bico.models.loading import ModelFiles
 from storage.keys import Ref, artefact_key
-from tasks.artefacts import read_update, write_measures
+from tasks.artefacts import write_measures
 from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.inputs import TaskRef, open_model, open_split
-from tasks.progress import reported
+from tasks.measured import measured_on, under_test
 from tasks.retries import RETRIES
 
 VERSION = 1
@@ -26,15 +26,7 @@ def pairs_key(
     alpha: float = 1.0,
     limit: int | None = None,
 ) -> str:
-    return artefact_key(
-        "measure-pairs",
-        VERSION,
-        model=model.digest(),
-        task=task.open().identity,
-        weights=weights,
-        alpha=alpha,
-        limit=limit,
-    )
+    return artefact_key("measure-pairs", VERSION, **measured_on(model, task.open().identity, weights, alpha, limit))
 
 
 @task(name="measure-pairs", tags=["gpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
@@ -57,11 +49,8 @@ def measure_model(
 
     def build(out: Path) -> None:
         opened, data = open_model(model, space.device), open_split(model, space.device, task, "test")
-        tested = len(data) if limit is None else min(limit, len(data))
-        with (
-            reported("measure", f"test pairs of {task.name}", tested) as advance,
-            opened.updated(read_update(weights, opened.state()), alpha),
-        ):
+        told = f"test pairs of {task.name}"
+        with under_test(opened, weights, alpha, data, limit, "measure", told) as advance:
             measures = measure_pairs(opened, data.batches(250, limit), on_batch=advance)
         write_measures(out, measures)
 

@@ -13,6 +13,7 @@ from storage.keys import Ref, artefact_key
 from tasks.artefacts import read_update, write_accuracy
 from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.inputs import TaskRef, open_model, open_split, read_features
+from tasks.measured import measured_on
 from tasks.retries import RETRIES
 
 VERSION = 1
@@ -30,12 +31,8 @@ def probe_key(
     return artefact_key(
         "probe",
         VERSION,
-        model=model.digest(),
-        task=task.open().identity,
-        weights=weights,
-        alpha=alpha,
+        **measured_on(model, task.open().identity, weights, alpha, limit),
         indices=None if indices is None else list(indices),
-        limit=limit,
     )
 
 

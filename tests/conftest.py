@@ -33,7 +33,7 @@ from bico.models.clip.vit import ClipViT
 from tests.distribution import check_shared, rank
 from tests.tiny import tiny_clip
 
-pytest_plugins = ["pytester", "tests.places"]
+pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).resolve().parents[1]
 MARKS = {
@@ -41,7 +41,6 @@ MARKS = {
     "tests/library": "library",
     "tests/zoo_build": "zoo_build",
     "tests/storage": "storage",
-    "tests/faults": "storage",
     "tests/pipeline": "pipeline",
     "tests": "project",  # the folder of that name, and what all share
 }

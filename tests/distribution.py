@@ -29,7 +29,9 @@ ALONE = {
     "test_guards_store",
     "test_offline",
     "test_options",
+    "test_real_page",
     "test_server",
+    "test_your_own_data",
 }
 """Modules of `tests/pipeline` that start no service, or one of their own."""
 ELSEWHERE = {"test_pretrain_text"}
@@ -53,7 +55,7 @@ def group(place: str) -> str:
     path = PurePosixPath(place)
     if path.stem in ELSEWHERE or (path.parent.name == "pipeline" and path.stem not in ALONE):
         return f"flows-{SHARES.get(path.stem, 3)}"
-    if path.parent.name in ("storage", "faults"):
+    if path.parent.name == "storage":
         return "storage"  # a bucket
     if path.stem in DRAWN:
         return "drawn"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flows import cli
+from flows.commands import single_cli, transfer_cli
 from flows.planning.plan import make_plan
 from flows.settings import Settings
 
@@ -26,8 +27,8 @@ def planner(monkeypatch: pytest.MonkeyPatch, home: Path) -> Callable[[str], Any]
     def plan_only(config: Any, _settings: dict[str, Any], _as_json: bool, _anew: bool = False) -> None:
         raise Planned(make_plan(config, settings))
 
-    monkeypatch.setattr(cli, "_run", check_only)
-    monkeypatch.setattr(cli, "run_transfer", plan_only)
+    monkeypatch.setattr(single_cli, "run_flow", check_only)
+    monkeypatch.setattr(transfer_cli, "run_transfer", plan_only)
 
     def run(command: str) -> Any:
         with pytest.raises(Planned) as caught:

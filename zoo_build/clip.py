@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from bico.errors import ConfigError, nearest
 from zoo_build.captions_tokenizer import CONTEXT, train_tokenizer
 from zoo_build.pictures import Pool, draw_pool
-from zoo_build.training import Watch, descend, load_recipe, write_weights
+from zoo_build.training import Watch, descend, every, load_recipe, write_weights
 
 MEAN, STD = 0.5, 0.27
 """Of pixel values in 0..1, the same for all channels."""
@@ -224,11 +224,12 @@ def train(
                 read = model.encode_text(tokens[batch, which], normalize=True)
             yield contrastive_loss(seen.float(), read.float(), model.logit_scale.exp(), meanings[batch, which])
 
+    kept = every(200, checkpoint)
+
     def after(done: int) -> None:
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-        if checkpoint and done % 200 == 0:
-            checkpoint(done)
+        kept(done)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)  # patch dropout draws from torch's global generator

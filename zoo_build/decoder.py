@@ -1,6 +1,5 @@
 """Pre-training of a small decoder of Llama's kind on running text, by the next token."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,15 +9,15 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from bico.errors import ConfigError, nearest
 from zoo_build.cooccurrence import word_vectors
 from zoo_build.decoder_tokenizers import TOKENIZERS
+from zoo_build.language_files import save
 from zoo_build.text_corpus import batches, choose_books, encode, find_corpus, read_passages
-from zoo_build.training import Watch, descend, load_recipe, rise_and_fall, write_weights
+from zoo_build.training import Watch, descend, every, load_recipe, rise_and_fall
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 Cut = Literal["bytes", "words"]
 
 
@@ -149,27 +148,8 @@ def train(
                 loss = model(input_ids=ids, labels=ids, use_cache=False).loss
             yield loss  # outside of autocast: the step is none of its business
 
-    def after(done: int) -> None:
-        if checkpoint and done % 100 == 0:
-            checkpoint(done)
-
     rate = partial(learning_rate, recipe=recipe)
-    return descend(model, optimisers, steps(), recipe.steps, rate, progress, after)
-
-
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: DecoderPretraining, folder: Path) -> None:
-    """Writes a model as transformers wants it: configuration, float16 weights, tokenizer.
-
-    Arguments:
-        recipe: What it was built from; its place is the metadata of the weights.
-        folder: Made if it does not exist; files of an earlier model are replaced.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    config = model.config.to_dict() | {"architectures": ["LlamaForCausalLM"], "dtype": "float16"}
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    tokenizer.save_pretrained(folder)
-    # The head is the embedding, which is written once.
-    write_weights(folder / WEIGHTS, dict(model.named_parameters()), recipe, format="pt")
+    return descend(model, optimisers, steps(), recipe.steps, rate, progress, every(100, checkpoint))
 
 
 def run(

@@ -1,6 +1,5 @@
 """Pre-training of a small T5 on running text, by span corruption."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,10 +9,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration
 
 from bico.errors import ConfigError, nearest
 from zoo_build.cooccurrence import word_vectors
+from zoo_build.language_files import save
 from zoo_build.span_corruption import Corruption, corrupt, draw_spans
 from zoo_build.text_corpus import (
     VOCABULARY,
@@ -25,10 +25,7 @@ from zoo_build.text_corpus import (
     sentinel_ids,
     train_tokenizer,
 )
-from zoo_build.training import Watch, descend, load_recipe, rise_and_fall, write_weights
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-
+from zoo_build.training import Watch, descend, every, load_recipe, rise_and_fall
 
 Start = Literal["cooccurrence", "random"]
 
@@ -199,31 +196,8 @@ def train(
                 loss = model(input_ids=inputs, labels=targets, use_cache=False).loss
             yield loss  # outside of autocast: the step is none of its business
 
-    def after(done: int) -> None:
-        if checkpoint and done % 100 == 0:
-            checkpoint(done)
-
     rate = partial(learning_rate, recipe=recipe)
-    return descend(model, _optimisers(model, recipe), steps(), recipe.steps, rate, progress, after)
-
-
-def save(
-    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, recipe: T5Pretraining, folder: Path
-) -> None:
-    """Writes a model as transformers wants it: configuration, float16 weights, tokenizer.
-
-    Arguments:
-        model: The trained model.
-        tokenizer: The tokenizer that it was trained with.
-        recipe: What it was built from; its place is the metadata of the weights.
-        folder: Made if it does not exist; files of an earlier model are replaced.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    config = model.config.to_dict() | {"architectures": ["T5ForConditionalGeneration"], "dtype": "float16"}
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    tokenizer.save_pretrained(folder)
-    # One table of embeddings serves encoder, decoder and output; it is written once, under the name T5 gives it.
-    write_weights(folder / WEIGHTS, dict(model.named_parameters()), recipe, format="pt")
+    return descend(model, _optimisers(model, recipe), steps(), recipe.steps, rate, progress, every(100, checkpoint))
 
 
 def run(recipe: T5Pretraining, folder: Path, data: Sequence[Path], progress: bool = True, threads: int = 1) -> dict:

@@ -46,6 +46,16 @@ def rise_and_fall(step: int, warm_up: int, steps: int) -> float:
     return (step + 1) / warm_up if step < warm_up else (steps - step) / max(1, steps - warm_up)
 
 
+def every(steps: int, checkpoint: Callable[[int], None] | None) -> Callable[[int], None]:
+    """Returns what `descend` calls after each step, to have a checkpoint made after every so many of them."""
+
+    def after(done: int) -> None:
+        if checkpoint and done % steps == 0:
+            checkpoint(done)
+
+    return after
+
+
 def descend(
     model: nn.Module,
     optimisers: Sequence[torch.optim.Optimizer],

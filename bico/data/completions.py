@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bico.data.base import Split, Task, held_out
+from bico.data.base import Split, Task
 from bico.data.columns import string_columns
 from bico.data.folders import task_name
-from bico.data.layouts import choose_splits, find_layout
 from bico.data.reading import NOTHING_SAID, Reading, read_task_file
-from bico.data.tables import digest, read_part
 from bico.data.text import Chat, Completion
+from bico.data.without_classes import read_rows, task_named
 from bico.errors import ConfigError, DataError, UnknownTaskError
 
 if TYPE_CHECKING:
@@ -60,28 +59,17 @@ def completions_from_folder(folder: Path, reading: Reading = NOTHING_SAID) -> Ta
         raise ConfigError(
             f"{where}: loss=completion reads what is to be completed, and by what: leave out {min(said)}."
         )
-    chosen = choose_splits(find_layout(folder), where, reading.test_split, reading.test_share)
-    parts = {"train": chosen.train} | ({} if chosen.test is None else {"test": chosen.test})
-    tables = {split: read_part(part, split, where) for split, part in parts.items()}
-    columns = find_completion_columns(tables["train"], reading, where)
-    rows = {split: _rows(table, columns, f"{where}: the {split} split") for split, table in tables.items()}
-    if chosen.test is None:
-        train, test = held_out(rows["train"], reading.test_share, reading.test_seed, where)
-        rows = {"train": train, "test": test}
+    read = read_rows(folder, reading, where, find_completion_columns, _rows)
+    rows = read.of
     answers = answers_of(rows)
-    about: dict[str, object] = {"completions": list(columns.names)}
-    if reading.test_share is not None:
-        about |= {"test_share": reading.test_share, "test_seed": reading.test_seed}
-    if reading.test_split is not None:
-        about["test_split"] = reading.test_split
-    root = folder if folder.is_dir() else folder.parent
+    about = {"completions": list(read.columns.names)} | read.about
     sizes = {split: len(part) for split, part in rows.items()}
 
     def opened(split: str) -> Split:
         return Split(_labels(rows[split], answers), lambda index: rows[split][index])
 
-    notes = tuple(filter(None, (chosen.note, _joined(rows["train"], where))))
-    return Task(name, answers, (), digest(parts.values(), root), sizes, opened, "text", about, notes)
+    notes = tuple(filter(None, (read.note, _joined(rows["train"], where))))
+    return Task(name, answers, (), read.digest, sizes, opened, "text", about, notes)
 
 
 def find_completion_columns(table: "Dataset", reading: Reading, where: str) -> CompletionColumns:
@@ -202,9 +190,4 @@ def get_completions(name: str, folders: Mapping[str, Path], reading: Reading = N
     Raises:
         UnknownTaskError: If none is its.
     """
-    if name not in folders:
-        raise UnknownTaskError(
-            f"loss=completion reads prompts and completions from a folder, and there is none for {name!r}: give --data FOLDER; "
-            "the folder's name is the task's."
-        )
-    return completions_from_folder(folders[name], reading)
+    return task_named(name, folders, reading, completions_from_folder, "completion", "prompts and completions")

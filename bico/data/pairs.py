@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bico.data.base import Split, Task, held_out
+from bico.data.base import Split, Task
 from bico.data.columns import LABELS, PAIRS, string_columns
 from bico.data.folders import task_name
-from bico.data.layouts import choose_splits, find_layout
 from bico.data.reading import NOTHING_SAID, Reading, read_task_file
-from bico.data.tables import digest, read_part
 from bico.data.text import Pair
+from bico.data.without_classes import read_rows, task_named
 from bico.errors import ConfigError, DataError, UnknownTaskError
 
 if TYPE_CHECKING:
@@ -59,31 +58,20 @@ def pairs_from_folder(folder: Path, reading: Reading = NOTHING_SAID) -> Task:
     reading, where, name = reading.over(read_task_file(folder)), f"--data {folder}", task_name(folder)
     if said := {"image_column", "prompts", "class_names"} & set(reading.said):
         raise ConfigError(f"{where}: loss=pairs reads two texts and no classes: leave out {min(said)}.")
-    chosen = choose_splits(find_layout(folder), where, reading.test_split, reading.test_share)
-    parts = {"train": chosen.train} | ({} if chosen.test is None else {"test": chosen.test})
-    tables = {split: read_part(part, split, where) for split, part in parts.items()}
-    columns = find_pair_columns(tables["train"], reading, where)
-    rows = {split: _rows(table, columns, f"{where}: the {split} split") for split, table in tables.items()}
-    if chosen.test is None:
-        train, test = held_out(rows["train"], reading.test_share, reading.test_seed, where)
-        rows = {"train": train, "test": test}
+    read = read_rows(folder, reading, where, find_pair_columns, _rows)
+    columns, rows = read.columns, read.of
     bounds, notes = _bounds(rows["train"], columns, where)
     labels = {split: _labels(part, columns, bounds, f"{where}: the {split} split") for split, part in rows.items()}
-    about: dict[str, object] = {"pairs": [columns.first, columns.second], "score": columns.score}
+    about = {"pairs": [columns.first, columns.second], "score": columns.score} | read.about
     if bounds is not None:
         about["score_range"] = list(bounds)
-    if reading.test_share is not None:
-        about |= {"test_share": reading.test_share, "test_seed": reading.test_seed}
-    if reading.test_split is not None:
-        about["test_split"] = reading.test_split
-    root = folder if folder.is_dir() else folder.parent
     sizes = {split: len(part) for split, part in rows.items()}
 
     def opened(split: str) -> Split:
         return Split(labels[split], lambda index: rows[split][index][0])
 
-    said_of_it = tuple(filter(None, (chosen.note, notes)))
-    return Task(name, (), (), digest(parts.values(), root), sizes, opened, "text", about, said_of_it)
+    said_of_it = tuple(filter(None, (read.note, notes)))
+    return Task(name, (), (), read.digest, sizes, opened, "text", about, said_of_it)
 
 
 def find_pair_columns(table: "Dataset", reading: Reading, where: str) -> PairColumns:
@@ -195,9 +183,4 @@ def get_pairs(name: str, folders: Mapping[str, Path], reading: Reading = NOTHING
     Raises:
         UnknownTaskError: If none is its.
     """
-    if name not in folders:
-        raise UnknownTaskError(
-            f"loss=pairs reads pairs of texts from a folder, and there is none for {name!r}: give --data FOLDER; the folder's "
-            "name is the task's."
-        )
-    return pairs_from_folder(folders[name], reading)
+    return task_named(name, folders, reading, pairs_from_folder, "pairs", "pairs of texts")

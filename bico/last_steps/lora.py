@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from bico.adapters.factors import factorised
-from bico.errors import CalibrationError, ConfigError
+from bico.errors import CalibrationError
 from bico.finetune import FinetuneConfig, finetune
 from bico.last_steps.protocol import StepContext, StepResult
-from bico.last_steps.tune import rows_of, stacked
+from bico.last_steps.training import check_settings, rows_for, stacked
 from bico.methods.evidence import Evidence, Needs
 from bico.models.protocol import Model
 from bico.models.sites import Site
@@ -47,9 +47,7 @@ class Lora:
     needs_labels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        counts = self.r >= 1 and self.steps >= 1 and self.batch_size >= 1 and 0 <= self.seed < 2**63
-        if not counts or not 0 < self.lr < math.inf:
-            raise ConfigError(f"lora needs r, steps and batch_size >= 1, a finite lr > 0 and seed >= 0, got {self}.")
+        check_settings(self, self.lr, self.seed, r=self.r, steps=self.steps, batch_size=self.batch_size)
 
     @property
     def label(self) -> str:
@@ -67,9 +65,7 @@ class Lora:
         """Any target with linear maps can be trained."""
 
     def take(self, vector: StateDict, context: StepContext, evidence: Evidence) -> StepResult:
-        rows = rows_of(context.samples.batches)
-        if not rows:
-            raise CalibrationError("lora needs samples, and there are none: raise --samples or --unlabelled.")
+        rows = rows_for(self.name, context.samples.batches)
         target = context.target
         factors = self._start(vector, context)
         if not factors:

@@ -1,18 +1,11 @@
 """A few steps of fine-tuning on the calibration samples: the baseline at matched data, or a finish after a transfer."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from jaxtyping import Int
-from torch import Tensor
-
-from bico.calibration.covariances import Batch
-from bico.errors import CalibrationError, ConfigError
 from bico.finetune import FinetuneConfig, finetune
 from bico.last_steps.protocol import StepContext, StepResult
+from bico.last_steps.training import check_settings, rows_for, stacked
 from bico.methods.evidence import Evidence, Needs
 from bico.models.protocol import Model
 from bico.task_vector import StateDict, subtract
@@ -39,8 +32,7 @@ class Tune:
     needs_labels: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or not 0 < self.lr < math.inf or not 0 <= self.seed < 2**63:
-            raise ConfigError(f"tune needs steps >= 1, batch_size >= 1, a finite lr > 0 and seed >= 0, got {self}.")
+        check_settings(self, self.lr, self.seed, steps=self.steps, batch_size=self.batch_size)
 
     @property
     def label(self) -> str:
@@ -60,9 +52,7 @@ class Tune:
         """Any target can be fine-tuned."""
 
     def take(self, vector: StateDict, context: StepContext, evidence: Evidence) -> StepResult:
-        rows = rows_of(context.samples.batches)
-        if not rows:
-            raise CalibrationError("tune needs samples, and there are none: raise --samples or --unlabelled.")
+        rows = rows_for(self.name, context.samples.batches)
         target, size = context.target, min(self.batch_size, len(rows))
         config = FinetuneConfig(steps=self.steps, batch_size=size, lr=self.lr, warmup=self.steps // 10, seed=self.seed)
 
@@ -70,20 +60,3 @@ class Tune:
         with target.updated(vector):
             tuned = finetune(target, lambda chosen: stacked(target, rows, chosen), len(rows), context.heads[1], config)
         return StepResult(subtract(tuned, before))
-
-
-def stacked(
-    target: Model, rows: Sequence[tuple[Tensor, Tensor]], indices: Int[Tensor, " batch"]
-) -> tuple[Tensor, Tensor]:
-    """Inputs and labels of some samples, as a batch."""
-    chosen = [rows[int(index)] for index in indices]
-    return target.stack([inputs for inputs, _ in chosen]), torch.stack([label for _, label in chosen])
-
-
-def rows_of(batches: Sequence[Batch]) -> list[tuple[Tensor, Tensor]]:
-    """Inputs and class of every sample; of soft targets the likeliest class."""
-    return [
-        (inputs, target if target.ndim == 0 else target.argmax())
-        for batch in batches
-        for inputs, target in zip(batch.target, batch.labels, strict=True)
-    ]

@@ -49,6 +49,37 @@ def test_calls_go_down_only() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+HEAVY = {"flows", "tasks", "storage", "zoo_build", "prefect", "mlflow", "dask", "distributed", "zarr", "obstore"}
+"""What tests of the library do without, and so the processes that run them alone."""
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports anywhere, by the names as written."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+    return found
+
+
+def test_tests_of_the_library_import_the_library_alone() -> None:
+    """`make test-fast` runs them, and what they share of `tests`; each import of a pipeline costs seconds per process."""
+    todo = [ROOT / "tests" / "conftest.py", *(ROOT / "tests" / "library").glob("*.py")]
+    seen, heavy = set(todo), []
+    while todo:
+        path = todo.pop()
+        for name in imported(path):
+            if name.partition(".")[0] in HEAVY:
+                heavy.append(f"{path.relative_to(ROOT)}: {name}")
+            helper = ROOT / f"{name.replace('.', '/')}.py"
+            if name.startswith("tests.") and helper.is_file() and helper not in seen:
+                seen.add(helper)
+                todo.append(helper)
+    assert not heavy and ROOT / "tests" / "tiny.py" in seen, sorted(heavy)
+
+
 def strays(names: Iterable[str]) -> list[str]:
     """Those of a repository's paths that have no place in it."""
     found = []

@@ -38,3 +38,17 @@ def test_the_tests_of_a_group_run_in_one_process(pytester: pytest.Pytester, requ
         name: set((pytester.path / name).read_text().split()) for name in ("test_figures", "test_recipes", "test_flow")
     }
     assert ran["test_figures"] == ran["test_recipes"] != ran["test_flow"] and len(ran["test_flow"]) == 1
+
+
+def test_what_a_test_costs_is_told(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        "import time\n"
+        "def test_idle(): time.sleep(0.3)\n"
+        "def test_busy():\n"
+        "    begun = time.process_time()\n"
+        "    while time.process_time() < begun + 0.3: pass\n"
+    )
+    done = pytester.runpytest("-p", "tests.cpu_seconds")
+    done.assert_outcomes(passed=2)
+    told = [line.split() for line in done.outlines if "::test_" in line]
+    assert told[0][1].endswith("test_busy") and float(told[0][0]) >= 0.3 > float(told[1][0])

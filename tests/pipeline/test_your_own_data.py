@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bico.data.reading import KEYS
-from flows import cli
+from flows.commands import single_cli
 from flows.config import READING
 from flows.planning.plan import Plan
 from flows.single import Subject
@@ -82,7 +82,7 @@ def test_it_names_every_key_and_option() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (?:`--([\w-]+)[^|]*)?\|", PAGE, re.MULTILINE))
     assert set(rows) == set(KEYS)
     assert {key for key, option in rows.items() if option} == set(READING)
-    spelt = {field.name: field.names[0] for field in cli.READ.found.values()}
+    spelt = {field.name: field.names[0] for field in single_cli.READ.found.values()}
     assert {key: f"--{option}" for key, option in rows.items() if option} == spelt
 
 
