@@ -15,6 +15,7 @@ from bico.methods.variant import get_variant
 from bico.models.loading import ModelFiles, resolve
 from bico.models.protocol import CLASSLESS
 from bico.reporting.merged import MergedRow, merge_card, merged_table
+from bico.reporting.names import short_name
 from bico.reporting.page.record import RunRecord
 from bico.reporting.rows import Row
 from bico.task_vector.merging import Merging
@@ -34,6 +35,7 @@ from tasks.inputs import TaskRef, open_model
 from tasks.merge import Samples, VectorFile, choose_strengths, merge_vectors, read_strengths
 from tasks.page import replacing
 from tasks.probe import probe_model
+from tasks.record import record_merge
 
 MODEL = "merged"
 
@@ -228,11 +230,20 @@ def merge_flow(
         return merge_card(rows, record, plan.target.family)
 
     export_model(space, plan.target, whole, 1.0, plan.out / MODEL, plan.parts[0].task, card)
-    outputs = {
+    outputs: dict[str, Any] = {
         "model": str(plan.out / MODEL),
         "table": str(plan.out / "merge.md"),
         "record": str(plan.out / "merge.json"),
     }
+    outputs["mlflow"] = record_merge(
+        settings,
+        f"{short_name(plan.parts[0].config.target)} merged of {len(rows)} by {how.value}",
+        {name: record[name] for name in ("target", "how", "density", "chosen")}
+        | {"models": ", ".join(part.name for part in plan.parts), "strengths": ", ".join(f"{s:g}" for s in chosen)},
+        rows,
+        [Path(outputs["table"]), Path(outputs["record"])],
+        {"prefect.flow_run": str(runtime.flow_run.id)},
+    )
     return {
         "rows": [row.to_json() for row in rows],
         "outputs": outputs,
