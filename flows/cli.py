@@ -61,7 +61,7 @@ command(app, settings=SETTINGS)(report)
 command(app, settings=SETTINGS)(merge)
 command(app, given=REHOMED, settings=SETTINGS)(rehome)
 
-LOSS = Fields("TransferConfig", only=("loss",))
+POSED = Fields("TransferConfig", only=("loss", "pooling"))
 READ = Fields(
     "TransferConfig",
     only=("image_column", "label_column", "text_columns", "prompts", "class_names", "test_share", "test_seed"),
@@ -251,8 +251,9 @@ def experts_of(given: dict[str, Any]) -> list[Path]:
 def tell_plan(config: Any, settings: dict[str, Any], as_json: bool) -> None:
     """Prints a plan; of one that is refused the reason, and exits with code 2."""
     from flows.commands.console import log_to_stderr
-    from flows.commands.plan_cli import forecast, show
+    from flows.commands.plan_cli import show
     from flows.config import Settings
+    from flows.planning.estimate import forecast
     from flows.planning.plan import make_plan
 
     log_to_stderr()
@@ -361,7 +362,7 @@ def claims(
     print()
 
 
-@command(app, recipe=Fields("FinetuneConfig", tell_defaults=False), posed=LOSS, read=READ, settings=SETTINGS)
+@command(app, recipe=Fields("FinetuneConfig", tell_defaults=False), posed=POSED, read=READ, settings=SETTINGS)
 def finetune(
     model: Annotated[str, typer.Argument(help=f"{spellings()}.")],
     task: Annotated[str, typer.Option(help="The task.")],
@@ -379,16 +380,16 @@ def finetune(
     """
     from flows.single import finetune_one, plan_finetune
 
-    asked, loss = (model, task, data or [], recipe, out), posed.get("loss")
+    asked, (loss, pooling) = (model, task, data or [], recipe, out), (posed.get("loss"), posed.get("pooling"))
     result = _run(
         settings,
-        lambda settled: finetune_one(*asked, settled, sys.stderr.isatty(), loss, read),
-        check=lambda settled: plan_finetune(*asked, settled, loss, read),
+        lambda settled: finetune_one(*asked, settled, sys.stderr.isatty(), loss, read, pooling),
+        check=lambda settled: plan_finetune(*asked, settled, loss, read, pooling),
     )
     _show(result, as_json)
 
 
-@command(app, posed=LOSS, read=READ, settings=SETTINGS)
+@command(app, posed=POSED, read=READ, settings=SETTINGS)
 def evaluate(
     model: Annotated[str, typer.Argument(help=f"{spellings()}, such as a transfer writes.")],
     task: Annotated[str, typer.Option("--task", "--tasks", help="Tasks, comma-separated.")],
@@ -411,11 +412,11 @@ def evaluate(
 
     parts = [name.strip() for name in task.split(",") if name.strip()]
     names = whole_names(parts, names_of(data or []))
-    asked, loss = (model, names, data or [], expert), posed.get("loss")
+    asked, (loss, pooling) = (model, names, data or [], expert), (posed.get("loss"), posed.get("pooling"))
     result = _run(
         settings,
-        lambda settled: evaluate_one(*asked, test_limit, settled, read, expert_head, loss),
-        check=lambda settled: plan_evaluate(*asked, settled, read, expert_head, loss),
+        lambda settled: evaluate_one(*asked, test_limit, settled, read, expert_head, loss, pooling),
+        check=lambda settled: plan_evaluate(*asked, settled, read, expert_head, loss, pooling),
     )
     _show(result, as_json)
 
@@ -456,23 +457,28 @@ def run_transfer(config: Any, settings: dict[str, Any], as_json: bool, anew: boo
         _tell_result(found.result, how, found.disk, as_json)
         return
     from flows.commands.console import log_to_stderr
-    from flows.commands.plan_cli import forecast, one_line
+    from flows.commands.plan_cli import one_line
     from flows.commands.watch import watching
     from flows.planning.disk import disk_use
+    from flows.planning.estimate import forecast
     from flows.planning.plan import make_plan
+    from flows.planning.ready import Ready, handed
     from flows.planning.rivals import left_out
+    from flows.records.spent import learn
     from flows.services.server import prefect_api
     from flows.transfer import transfer as transfer_flow
 
     log_to_stderr()
-    # Planned once out here, so that a mistake ends in one line and not in a failed flow run.
+    # Planned out here, so that a mistake ends in one line and not in a failed flow run, and handed to the flow.
     plan = make_plan(config, settled)
     before = again.inputs_of(plan)
     ahead, cost = forecast(plan, settled)
     print("\n".join(filter(None, (one_line(ahead, cost), left_out(config)))), file=sys.stderr, flush=True)
 
-    with prefect_api(), watching(sum(ahead.totals.values()), cost.steps):
+    ready = Ready(config, settled, plan, cost, started)
+    with prefect_api(), watching(sum(ahead.totals.values()), cost.steps), handed(ready):
         result = transfer_flow(config, settled)
+    learn(settled, cost, result.outputs["record"], time.perf_counter() - started)
     disk = disk_use(settled, result)
     again.keep(plan, settled, result, before, disk)
     _tell_result(result, f"in {time.perf_counter() - started:.0f} s", disk, as_json)

@@ -4,22 +4,11 @@ import json
 from typing import Any
 
 from flows.commands.watch import duration
-from flows.config import Settings, TransferConfig
+from flows.planning.costs import Estimate
 from flows.planning.disk import bytes_told
-from flows.planning.estimate import Estimate, estimate
-from flows.planning.forecast import Ahead, look_ahead
+from flows.planning.forecast import Ahead
 from flows.planning.plan import Plan
 from flows.planning.rivals import left_out
-
-
-def forecast(plan: Plan, settings: Settings) -> tuple[Ahead, Estimate]:
-    """What a planned transfer will do, and what that will cost."""
-    ahead = look_ahead(plan, settings)
-    return ahead, estimate(plan, ahead, models_written(plan.config, ahead))
-
-
-def models_written(config: TransferConfig, ahead: Ahead) -> int:
-    return {"none": 0, "all": ahead.vectors}.get(config.export, len(config.carried))
 
 
 def one_line(ahead: Ahead, cost: Estimate) -> str:
@@ -33,9 +22,7 @@ def one_line(ahead: Ahead, cost: Estimate) -> str:
 
 def as_record(plan: Plan, ahead: Ahead, cost: Estimate) -> dict[str, Any]:
     """A plan as plain values, as `--json` prints it. Times in seconds, sizes in bytes."""
-    seconds: dict[str, float] = {}
-    for stage, one in cost.steps:
-        seconds[stage] = seconds.get(stage, 0.0) + one
+    seconds = cost.by_stage
     stages = {stage: counts | {"seconds": round(seconds.get(stage, 0.0), 2)} for stage, counts in ahead.stages.items()}
     return {
         "stages": ahead.totals | {"by_stage": stages},
