@@ -49,9 +49,10 @@ def data_of(setting: str) -> list[str | Path]:
     return [part for task in tasks if task in EIGHT for part in ("--data", SCRATCH / "made" / "data" / task)]
 
 
-def prepare() -> None:
+def prepare(settings: Sequence[str]) -> None:
+    for setting in settings:
+        python("-m", "benchmarks.made", f"eight-{setting}", SCRATCH / "made")
     if not (SCRATCH / "made" / "done").exists():
-        python("-m", "benchmarks.made", "experts", SCRATCH / "made")
         # Its database is made once on a machine, and is no part of a run.
         bico("evaluate", "zoo:mini-b", "--task", "digits", "--test-limit", "8", home=SCRATCH / "made", prefect=PREFECT)
         write(SCRATCH / "made" / "done", "")
@@ -152,7 +153,7 @@ def _columns() -> list[tuple[str, str]]:
 
 
 def main(draws: int, settings: Sequence[str], ways: Sequence[str]) -> None:
-    prepare()
+    prepare(settings)
     lines = ["# experts", ""]
     for setting in settings:
         found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}

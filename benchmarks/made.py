@@ -8,7 +8,7 @@ import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.tasks_apart import EIGHT, Part
@@ -103,32 +103,47 @@ def decoders(folder: Path, steps: int = 30) -> Path:
     return folder
 
 
-def experts(folder: Path) -> Path:
-    """Writes eight tasks (`tasks_apart.EIGHT`) below `data`, an expert of mini-a for each, and eight for lamps, of other seeds."""
+def eight_tasks(folder: Path) -> Path:
+    """Writes eight tasks (`tasks_apart.EIGHT`) below `data`, and an expert of mini-a for each; what is there is not made again."""
+    for name, part in EIGHT.items():
+        if not (folder / "data" / name).exists():
+            pictures(folder / "data" / f".{name}", part, train=500, test=200).rename(folder / "data" / name)
+    for name in EIGHT:
+        _expert(folder / f"{name}.safetensors", name, 0, [folder / "data" / one for one in EIGHT])
+    return folder
+
+
+def eight_seeds(folder: Path) -> Path:
+    """Writes eight experts of mini-a for lamps, fine-tuned with other seeds; what is there is not made again."""
+    for seed in range(8):
+        _expert(folder / f"lamps-seed-{seed}.safetensors", "lamps", seed, [])
+    return folder
+
+
+def _expert(file: Path, of: str, seed: int, folders: Sequence[Path]) -> None:
+    if file.exists():
+        return
     from safetensors.torch import save_file
 
     from bico.data.tasks import Prepared, get_task
     from bico.finetune import FinetuneConfig, finetune
     from bico.models.loading import load, resolve
 
-    model = load(resolve("zoo:mini-a"))
-    wanted = [(name, name, 0) for name in EIGHT] + [(f"lamps-seed-{seed}", "lamps", seed) for seed in range(8)]
-    for name, part in EIGHT.items():
-        pictures(folder / "data" / name, part, train=500, test=200)
-    for name, of, seed in wanted:
-        task = get_task(of, [folder / "data" / one for one in EIGHT])
-        data = Prepared(task.open("train"), model.prepare)
-        config = FinetuneConfig(steps=60, batch_size=48, lr=5e-4, warmup=6, seed=seed)
-        tuned = finetune(model, data.batch, len(data), model.head(task.class_names, task.prompts), config)
-        save_file({key: tensor.contiguous() for key, tensor in tuned.items()}, folder / f"{name}.safetensors")
-    return folder
+    model, task = load(resolve("zoo:mini-a")), get_task(of, folders)
+    data = Prepared(task.open("train"), model.prepare)
+    config = FinetuneConfig(steps=60, batch_size=48, lr=5e-4, warmup=6, seed=seed)
+    tuned = finetune(model, data.batch, len(data), model.head(task.class_names, task.prompts), config)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({key: tensor.contiguous() for key, tensor in tuned.items()}, unfinished := file.with_suffix(".new"))
+    unfinished.rename(file)
 
 
 MAKERS: dict[str, Callable[[Path], Path]] = {
     "pictures": pictures,
     "texts": texts,
     "decoders": decoders,
-    "experts": experts,
+    "eight-tasks": eight_tasks,
+    "eight-seeds": eight_seeds,
 }
 
 if __name__ == "__main__":

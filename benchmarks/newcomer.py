@@ -7,6 +7,7 @@ told. Expert and pictures are made beforehand. Writes benchmarks/results/newcome
 """
 
 import html
+import os
 import re
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from benchmarks.commands import ROOT, Took, bico, markdown, python, size, write
 
 RESULTS = Path(__file__).parent / "results" / "newcomer.md"
 SCRATCH = ROOT / "out" / "newcomer"
+MODEL = "results/models/marks-bico-n50-seed0"
 TRANSFER = "--source zoo:mini-a --target zoo:mini-b --data data/marks --expert expert.safetensors --quick --out results"
 IN_OPEN_CLIP = """
 import open_clip, torch
@@ -44,34 +46,38 @@ def prepare() -> Path:
 
 
 def main() -> None:
-    folder = prepare()
+    folder, readme = prepare(), (ROOT / "README.md").read_text(encoding="utf-8")
     rows: list[list[str]] = []
     home = folder / ".bico"
 
     def step(name: str, command: str, took: Took, came: str) -> None:
-        rows.append([name, f"{took.seconds:.1f}", f"{took.cpu:.1f}", f"`{command}`", came])
+        rows.append([name, f"{took.seconds:.1f}", f"{took.cpu:.1f}", came])
         write(folder / "printed" / f"{len(rows)}.txt", f"$ {command}\n{took.err}{took.out}")
-        print(f"{rows[-1]}", flush=True)
+        print(rows[-1], flush=True)
 
-    def run(name: str, command: str, came: str) -> Took:
+    def run(name: str, command: str, came: str) -> None:
+        """Runs a line of the README.
+
+        Arguments:
+            came: Of what it prints, the line that the table shows.
+        """
+        assert command in readme, f"the README does not say: {command}"
         took = bico(*shlex.split(command.removeprefix("bico ")), home=home, cwd=folder)
         found = re.search(came, took.out + took.err, re.MULTILINE)
         assert found, f"{command} printed no {came!r}:\n{took.err}{took.out}"
-        step(name, command, took, " ".join(found[0].split()))
-        return took
+        step(name, command, took, " ".join(found[0].split()).replace("|", "\\|"))
 
-    run("plan", f"bico plan {TRANSFER}", r"Plan: .*")
-    made = run("quick run", f"bico transfer {TRANSFER}", r"^Model: .*|^.*Best of .*|^\| BiCo .*")
-    (model,) = (folder / "results" / "models").iterdir()
+    run("plan", f"bico plan {TRANSFER}", r"^Plan: .*")
+    run("quick run", f"bico transfer {TRANSFER}", r"^ *Best of .*|^ *WARNING.*")
     page = (folder / "results" / "report.html").read_text(encoding="utf-8")
-    said = html.unescape(re.sub(r"<[^>]+>", "", re.search(r"<h1[^>]*>(.*?)</h1>", page, re.DOTALL)[1]))  # type: ignore[index]
-    outside = re.findall(r"(?:src|href)=[\"']?https?://", page)
-    rows.append(["page", "", "", "results/report.html", f"{len(page) / 1000:.0f} kB, {len(outside)} requests: {said}"])
-    name = model.relative_to(folder)
-    again = run("measured again", f"bico evaluate {name} --task marks --data data/marks", r"^marks .*")
-    script = IN_OPEN_CLIP.format(folder=name)
-    used = python("-c", script, cwd=folder)
-    step("in open_clip", f'open_clip.create_model_and_transforms("local-dir:{name}")', used, f"{used.out.strip()} %")
+    heading = re.search(r"<h1[^>]*>(.*?)</h1>", page, re.DOTALL)
+    said = html.unescape(re.sub(r"<[^>]+>", "", heading[1])) if heading else ""
+    asked = len(re.findall(r"(?:src=|<link[^>]+href=|url\()[\"']?https?://", page))
+    rows.append(["page", "", "", f"{len(page) / 1000:.0f} kB that ask for {asked} others: {said}"])
+    run("measured again", f"bico evaluate {MODEL} --task marks --data data/marks", r"^marks .*")
+    assert f"local-dir:{MODEL}" in readme
+    used = python("-c", IN_OPEN_CLIP.format(folder=MODEL), cwd=folder)
+    step("in open_clip", IN_OPEN_CLIP, used, f"{used.out.strip()} % with one prompt for each class")
     run("the same again", f"bico transfer {TRANSFER}", r"this very run was made")
     run("space", "bico cache du", r"^total .*")
     from bico.reporting.provenance import machine
@@ -81,14 +87,13 @@ def main() -> None:
         "# newcomer",
         "",
         f"Made by `python -m benchmarks.newcomer` on {time.strftime('%Y-%m-%d %H:%M')}; {total:.0f} s from plan to the end, "
-        f"{size(home, folder / 'results') / 1e6:.0f} MB on the disk.",
+        f"{size(home, folder / 'results') / 1e6:.0f} MB on the disk. Load at the end: {os.getloadavg()[0]:.1f}.",
         f"Machine: {machine()}.",
         "",
-        markdown(["step", "time (s)", "CPU (s)", "command", "came out"], rows),
+        markdown(["step", "time (s)", "CPU (s)", "came out"], rows),
     ]
     write(RESULTS, "\n".join(lines) + "\n")
     print("\n".join(lines))
-    del made, again
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """The command line `bico`."""
 
 import os
+import time
+
+BEGAN = time.perf_counter()
+"""When the command began."""
 
 # Before anything imports Prefect, MLflow or Dask: no telemetry unless asked for, and a log that people can read.
 for _name, _value in {
@@ -29,7 +33,6 @@ import dataclasses
 import json
 import shlex
 import sys
-import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -260,7 +263,7 @@ def tell_plan(config: Any, settings: dict[str, Any], as_json: bool) -> None:
     settled = Settings.from_environment(**settings)
     try:
         made = make_plan(config, settled)
-        ahead, cost = forecast(made, settled)
+        ahead, cost = forecast(made, settled, BEGAN)
     except BicoError as error:
         if not as_json:
             raise
@@ -472,16 +475,17 @@ def run_transfer(config: Any, settings: dict[str, Any], as_json: bool, anew: boo
     # Planned out here, so that a mistake ends in one line and not in a failed flow run, and handed to the flow.
     plan = make_plan(config, settled)
     before = again.inputs_of(plan)
-    ahead, cost = forecast(plan, settled)
+    ahead, cost = forecast(plan, settled, BEGAN)
+    planned = time.perf_counter()
     print("\n".join(filter(None, (one_line(ahead, cost), left_out(config)))), file=sys.stderr, flush=True)
 
-    ready = Ready(config, settled, plan, cost, started)
+    ready = Ready(config, settled, plan, cost, BEGAN)
     with prefect_api(), watching(sum(ahead.totals.values()), cost.steps), handed(ready):
         result = transfer_flow(config, settled)
-    learn(settled, cost, result.outputs["record"], time.perf_counter() - started)
+    learn(settled, cost, result.outputs["record"], time.perf_counter() - planned)
     disk = disk_use(settled, result)
     again.keep(plan, settled, result, before, disk)
-    _tell_result(result, f"in {time.perf_counter() - started:.0f} s", disk, as_json)
+    _tell_result(result, f"in {time.perf_counter() - BEGAN:.0f} s", disk, as_json)
 
 
 def _tell_result(result: Any, how: str, disk: dict[str, int], as_json: bool) -> None:

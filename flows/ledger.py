@@ -1,7 +1,7 @@
 """Running stages from a flow: what was computed, what was found in the store, and how long it took."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -31,7 +31,7 @@ class Ledger:
     def __init__(self, limit: float | None = None, log: Any = None) -> None:
         self._limit = limit
         self.counts: dict[str, Counter[str]] = {}
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         """What computed stages took, by stage; of those that others' passes have left, nothing."""
         self.phases: list[tuple[str, float]] = []
         """What was done, and how many seconds it took."""

@@ -15,7 +15,7 @@ from prefect.input import RunInput
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from bico.errors import ConfigError, at_home
+from bico.errors import BicoError, at_home
 from bico.models.releases import Release
 from bico.reporting.compare import Comparison, compare, comparison_table
 from bico.reporting.merged import MergedRow, merged_table
@@ -166,7 +166,7 @@ def put_together(config: WatchConfig, settings: Settings, release: Release, reco
         merged = merge_flow(
             places, folder / MERGED, Merging(config.merge), DENSITY, None, settings, min(limits, default=None)
         )
-    except ConfigError as error:
+    except BicoError as error:  # a release is judged without it, too
         note = f"Not put together into one model: {error}"
         get_run_logger().warning(note)
         return replace(record, notes=(*record.notes, note))

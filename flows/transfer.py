@@ -86,7 +86,7 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
         plan, rows, blocks, shown, drawn, chosen, ledger, {"flow run in Prefect": str(runtime.flow_run.id)}
     )
     outputs = write_results(plan.space, config.out, plan.target, record, drawn, written, origin(plan), searched)
-    tell_cost(ready, Path(outputs["table"]).parent, str(runtime.flow_run.id), since)
+    record = tell_cost(ready, Path(outputs["table"]).parent, str(runtime.flow_run.id), since)
     tested = {row.cell: row.accuracy for row in rows}
     outputs["chosen"] = {task: choice.to_json() | {"test": tested[choice.cell]} for task, choice in chosen.items()}
     show_results(config.source, config.target, rows, blocks, counts, Path(outputs["plot"]), outputs["models"], record)

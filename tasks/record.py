@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -134,7 +135,8 @@ def record_merge(
     tracker.describe(run, merged_table(rows))
     for one in rows:
         kinds = {"target": one.before, "alone": one.alone, "merged": one.merged}
-        tracker.log_metrics(run, {f"accuracy/{one.model}/{kind}": value for kind, value in kinds.items()})
+        named = re.sub(r"[^\w. :/-]", " ", one.model)  # what MLflow lets stand in the name of a metric
+        tracker.log_metrics(run, {f"accuracy/{named}/{kind}": value for kind, value in kinds.items()})
     for path in files:
         tracker.log_artifact(run, path)
     tracker.finish(run, "FINISHED")

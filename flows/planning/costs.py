@@ -15,8 +15,10 @@ class Estimate:
 
     steps: tuple[tuple[str, float], ...]
     """Seconds of every stage that will be computed, in order, by name."""
+    rest: float
+    """Seconds of all else that comes after the plan: servers, records, files."""
     seconds: float
-    """Of all of it, the start and the records included."""
+    """Of all of it, with what had passed when it was planned."""
     passes: int
     """Samples that go through a model, forward and backward counted once each."""
     memory: int
@@ -37,9 +39,8 @@ class Estimate:
         return found
 
     def bare(self) -> dict[str, float]:
-        """Seconds before any pace, by stage, and of all else."""
-        stages = self.by_stage
-        rest = self.seconds - sum(stages.values())
+        """Seconds before any pace, by stage, and of all else that comes after the plan."""
+        stages, rest = self.by_stage, self.rest
         return {stage: seconds / self.pace.get(stage, 1.0) for stage, seconds in {**stages, REST: rest}.items()}
 
 

@@ -5,9 +5,10 @@ how large what it leaves is, follows from what it is called with. What earlier r
 estimates is told by `flows.planning.pace`.
 """
 
+import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +18,9 @@ from bico.last_steps.search import Search
 from bico.last_steps.tune import Tune
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
-from bico.models.protocol import CLASSLESS, PROBE, Model
+from bico.models.protocol import CLASSLESS, COMPLETION, PROBE, Model
 from bico.reporting.cost import applying, decomposition
+from flows.commands.links import prefect_is_configured
 from flows.config import Settings
 from flows.planning.adapters import rank_of
 from flows.planning.costs import Estimate, held, resident
@@ -29,8 +31,12 @@ from flows.planning.speeds import Speed, fit_seconds, measure, product_rate
 from tasks.collect import STAGES
 from tasks.inputs import TaskRef, open_model
 
-START = 8.0
-"""Seconds until Prefect's server answers and the libraries are there, where nothing is served (5 to 9 s on two cores)."""
+SERVER = 6.0
+"""Seconds until Prefect's server answers, where nothing is served."""
+DATABASE = 1.5
+"""Seconds until MLflow has made a database, where there is none."""
+RUN = 1.0
+"""Seconds that the flow run itself takes: its tables, plots and page, and its record in MLflow."""
 EACH, FOUND = 0.15, 0.05
 """Seconds that a stage takes beside its work, and one that is found."""
 ROW = 0.06
@@ -77,29 +83,38 @@ class Use:
         return self.forward + 2 * self.frozen + 3 * self.train
 
 
-def forecast(plan: Plan, settings: Settings) -> tuple[Ahead, Estimate]:
-    """What a planned transfer will do, and what that will cost."""
+def forecast(plan: Plan, settings: Settings, begun: float | None = None) -> tuple[Ahead, Estimate]:
+    """What a planned transfer will do, and what that will cost.
+
+    Arguments:
+        begun: By `time.perf_counter`, when the command began that the run belongs to: what has passed since is part of it.
+    """
     ahead = look_ahead(plan, settings)
     written = {"none": 0, "all": ahead.vectors}.get(plan.config.export, len(plan.config.carried))
-    return ahead, estimate(plan, ahead, written, read_pace(settings.home))
+    services = 0.0 if prefect_is_configured() else SERVER
+    if settings.mlflow_uri is None and not (settings.home / "mlflow.db").exists():
+        services += DATABASE
+    cost = estimate(plan, ahead, written, services, read_pace(settings.home))
+    return ahead, cost if begun is None else replace(cost, seconds=cost.seconds + time.perf_counter() - begun)
 
 
-def estimate(plan: Plan, ahead: Ahead, exports: int, pace: Pace | None = None) -> Estimate:
+def estimate(plan: Plan, ahead: Ahead, exports: int, services: float, pace: Pace) -> Estimate:
     """Shows each model a batch, and adds up.
 
     Arguments:
         exports: How many models will be written.
+        services: Seconds until what the run talks to is there.
         pace: What earlier runs here have taken beside their estimates.
     """
-    pace = pace or Pace()
     known = _Known(plan)
     looked = [(step.stage, *known.look(step)) for step in ahead.steps]
     steps = tuple((stage, pace.of(stage) * (seconds + EACH)) for stage, seconds, _ in looked)
     written = exports * known.written
     found = ahead.totals["cached"]
-    fixed = pace.of(REST) * (START + FOUND * found + ROW * ahead.rows + 2 * written / 2e8)
+    fixed = pace.of(REST) * (services + RUN + FOUND * found + ROW * ahead.rows + 2 * written / 2e8)
     return Estimate(
         steps,
+        fixed,
         fixed + sum(seconds for _, seconds in steps),
         sum(passes for *_, passes in looked),
         known.memory(ahead),
@@ -243,6 +258,9 @@ class _Known:
                 fitted = self._size(task, "train") if indices is None else len(indices)
                 yield Use(files, task, "train", fitted, forward=fitted, fitted=fitted)
                 yield self._forward(files, task, "test")
+            case "validate" if args[1].loss == COMPLETION:
+                count = len(args[4].rows) * (1 + len(args[1].open().class_names))
+                yield Use(args[0], args[1], "train", 0, forward=count, anew=count)
             case "validate":
                 files, task, _, _, held, probe = args
                 rows = len(held.rows) + len(probe or ())

@@ -16,8 +16,8 @@ from flows.records.written import told_seconds
 from tasks.page import write_page
 
 
-def tell_cost(ready: Ready, out: Path, run: str, since: float) -> None:
-    """Writes a run's page and record again, with what it has cost so far.
+def tell_cost(ready: Ready, out: Path, run: str, since: float) -> RunRecord:
+    """Writes a run's page and record again, with what it has cost so far, and returns the record.
 
     Arguments:
         out: The run's output folder.
@@ -33,7 +33,9 @@ def tell_cost(ready: Ready, out: Path, run: str, since: float) -> None:
         size_of(out),
     )
     expected = {} if ready.cost is None else ready.cost.by_stage
-    write_page(out, replace(record, planned=planned(ready.cost), measured=spent, expected=expected))
+    record = replace(record, planned=planned(ready.cost), measured=spent, expected=expected)
+    write_page(out, record)
+    return record
 
 
 def learn(settings: Settings, cost: Estimate, record: str, seconds: float) -> None:
@@ -41,7 +43,7 @@ def learn(settings: Settings, cost: Estimate, record: str, seconds: float) -> No
 
     Arguments:
         record: The run's record, which knows its stages.
-        seconds: Of the whole run.
+        seconds: Since it was planned.
     """
     took = dict(RunRecord.parse(Path(record).read_text(encoding="utf-8"), record).took)
     took[REST] = seconds - sum(took.values())

@@ -113,7 +113,7 @@ def test_a_pack_gives_the_vectors_of_the_run_that_had_the_data(ran: Bench) -> No
     config = ran.config(**same, finetune=None, out=ran.folder / "pack")
 
     with pytest.raises(
-        ConfigError, match=r"^4 samples are too few for a pack: .* may keep 32 directions.* --small-pack"
+        ConfigError, match=r"^4 samples are too few for a pack: .* may keep 64 directions.* --small-pack"
     ):
         plan_pack(config, ran.settings)  # before any map is solved
     enough = config.model_copy(update={"rank": 3, "methods": config.methods[:1]})

@@ -17,6 +17,7 @@ from flows.config import PRESETS, Settings, TransferConfig
 from flows.planning.disk import bytes_told
 from flows.planning.estimate import OVERHEAD, _Known, forecast
 from flows.planning.forecast import look_ahead
+from flows.planning.pace import Pace, read_pace, write_pace
 from flows.planning.plan import make_plan
 from flows.planning.ready import Ready, handed
 from flows.planning.rivals import left_out, rivals
@@ -84,6 +85,17 @@ def test_examples_are_prepared_once_and_every_sample_passes_each_time(
     # The calibration goes there and, for half of what the way back to parameters costs, back to inputs.
     evaluated, calibrated, tuned = 30 * sum(step.stage == "evaluate" for step in steps), 2 * 8, 2 * 16
     assert seconds(forward=1.0, train=3.0) == evaluated + OVERHEAD * 2 * calibrated + 3 * tuned
+
+
+def test_what_runs_have_taken_is_learnt(tmp_path: Path) -> None:
+    assert read_pace(tmp_path).of("evaluate") == 1.0
+    write_pace(tmp_path, Pace().after({"evaluate": 2.0, "probe": 0.1}, {"evaluate": 6.0, "probe": 0.3, "merge": 1.0}))
+    pace = read_pace(tmp_path)
+    assert [pace.of(stage) for stage in ("evaluate", "probe", "merge")] == [3.0, 1.0, 1.0]  # too short to tell; unknown
+    assert pace.after({"evaluate": 2.0}, {"evaluate": 2.0}).of("evaluate") == (3.0 + 2.0) / (1.0 + 2.0)
+    assert Pace({"evaluate": (1.0, 99.0)}).of("evaluate") == 8.0
+    (tmp_path / "pace.json").write_text("[")
+    assert read_pace(tmp_path) == Pace()
 
 
 def arguments(bench: Bench, command: str, *more: str) -> list[str]:

@@ -99,7 +99,7 @@ def test_a_person_decides_on_every_release(bench: Bench, monkeypatch: pytest.Mon
 
     second = answered(config, bench.settings, decline)
     assert second.name == "Declined"
-    assert "v9 (first) against v10 (second)" in seen["page"] and "(early) | 4 | 0 |" in seen["page"]
+    assert "v9 (first) against v10 (second)" in seen["page"] and "| digits@early | 4 | 0 |" in seen["page"]
     assert "## All experts in one model" in seen["page"] and "| mean | | " in seen["page"]
     assert f"**{second.message}**" in seen["page"] and "ours in MLflow" in seen["page"]
     assert [r.published for r in records(config.out)] == [True, False]
