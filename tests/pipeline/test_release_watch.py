@@ -80,9 +80,7 @@ def test_a_person_decides_on_every_release(bench: Bench, monkeypatch: pytest.Mon
     assert first.name == "Published" and first.message == "First release: there is none to compare with."
     (record,) = records(config.out)
     assert record.release == "v9" and record.published and record.comment == "looks well"
-    assert [row.task for row in record.merged] == [
-        f"digits ({name})" for name in ("early", "late")
-    ] and not record.notes
+    assert [row.task for row in record.merged] == ["digits@early", "digits@late"] and not record.notes
     assert {row.strength for row in record.merged} <= {*STRENGTHS} and dict(record.versions) == {
         "bico-merged": "1", **{f"bico-ours-{row.model}": "1" for row in record.merged}
     }  # fmt: skip
