@@ -67,7 +67,7 @@ def main() -> None:
         assert found, f"{command} printed no {came!r}:\n{took.err}{took.out}"
         step(name, command, took, " ".join(found[0].split()).replace("|", "\\|"))
 
-    run("plan", f"bico plan {TRANSFER}", r"^Plan: .*")
+    run("plan", f"bico plan {TRANSFER}", r"^Plan: (?:.|\n)*? on the disk\.")
     run("quick run", f"bico transfer {TRANSFER}", r"^ *Best of .*|^ *WARNING.*")
     page = (folder / "results" / "report.html").read_text(encoding="utf-8")
     heading = re.search(r"<h1[^>]*>(.*?)</h1>", page, re.DOTALL)

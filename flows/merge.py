@@ -13,7 +13,7 @@ from bico.data.reading import load_words
 from bico.errors import ConfigError, OutputError, at_home
 from bico.methods.variant import get_variant
 from bico.models.loading import ModelFiles, resolve
-from bico.models.protocol import CLASSLESS
+from bico.models.protocol import CLASSLESS, Model
 from bico.reporting.merged import MergedRow, merge_card, merged_table
 from bico.reporting.names import short_name
 from bico.reporting.page.record import RunRecord
@@ -102,9 +102,7 @@ def plan_merge(places: Sequence[Path], out: Path, strengths: Sequence[float] | N
             raise ConfigError(
                 f"{folder} has a classifier of its own, which knows one task: merge models without +head."
             )
-        loss = loss_for(config.loss, record.target)
-        of = config.carried[row.task].task
-        (task,) = (pose(ref, opened, loss) for ref in task_refs([of], config.data, config.reading, loss).values())
+        task = task_of(config, row.task, opened)
         alpha = 1.0 if variant.steps else theirs.alpha if variant.alpha is None else variant.alpha
         vector = VectorFile(str(folder / EXPORTED_VECTOR), file_digest(folder / EXPORTED_VECTOR))
         parts.append(Part(row, alpha, vector, task, _samples_of(folder, row, task), config))
@@ -121,6 +119,13 @@ def plan_merge(places: Sequence[Path], out: Path, strengths: Sequence[float] | N
     if (out / MODEL).exists() and not (out / "merge.json").exists():
         raise OutputError(f"--out {out} holds a folder {MODEL} that no merge has written: give another folder.")
     return MergePlan(space, target, tuple(parts), classless, out)
+
+
+def task_of(config: TransferConfig, row: str, target: Model) -> TaskRef:
+    """The task that a row of a run is of, read as its run has read it: each of the run's folders serves some task."""
+    loss = loss_for(config.loss, config.target)
+    found = task_refs(config.tasks, config.data, config.reading, loss)
+    return pose(found[config.carried[row].task], target, loss)
 
 
 def _models_at(place: Path) -> list[tuple[Path, RunRecord, Row]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bico.errors import ConfigError
@@ -13,7 +14,7 @@ from bico.methods.spec import Spec
 from bico.models.loading import load, resolve
 from bico.task_vector.merging import Merging, merged
 from flows.config import TransferConfig
-from flows.merge import merge_flow, plan_merge
+from flows.merge import merge_flow, plan_merge, task_of
 from flows.packs import calibrate_flow, plan_pack, plan_packed, transfer_packed_flow
 from flows.planning.plan import make_plan
 from flows.records.repeat import command_of
@@ -104,6 +105,18 @@ def test_experts_are_given_by_task_or_to_the_only_one(bench: Bench) -> None:
     files = [write_expert(bench, name, factor) for name, factor in (("a.safetensors", 1.05), ("b.safetensors", 1.2))]
     with pytest.raises(ConfigError, match="of one expert, but 2 are carried"):
         make_plan(bench.config(experts=list(map(str, files)), expert_head="h.pt", finetune=None), bench.settings)
+
+
+def test_a_merge_reads_tasks_of_several_folders(releases: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("marks", "signs"):
+        for split in ("train", "test"):
+            for kind in ("dark", "light"):
+                (place := tmp_path / name / split / kind).mkdir(parents=True)
+                Image.new("RGB", (8, 8)).save(place / "0.png")
+    experts = [f"{name}=x/{name}.pt" for name in ("marks", "signs")]
+    about = {"source": str(releases["a"]), "target": str(releases["b"]), "experts": experts}
+    config = TransferConfig(**about, data=[tmp_path / "marks", tmp_path / "signs"])
+    assert task_of(config, "signs", load(resolve(about["target"]))).open().sizes == {"train": 2, "test": 2}
 
 
 def test_a_pack_gives_the_vectors_of_the_run_that_had_the_data(ran: Bench) -> None:
