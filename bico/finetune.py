@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -142,6 +143,19 @@ def finetune(
 def _apart(leaves: list[Tensor], masters: list[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """The leaves that are stepped as something else."""
     yield from ((leaf, master) for leaf, master in zip(leaves, masters, strict=True) if leaf is not master)
+
+
+def drawn_rows(available: int, config: FinetuneConfig) -> set[int]:
+    """The samples that fine-tuning draws, of so many.
+
+    Example:
+        >>> len(drawn_rows(100, FinetuneConfig(steps=4, batch_size=5, warmup=1)))
+        20
+    """
+    drawn = config.steps * config.batch_size
+    if drawn >= available:
+        return set(range(available))
+    return {int(row) for row in islice(endless_order(available, config.seed), drawn)}
 
 
 def endless_order(available: int, seed: int) -> Iterator[Tensor]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 
 from bico.evaluation.held_out import hold_out
+from bico.finetune import drawn_rows
 from bico.models.protocol import CLASSLESS
 from bico.reporting.choice import Choice, Judged, choose
 from bico.reporting.rows import Cell
@@ -35,7 +36,7 @@ def _choose(
     task = plan.tasks[name].bare
     drawn = [found.calibrations for (of, _), found in collected.items() if of == name]
     taken = {row for pair in drawn for one in pair if one is not None for row in one.indices}
-    held = hold_out(task.open().sizes["train"], taken)
+    held = hold_out(task.open().sizes["train"], taken, fitted=_fitted(plan, name))
 
     def score(cell: Cell, vector: Ref | None, alpha: float = 1.0) -> float:
         probe = _probe(plan, cell, collected) if vector is None or not plan.methods[cell.method].ends_in_head else None
@@ -55,6 +56,13 @@ def _choose(
             starts[probe] = score(cell, None)
         judged.append(Judged(cell, score(cell, vectors[cell], plan.strength(cell.method)), starts[probe]))
     return choose(judged, held.told(plan.loss in CLASSLESS))
+
+
+def _fitted(plan: Plan, name: str) -> set[int]:
+    """The rows that the run fine-tunes an expert on; none of one that is given, of which nobody knows."""
+    if plan.carried[name].expert is not None:
+        return set()
+    return drawn_rows(plan.tasks[name].open().sizes["train"], plan.finetuning[0])
 
 
 def _probe(plan: Plan, cell: Cell, collected: Mapping[Draw, Collected]) -> tuple[int, ...] | None:

@@ -62,10 +62,10 @@ command(app, given=rehome_cli.FIELDS, settings=SETTINGS)(rehome_cli.rehome)
 command(app, settings=SETTINGS)(merge)
 command(app, settings=SETTINGS)(compare)
 command(app, settings=SETTINGS)(report)
-command(app, recipe=single_cli.FINETUNE, posed=single_cli.LOSS, read=single_cli.READ, settings=SETTINGS)(
+command(app, recipe=single_cli.FINETUNE, posed=single_cli.POSED, read=single_cli.READ, settings=SETTINGS)(
     single_cli.finetune
 )
-command(app, posed=single_cli.LOSS, read=single_cli.READ, settings=SETTINGS)(single_cli.evaluate)
+command(app, posed=single_cli.POSED, read=single_cli.READ, settings=SETTINGS)(single_cli.evaluate)
 command(app, settings=SETTINGS)(paper_cli.reproduce)
 command(app, settings=SETTINGS)(paper_cli.claims)
 

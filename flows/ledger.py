@@ -1,7 +1,7 @@
 """Running stages from a flow: what was computed, what was found in the store, and how long it took."""
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -31,6 +31,8 @@ class Ledger:
     def __init__(self, limit: float | None = None, log: Any = None) -> None:
         self._limit = limit
         self.counts: dict[str, Counter[str]] = {}
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        """What computed stages took, by stage; of those that others' passes have left, nothing."""
         self.phases: list[tuple[str, float]] = []
         """What was done, and how many seconds it took."""
         self.log: Any = log or get_run_logger()
@@ -42,13 +44,19 @@ class Ledger:
         if self._limit is not None:
             options["timeout_seconds"] = self._limit
         watch.begins(task.name, label)
-        return self.add(result_of(task.with_options(**options) if options else task, *args))
+        started = time.perf_counter()
+        done = self.add(result_of(task.with_options(**options) if options else task, *args))
+        if not done.cached:
+            self.seconds[done.stage] += time.perf_counter() - started
+        return done
 
     def solve(self, space: Workspace, blocks: list[BlockMaps], solver: Solver) -> None:
         """Solves the maps of blocks that lack some."""
         watch.begins("procrustes", f"{len(blocks)} blocks")
+        started = time.perf_counter()
         for done in solver.solve(space, blocks):
             self.add(done)
+        self.seconds["procrustes"] += time.perf_counter() - started
 
     def discard(self, space: Workspace, keys: Iterable[str]) -> None:
         """Removes artefacts that have served."""

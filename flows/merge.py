@@ -13,8 +13,9 @@ from bico.data.reading import load_words
 from bico.errors import ConfigError, OutputError, at_home
 from bico.methods.variant import get_variant
 from bico.models.loading import ModelFiles, resolve
-from bico.models.protocol import CLASSLESS
+from bico.models.protocol import CLASSLESS, Model
 from bico.reporting.merged import MergedRow, merge_card, merged_table
+from bico.reporting.names import short_name
 from bico.reporting.page.record import RunRecord
 from bico.reporting.rows import Row
 from bico.task_vector.merging import Merging
@@ -35,6 +36,7 @@ from tasks.inputs import TaskRef, open_model
 from tasks.merge import Samples, VectorFile, choose_strengths, merge_vectors, read_strengths
 from tasks.page import replacing
 from tasks.probe import probe_model
+from tasks.record import record_merge
 
 MODEL = "merged"
 
@@ -101,9 +103,7 @@ def plan_merge(places: Sequence[Path], out: Path, strengths: Sequence[float] | N
             raise ConfigError(
                 f"{folder} has a classifier of its own, which knows one task: merge models without +head."
             )
-        loss = loss_for(config.loss, record.target)
-        of = config.carried[row.task].task
-        (task,) = (pose(ref, opened, loss) for ref in task_refs([of], config.data, config.reading, loss).values())
+        task = task_of(config, row.task, opened)
         alpha = 1.0 if variant.steps else theirs.alpha if variant.alpha is None else variant.alpha
         vector = VectorFile(str(folder / EXPORTED_VECTOR), file_digest(folder / EXPORTED_VECTOR))
         parts.append(Part(row, alpha, vector, task, _samples_of(folder, row, task), config))
@@ -120,6 +120,13 @@ def plan_merge(places: Sequence[Path], out: Path, strengths: Sequence[float] | N
     if (out / MODEL).exists() and not (out / "merge.json").exists():
         raise OutputError(f"--out {out} holds a folder {MODEL} that no merge has written: give another folder.")
     return MergePlan(space, target, tuple(parts), classless, out)
+
+
+def task_of(config: TransferConfig, row: str, target: Model) -> TaskRef:
+    """The task that a row of a run is of, read as its run has read it: each of the run's folders serves some task."""
+    loss = loss_for(config.loss, config.target)
+    found = task_refs(config.tasks, config.data, config.reading, loss)
+    return pose(found[config.carried[row].task], target, loss)
 
 
 def _models_at(place: Path) -> list[tuple[Path, RunRecord, Row]]:
@@ -229,11 +236,20 @@ def merge_flow(
         return merge_card(rows, record, plan.target.family)
 
     export_model(space, plan.target, whole, 1.0, plan.out / MODEL, plan.parts[0].task, card)
-    outputs = {
+    outputs: dict[str, Any] = {
         "model": str(plan.out / MODEL),
         "table": str(plan.out / "merge.md"),
         "record": str(plan.out / "merge.json"),
     }
+    outputs["mlflow"] = record_merge(
+        settings,
+        f"{short_name(plan.parts[0].config.target)} merged of {len(rows)} by {how.value}",
+        {name: record[name] for name in ("target", "how", "density", "chosen")}
+        | {"models": ", ".join(part.name for part in plan.parts), "strengths": ", ".join(f"{s:g}" for s in chosen)},
+        rows,
+        [Path(outputs["table"]), Path(outputs["record"])],
+        {"prefect.flow_run": str(runtime.flow_run.id)},
+    )
     return {
         "rows": [row.to_json() for row in rows],
         "outputs": outputs,

@@ -9,6 +9,7 @@ from typing import Any
 from prefect import flow, runtime
 
 from bico.calibration.budget import NOTHING, Budget
+from bico.calibration.memory import covariance_shapes
 from bico.calibration.pack import Pack, PackedDraw, PackedMaps, PackedModel
 from bico.calibration.scales import Side
 from bico.calibration.signals import Signal
@@ -47,11 +48,15 @@ from tasks.transfer import transfer_vector
 # Made ----------------------------------------------------------------------------------------------------------------
 
 
-def plan_pack(config: TransferConfig, settings: Settings) -> Plan:
+def plan_pack(config: TransferConfig, settings: Settings, small: bool = False) -> Plan:
     """Resolves what `bico calibrate` is asked for.
 
+    Arguments:
+        small: Also where a map may keep as many directions as there are samples.
+
     Raises:
-        BicoError: The first thing that cannot work; of methods, what learns from more than maps and scales.
+        BicoError: The first thing that cannot work; of methods, what learns from more than maps and scales; of samples,
+            fewer than a map may keep directions, unless somebody said that it may.
     """
     if config.unlabelled or config.has_experts:
         raise ConfigError(
@@ -67,7 +72,31 @@ def plan_pack(config: TransferConfig, settings: Settings) -> Plan:
     plan = make_plan(config, settings)
     if not plan.maps:
         raise ConfigError("None of the methods calibrates, so a pack would be empty: take one that does, such as bico.")
+    if not small:
+        check_floor(plan)
     return plan
+
+
+def check_floor(plan: Plan) -> None:
+    """Raises ConfigError if some map may keep as many directions as there are samples (`Pack.is_small`): it keeps no more than
+    its rule allows and the narrower side has.
+    """
+    models = (open_model(files, plan.space.device) for files in (plan.source, plan.target))
+    source, target = (model.sites for model in models)
+    directions = max(
+        min(*shape, *([] if rule.most is None else [rule.most]))
+        for signal, rule in plan.maps
+        for shape in covariance_shapes(source, target, target, [signal]).values()
+    )
+    samples = min(
+        plan.sized(task, Budget(count)).size or count for task in plan.tasks for count in plan.config.labelled
+    )
+    if samples <= directions:
+        raise ConfigError(
+            f"{samples} samples are too few for a pack: the richest map may keep {directions} directions, so it may expose the "
+            f"samples themselves. Calibrate with more than {directions} (--samples), keep fewer directions (--rank), or say "
+            "--small-pack."
+        )
 
 
 @flow(name="calibrate", flow_run_name="calibrate {config.title}")
@@ -76,22 +105,11 @@ def calibrate_flow(config: TransferConfig, settings: Settings, place: Path, smal
 
     Arguments:
         small: Also where a map keeps as many directions as there were samples.
-
-    Raises:
-        ConfigError: If that is so, and nobody said that it may be.
     """
-    plan, ledger = plan_pack(config, settings), Ledger(settings.stage_timeout)
+    plan, ledger = plan_pack(config, settings, small), Ledger(settings.stage_timeout)
     with noted(plan.space, str(runtime.flow_run.id)):
         collected = calibrate(plan, settings, ledger)
-        pack = _index(plan, collected)
-        if pack.is_small and not small:
-            samples, directions = pack.fewest
-            raise ConfigError(
-                f"{samples} samples are too few for a pack: the richest map keeps {directions} directions, so it may expose the "
-                f"samples themselves. Calibrate with more than {directions} (--samples), keep fewer directions (--rank), or say "
-                "--small-pack."
-            )
-        write_pack(plan.space, pack, place)
+        write_pack(plan.space, _index(plan, collected), place)
     return {"pack": str(place), "stages": {stage: dict(counter) for stage, counter in ledger.counts.items()}}
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from prefect import flow, get_run_logger, runtime
@@ -15,14 +15,20 @@ from prefect.input import RunInput
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from bico.errors import at_home
+from bico.errors import BicoError, at_home
 from bico.models.releases import Release
 from bico.reporting.compare import Comparison, compare, comparison_table
+from bico.reporting.merged import MergedRow, merged_table
 from bico.reporting.rows import Row
 from bico.reporting.tables import markdown_table
+from bico.task_vector.merging import DENSITY, Merging
 from flows.commands.links import flow_run_page, mlflow_page
 from flows.config import TransferConfig, make_config
-from flows.planning.plan import make_plan
+from flows.merge import MODEL, merge_flow, plan_merge
+from flows.planning.costs import Estimate
+from flows.planning.estimate import forecast
+from flows.planning.plan import Plan, make_plan
+from flows.planning.ready import Ready, handed
 from flows.records.repeat import MODELS
 from flows.settings import Settings
 from flows.transfer import transfer
@@ -31,6 +37,8 @@ from tasks.releases import RECORD, Record, find_release, question, records, show
 
 PUBLISHED = "published"
 """The alias that published versions carry in MLflow."""
+MERGED = "merged"
+"""The folder of the model that all experts were put together in, and what it is registered as; no expert's name."""
 POLL = 5
 """Seconds between looks for an answer, where the run waits in its process."""
 
@@ -46,10 +54,20 @@ class WatchConfig(BaseModel):
     """The registered experts: by name, the keys of a transfer without `target` and `out`."""
     register_as: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "bico"
     """Published models are registered in MLflow under this name and the expert's."""
+    merge: Literal["none", "sum", "ties"] = "sum"
+    """How the carried experts, where there are several, are put together into one model of the release: by task arithmetic or
+    TIES, at strengths that their calibration samples ask for (`bico merge`)."""
     out: Path = Path("out/releases")
     """A folder per release: results, models, and the record of what was decided."""
     days: Annotated[float, Field(gt=0)] = 7.0
     """How long a person has to decide; the run fails after that, and the next one asks again."""
+
+    @field_validator("experts")
+    @classmethod
+    def _no_merged(cls, experts: dict[str, Any]) -> dict[str, Any]:
+        if MERGED in experts:
+            raise ValueError(f"{MERGED!r} names what all experts are put together in; call this one otherwise")
+        return experts
 
     @field_validator("out")
     @classmethod
@@ -92,17 +110,19 @@ def release_watch(config: WatchConfig, settings: Settings | None = None) -> Stat
     if record.rows and record.watcher != me and _is_waiting(record.watcher):
         return Completed(name="Waiting", message=f"{release.name} waits for an answer: {flow_run_page(record.watcher)}")
     if not record.rows:
-        record = carry_over(config, settings, release, record)
+        record = put_together(config, settings, release, carry_over(config, settings, release, record))
     if record.watcher != me:
         record = replace(record, watcher=me)
         record.write(folder)
     verdict, table = judge(config, record)
-    show_release(record, table, verdict, {f"{name} in MLflow": mlflow_page(run) for name, run in record.runs.items()})
+    runs = {**record.runs, **({MERGED: record.merged_run} if record.merged_run else {})}
+    show_release(record, table, verdict, {f"{name} in MLflow": mlflow_page(run) for name, run in runs.items()})
     decision = ask(config, verdict, release.name)
     versions: dict[str, str] = {}
     if decision.publish:
-        for name, run in record.runs.items():
-            models = {model.name: str(model) for model in sorted((folder / name / MODELS).glob("*"))}
+        for name, run in runs.items():
+            places = [folder / MERGED / MODEL] if name == MERGED else sorted((folder / name / MODELS).glob("*"))
+            models = {model.name: str(model) for model in places}
             versions |= register(settings, run["run"], f"{config.register_as}-{name}", PUBLISHED, models)
     replace(record, published=decision.publish, comment=decision.comment, versions=versions).write(folder)
     log.info("%s: %s", release.name, "published" if decision.publish else "not published")
@@ -119,17 +139,46 @@ def carry_over(config: WatchConfig, settings: Settings, release: Release, record
     runs: dict[str, dict[str, str]] = {}
     several = Counter(task for one in transfers.values() for task in one.tasks)
     for name, one in transfers.items():
-        result = transfer(one, settings)
+        # Planned anew: what one has left, the next one finds.
+        ready = Ready(one, settings, *_planned(one, settings))
+        with handed(ready):
+            result = transfer(one, settings)
         # Two experts may be for one task: their rows must not be taken for each other's.
         rows += [replace(row, task=f"{name}: {row.task}") if several[row.task] > 1 else row for row in result.rows]
         runs[name] = result.outputs["mlflow"]
     return replace(record, rows=tuple(rows), runs=runs)
 
 
+def _planned(config: TransferConfig, settings: Settings) -> tuple[Plan, Estimate]:
+    plan = make_plan(config, settings)
+    return plan, forecast(plan, settings)[1]
+
+
+def put_together(config: WatchConfig, settings: Settings, release: Release, record: Record) -> Record:
+    """Merges what was carried over into one model of the release, measured on the task of each; says why, where that cannot be."""
+    folder, transfers = config.out / release.name, config.transfers(release)
+    places = [folder / name for name, one in transfers.items() if one.export != "none"]
+    carried = sum(len(one.carried) for one in transfers.values())
+    if config.merge == "none" or carried < 2:
+        return record
+    limits = [one.test_limit for one in transfers.values() if one.test_limit is not None]
+    try:
+        plan_merge(places, folder / MERGED, None, settings)
+        merged = merge_flow(
+            places, folder / MERGED, Merging(config.merge), DENSITY, None, settings, min(limits, default=None)
+        )
+    except BicoError as error:  # a release is judged without it, too
+        note = f"Not put together into one model: {error}"
+        get_run_logger().warning(note)
+        return replace(record, notes=(*record.notes, note))
+    rows = tuple(MergedRow(**row) for row in merged["rows"])
+    return replace(record, merged=rows, merged_run=merged["outputs"]["mlflow"])
+
+
 def judge(config: WatchConfig, record: Record) -> tuple[str, str]:
     """The verdict in one line, and the tables behind it: against the last release that was published."""
     last = next((old for old in reversed(records(config.out)) if old.published and old.digest != record.digest), None)
-    results = f"## Results\n\n{markdown_table(record.rows)}"
+    results = "\n\n".join(["## Results", markdown_table(record.rows), *_together(record), *record.notes])
     if last is None:
         return "First release: there is none to compare with.", results
     shared = {row.cell for row in last.rows} & {row.cell for row in record.rows}
@@ -138,6 +187,12 @@ def judge(config: WatchConfig, record: Record) -> tuple[str, str]:
     found: Comparison = compare(last.rows, record.rows)
     heading = f"## {last.release} (first) against {record.release} (second)"
     return found.sentence, f"{heading}\n\n{comparison_table(found)}\n\n{results}"
+
+
+def _together(record: Record) -> list[str]:
+    if not record.merged:
+        return []
+    return ["## All experts in one model", merged_table(record.merged)]
 
 
 def ask(config: WatchConfig, verdict: str, release: str) -> Decision:

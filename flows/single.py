@@ -15,7 +15,7 @@ from bico.finetune import FinetuneConfig
 from bico.models.loading import ModelFiles, resolve
 from bico.models.protocol import CLASSLESS
 from flows.measures import MEASURES
-from flows.planning.inputs import loss_for, pose, task_refs, tell, with_head
+from flows.planning.inputs import loss_for, pooled, pose, task_refs, tell, with_head
 from flows.planning.plan import check_writable, usual_finetuning
 from flows.settings import Settings
 from storage.keys import Ref
@@ -55,17 +55,19 @@ def plan_finetune(
     settings: Settings,
     loss: str | None = None,
     reading: dict[str, Any] | None = None,
+    pooling: str | None = None,
 ) -> FinetunePlan:
     """Resolves what `bico finetune` is asked for.
 
     Arguments:
+        pooling: Of a text encoder whose folder does not say, how tokens become features.
         changes: Settings of fine-tuning that differ from what is usual for a model of this size.
         reading: What options say of how the folder of data is read.
 
     Raises:
         BicoError: The first thing that cannot work.
     """
-    subject = _open(model, [task], data, settings, loss, reading)
+    subject = _open(model, [task], data, settings, loss, reading, pooling)
     usual = usual_finetuning(open_model(subject.model, subject.space.device))
     out = at_home(out)
     if out.is_dir():
@@ -84,10 +86,12 @@ def plan_evaluate(
     reading: dict[str, Any] | None = None,
     head: Path | None = None,
     loss: str | None = None,
+    pooling: str | None = None,
 ) -> Subject:
     """Resolves what `bico evaluate` is asked for.
 
     Arguments:
+        pooling: Of a text encoder whose folder does not say, how tokens become features.
         loss: The loss that tells how a task is posed: pairs are measured in a way of their own.
         head: A classifier of the model's features, in place of its own head.
 
@@ -98,7 +102,7 @@ def plan_evaluate(
         raise ConfigError("--task names no task.")
     if expert is not None:
         find_expert(expert, settings.allow_pickle)  # names of files tell much, and cost nothing
-    subject = _open(model, tasks, data, settings, loss, reading)
+    subject = _open(model, tasks, data, settings, loss, reading, pooling)
     if head is not None:
         posed = {name: with_head(subject.space, subject.model, task, head) for name, task in subject.tasks.items()}
         (files, *others) = (files for _, files in posed.values())
@@ -121,11 +125,12 @@ def finetune_one(
     progress: bool = False,
     loss: str | None = None,
     reading: dict[str, Any] | None = None,
+    pooling: str | None = None,
 ) -> dict[str, Any]:
     """Fine-tunes a model on a task, writes what it has changed (the image tower, or the encoder's blocks) and tells the
     expert's test accuracy.
     """
-    plan = plan_finetune(model, task, data, changes, out, settings, loss, reading)
+    plan = plan_finetune(model, task, data, changes, out, settings, loss, reading, pooling)
     space, files, posed = plan.subject.space, plan.subject.model, plan.subject.tasks[task]
     done = result_of(finetune_model, space, files, posed, plan.recipe, progress)
     out = plan.out
@@ -145,9 +150,10 @@ def evaluate_one(
     reading: dict[str, Any] | None = None,
     head: Path | None = None,
     loss: str | None = None,
+    pooling: str | None = None,
 ) -> dict[str, Any]:
     """Measures a model, or an expert of it, on tasks: by its own head, or of text by a probe on all training samples."""
-    subject = plan_evaluate(model, tasks, data, expert, settings, reading, head, loss)
+    subject = plan_evaluate(model, tasks, data, expert, settings, reading, head, loss, pooling)
     for note in subject.notes:
         get_run_logger().info(note)
     weights = None if expert is None else result_of(adopt_expert, subject.space, subject.model, str(expert)).ref
@@ -193,10 +199,12 @@ def _open(
     settings: Settings,
     loss: str | None = None,
     reading: dict[str, Any] | None = None,
+    pooling: str | None = None,
 ) -> Subject:
     loss = loss_for(loss, model)
     refs = task_refs(tasks, data, make_reading(reading or {}, "options"), loss)
     files = resolve(model, settings.allow_pickle)
+    files = files if pooling is None else pooled(files, pooling)
     for ref in refs.values():
         tell(*ref.open().notes)
     check_writable(settings.home)

@@ -1,6 +1,7 @@
 """The thread: fine-tune, collect, solve maps, transfer, evaluate, record. Order and fan-out only."""
 
 import math
+import time
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -33,8 +34,10 @@ from flows.config import TransferConfig
 from flows.ledger import Ledger
 from flows.measures import MEASURES
 from flows.planning.adapters import adapter_of, carried_by, is_adaptable
-from flows.planning.plan import Plan, make_plan
+from flows.planning.plan import Plan
+from flows.planning.ready import ready_for
 from flows.records.result import Result, totals
+from flows.records.spent import tell_cost
 from flows.records.written import alike, exports, origin, record_of, recorded, settings_of
 from flows.settings import Settings
 from storage.keys import Ref
@@ -62,9 +65,9 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
     Arguments:
         progress: Show progress bars on standard error.
     """
-    settings = settings or Settings.from_environment()
-    plan = make_plan(config, settings)
-    ledger = Ledger(settings.stage_timeout)
+    settings, since = settings or Settings.from_environment(), time.time()
+    ready = ready_for(config, settings)
+    plan, ledger = ready.plan, Ledger(settings.stage_timeout)
     with noted(plan.space, str(runtime.flow_run.id)):
         experts, oracles = fine_tune_all(plan, ledger, progress)
         collected = calibrate(plan, settings, ledger, experts)
@@ -84,6 +87,7 @@ def transfer(config: TransferConfig, settings: Settings | None = None, progress:
         plan, rows, blocks, shown, drawn, chosen, ledger, {"flow run in Prefect": str(runtime.flow_run.id)}
     )
     outputs = write_results(plan.space, config.out, plan.target, record, drawn, written, origin(plan), searched)
+    record = tell_cost(ready, Path(outputs["table"]).parent, str(runtime.flow_run.id), since)
     tested = {row.cell: row.accuracy for row in rows}
     outputs["chosen"] = {task: choice.to_json() | {"test": tested[choice.cell]} for task, choice in chosen.items()}
     show_results(config.source, config.target, rows, blocks, counts, Path(outputs["plot"]), outputs["models"], record)

@@ -2,7 +2,8 @@
 
 import os
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from bico.methods.spec import Spec
 from bico.reporting.advice import advice
+from bico.reporting.merged import MergedRow, merged_table
 from bico.reporting.references import TARGET_PROBE, is_reference, start_of, untouched
 from bico.reporting.rows import Cell, Row, summarise
 from bico.reporting.tables import markdown_table
@@ -110,6 +112,35 @@ def record_run(
     finally:
         tracker.finish(parent, status)
     return {"mlflow": {"uri": tracker.uri, "experiment": tracker.experiment_id, "run": parent}}
+
+
+@task(name="record-merge", task_run_name="record-merge", cache_policy=NO_CACHE, persist_result=False, **RETRIES)
+def record_merge(
+    settings: TrackingSettings,
+    name: str,
+    params: dict[str, Any],
+    rows: Sequence[MergedRow],
+    files: Sequence[Path],
+    tags: dict[str, Any],
+) -> dict[str, str]:
+    """Writes one MLflow run for a model that was put together of several, and returns where it is.
+
+    Arguments:
+        files: What the run keeps: its table and record.
+        tags: With "prefect.flow_run", of which each has one run in MLflow.
+    """
+    tracker = open_tracker(settings)
+    about = {"bico.kind": "merge", "versions": f"bico {version('bico')}, torch {version('torch')}"}
+    run = tracker.start_parent(name, params, tags | about, once="prefect.flow_run")
+    tracker.describe(run, merged_table(rows))
+    for one in rows:
+        kinds = {"target": one.before, "alone": one.alone, "merged": one.merged}
+        named = re.sub(r"[^\w. :/-]", " ", one.model)  # what MLflow lets stand in the name of a metric
+        tracker.log_metrics(run, {f"accuracy/{named}/{kind}": value for kind, value in kinds.items()})
+    for path in files:
+        tracker.log_artifact(run, path)
+    tracker.finish(run, "FINISHED")
+    return {"uri": tracker.uri, "experiment": tracker.experiment_id, "run": run}
 
 
 @task(

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from bico.errors import ConfigError
 from bico.models.loading import resolve
 from bico.models.releases import Release, releases_at
+from bico.reporting.merged import MergedRow
 from bico.reporting.rows import Row
 
 RECORD = "record.json"
@@ -38,13 +39,24 @@ class Record:
     comment: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Registered versions, by model."""
+    merged: tuple[MergedRow, ...] = ()
+    """Of all experts put together, on the task of each; empty where there is one, or they do not go together."""
+    merged_run: Mapping[str, str] = field(default_factory=dict)
+    """Where MLflow has that."""
+    notes: tuple[str, ...] = ()
+    """What a person should know besides."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Raises ConfigError if the file is none of a record."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**content | {"rows": tuple(Row.parse(row) for row in content["rows"])})
+            parsed = {
+                "rows": tuple(Row.parse(row) for row in content["rows"]),
+                "merged": tuple(MergedRow(**row) for row in content.get("merged", [])),
+                "notes": tuple(content.get("notes", [])),
+            }
+            return cls(**content | parsed)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{path}: not the record of a release ({error!r}): mend it, or delete its folder."
@@ -54,7 +66,8 @@ class Record:
         """Replaces what is there, at once or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         unfinished = folder / f".{RECORD}.{os.getpid()}"
-        unfinished.write_text(json.dumps(vars(self) | {"rows": [row.record() for row in self.rows]}, indent=1))
+        rows = {"rows": [row.record() for row in self.rows], "merged": [row.to_json() for row in self.merged]}
+        unfinished.write_text(json.dumps(vars(self) | rows, indent=1))
         unfinished.replace(folder / RECORD)
 
 

@@ -23,6 +23,7 @@ from prefect.settings import (
 from flows.config import TransferConfig
 from flows.planning.forecast import look_ahead
 from flows.planning.plan import make_plan
+from flows.planning.ready import Ready, handed
 from flows.services.server import prefect_api
 from flows.settings import Settings
 from flows.transfer import Result, transfer
@@ -130,8 +131,10 @@ class Bench:
     def run(self, **changes: Any) -> Result:
         """Runs a transfer, whose plan has to foresee every stage."""
         config = self.config(**changes)
-        ahead = look_ahead(make_plan(config, self.settings), self.settings)
-        result = transfer(config, self.settings)
+        plan = make_plan(config, self.settings)
+        ahead = look_ahead(plan, self.settings)
+        with handed(Ready(config, self.settings, plan)):
+            result = transfer(config, self.settings)
         assert ahead.stages == result.stages and ahead.rows == len(result.rows)
         return result
 

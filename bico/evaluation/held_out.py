@@ -26,6 +26,8 @@ class HeldOut:
     rows: tuple[int, ...]
     unseen: bool
     """Whether no calibration looked at them; else they are calibration samples, judged by cross-validated probes."""
+    fitted: bool = False
+    """Whether an expert of the run was fine-tuned on some of them."""
 
     def told(self, classless: bool = False) -> str:
         """What they are, for people.
@@ -38,13 +40,16 @@ class HeldOut:
             '2 training samples that no calibration looked at'
         """
         if self.unseen:
-            return f"{len(self.rows)} training samples that no calibration looked at"
+            fitted = ", though the expert was fine-tuned on them in this run" if self.fitted else ""
+            return f"{len(self.rows)} training samples that no calibration looked at{fitted}"
         if classless:
             return f"the {len(self.rows)} calibration samples themselves, since no others are left"
         return f"cross-validation of a probe on {len(self.rows)} calibration samples, since no others are left"
 
 
-def hold_out(available: int, taken: Iterable[int], rows: int = ROWS, fewest: int = FEWEST) -> HeldOut:
+def hold_out(
+    available: int, taken: Iterable[int], rows: int = ROWS, fewest: int = FEWEST, fitted: Iterable[int] = ()
+) -> HeldOut:
     """Draws the rows that judge, the same for all cells of a task, so that their differences are paired.
 
     Arguments:
@@ -52,6 +57,7 @@ def hold_out(available: int, taken: Iterable[int], rows: int = ROWS, fewest: int
         taken: Rows that some cell has learnt from, with labels or without, of all budgets and seeds.
         rows: How many are wanted.
         fewest: With fewer left than this, and more taken than left, the taken ones serve.
+        fitted: Rows on which the run itself has fine-tuned an expert: they judge only where fewer than `fewest` others are left.
 
     Raises:
         CalibrationError: If the training split is empty.
@@ -62,15 +68,21 @@ def hold_out(available: int, taken: Iterable[int], rows: int = ROWS, fewest: int
         ([2, 3, 4, 5], True)
         >>> hold_out(6, taken=[0, 1, 2, 3], fewest=3).unseen
         False
+        >>> hold_out(6, taken=[0], fitted=[1, 2], fewest=3).fitted, hold_out(6, taken=[0], fitted=[1, 2, 3], fewest=3).fitted
+        (False, True)
     """
     if available < 1:
         raise CalibrationError("No model can be chosen: the training split holds no samples; use --export all or none.")
-    known = set(taken)
+    known, trained = set(taken), set(fitted)
     order = torch.randperm(available, generator=generator_of(Purpose.HELD_OUT, 0)).tolist()
     left = [row for row in order if row not in known]
     unseen = len(left) >= min(fewest, len(known) + 1)
     chosen = left if unseen else [row for row in order if row in known]
-    return HeldOut(tuple(chosen[:rows]), unseen)
+    fresh = [row for row in chosen if row not in trained]
+    if unseen and len(fresh) >= fewest:
+        chosen = fresh
+    chosen = chosen[:rows]
+    return HeldOut(tuple(chosen), unseen, not trained.isdisjoint(chosen))
 
 
 def cross_validated(

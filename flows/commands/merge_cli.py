@@ -51,8 +51,10 @@ def merge(
         print(json.dumps(result))
         return
     print(merged_table([MergedRow(**row) for row in result["rows"]]))
-    for name, value in result["outputs"].items():
-        print(f"{name}: {value}")
+    outputs = result["outputs"]
+    for name in ("model", "table", "record"):
+        print(f"{name}: {outputs[name]}")
+    print(f"MLflow: run {outputs['mlflow']['run']}")
 
 
 def _numbers(text: str) -> list[float]:

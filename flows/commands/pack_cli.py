@@ -37,7 +37,7 @@ def make_pack(config: Any, settings: dict[str, Any], place: Path, small: bool, a
 
     log_to_stderr()
     settled, place = Settings.from_environment(**settings), at_home(place).absolute()
-    plan_pack(config, settled)
+    plan_pack(config, settled, small)
     with prefect_api():
         result = calibrate_flow(config, settled, place, small)
     said = exposed(read_pack(place))

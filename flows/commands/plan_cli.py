@@ -7,24 +7,16 @@ import typer
 
 from bico.errors import BicoError
 from flows.commands.console import log_to_stderr
+from flows.commands.surroundings import BEGAN
 from flows.commands.watch import duration
 from flows.config import TransferConfig
+from flows.planning.costs import Estimate
 from flows.planning.disk import bytes_told
-from flows.planning.estimate import Estimate, estimate
-from flows.planning.forecast import Ahead, look_ahead
+from flows.planning.estimate import forecast
+from flows.planning.forecast import Ahead
 from flows.planning.plan import Plan, make_plan
 from flows.planning.rivals import left_out
 from flows.settings import Settings
-
-
-def forecast(plan: Plan, settings: Settings) -> tuple[Ahead, Estimate]:
-    """What a planned transfer will do, and what that will cost."""
-    ahead = look_ahead(plan, settings)
-    return ahead, estimate(plan, ahead, models_written(plan.config, ahead))
-
-
-def models_written(config: TransferConfig, ahead: Ahead) -> int:
-    return {"none": 0, "all": ahead.vectors}.get(config.export, len(config.carried))
 
 
 def one_line(ahead: Ahead, cost: Estimate) -> str:
@@ -38,9 +30,7 @@ def one_line(ahead: Ahead, cost: Estimate) -> str:
 
 def as_record(plan: Plan, ahead: Ahead, cost: Estimate) -> dict[str, Any]:
     """A plan as plain values, as `--json` prints it. Times in seconds, sizes in bytes."""
-    seconds: dict[str, float] = {}
-    for stage, one in cost.steps:
-        seconds[stage] = seconds.get(stage, 0.0) + one
+    seconds = cost.by_stage
     stages = {stage: counts | {"seconds": round(seconds.get(stage, 0.0), 2)} for stage, counts in ahead.stages.items()}
     return {
         "stages": ahead.totals | {"by_stage": stages},
@@ -89,7 +79,7 @@ def tell_plan(config: TransferConfig, settings: dict[str, Any], as_json: bool) -
     settled = Settings.from_environment(**settings)
     try:
         made = make_plan(config, settled)
-        ahead, cost = forecast(made, settled)
+        ahead, cost = forecast(made, settled, BEGAN)
     except BicoError as error:
         if not as_json:
             raise

@@ -45,26 +45,33 @@ def run_transfer(config: Any, settings: dict[str, Any], as_json: bool, anew: boo
         _tell_result(found.result, how, found.disk, as_json)
         return
     from flows.commands.console import log_to_stderr
-    from flows.commands.plan_cli import forecast, one_line
+    from flows.commands.plan_cli import one_line
+    from flows.commands.surroundings import BEGAN
     from flows.commands.watch import watching
     from flows.planning.disk import disk_use
+    from flows.planning.estimate import forecast
     from flows.planning.plan import make_plan
+    from flows.planning.ready import Ready, handed
     from flows.planning.rivals import left_out
+    from flows.records.spent import learn
     from flows.services.server import prefect_api
     from flows.transfer import transfer as transfer_flow
 
     log_to_stderr()
-    # Planned once out here, so that a mistake ends in one line and not in a failed flow run.
+    # Planned out here, so that a mistake ends in one line and not in a failed flow run, and handed to the flow.
     plan = make_plan(config, settled)
     before = again.inputs_of(plan)
-    ahead, cost = forecast(plan, settled)
+    ahead, cost = forecast(plan, settled, BEGAN)
+    planned = time.perf_counter()
     print("\n".join(filter(None, (one_line(ahead, cost), left_out(config)))), file=sys.stderr, flush=True)
 
-    with prefect_api(), watching(sum(ahead.totals.values()), cost.steps):
+    ready = Ready(config, settled, plan, cost, BEGAN)
+    with prefect_api(), watching(sum(ahead.totals.values()), cost.steps), handed(ready):
         result = transfer_flow(config, settled)
+    learn(settled, cost, result.outputs["record"], time.perf_counter() - planned)
     disk = disk_use(settled, result)
     again.keep(plan, settled, result, before, disk)
-    _tell_result(result, f"in {time.perf_counter() - started:.0f} s", disk, as_json)
+    _tell_result(result, f"in {time.perf_counter() - BEGAN:.0f} s", disk, as_json)
 
 
 def _tell_result(result: Any, how: str, disk: dict[str, int], as_json: bool) -> None:

@@ -13,7 +13,7 @@ from flows.commands.options import DataOption, Fields, JsonOption, whole_names
 from flows.commands.run import run_flow
 
 FINETUNE = Fields("bico.finetune:FinetuneConfig", tell_defaults=False)
-LOSS = Fields("flows.config:TransferConfig", only=("loss",))
+POSED = Fields("flows.config:TransferConfig", only=("loss", "pooling"))
 READ = Fields(
     "flows.config:TransferConfig",
     only=("image_column", "label_column", "text_columns", "prompts", "class_names", "test_share", "test_seed"),
@@ -38,11 +38,11 @@ def finetune(
     """
     from flows.single import finetune_one, plan_finetune
 
-    asked, loss = (model, task, data or [], recipe, out), posed.get("loss")
+    asked, (loss, pooling) = (model, task, data or [], recipe, out), (posed.get("loss"), posed.get("pooling"))
     result = run_flow(
         settings,
-        lambda settled: finetune_one(*asked, settled, sys.stderr.isatty(), loss, read),
-        check=lambda settled: plan_finetune(*asked, settled, loss, read),
+        lambda settled: finetune_one(*asked, settled, sys.stderr.isatty(), loss, read, pooling),
+        check=lambda settled: plan_finetune(*asked, settled, loss, read, pooling),
     )
     _show(result, as_json)
 
@@ -69,11 +69,11 @@ def evaluate(
 
     parts = [name.strip() for name in task.split(",") if name.strip()]
     names = whole_names(parts, names_of(data or []))
-    asked, loss = (model, names, data or [], expert), posed.get("loss")
+    asked, (loss, pooling) = (model, names, data or [], expert), (posed.get("loss"), posed.get("pooling"))
     result = run_flow(
         settings,
-        lambda settled: evaluate_one(*asked, test_limit, settled, read, expert_head, loss),
-        check=lambda settled: plan_evaluate(*asked, settled, read, expert_head, loss),
+        lambda settled: evaluate_one(*asked, test_limit, settled, read, expert_head, loss, pooling),
+        check=lambda settled: plan_evaluate(*asked, settled, read, expert_head, loss, pooling),
     )
     _show(result, as_json)
 

@@ -8,11 +8,14 @@ import contextlib
 import importlib.util
 import os
 import sys
+import time
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+BEGAN = time.perf_counter()
+"""When the command began, as nearly as can be told from inside."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 FOLDERS = {

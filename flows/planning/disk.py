@@ -13,20 +13,31 @@ from flows.settings import Settings
 
 def disk_use(settings: Settings, result: Result) -> dict[str, int]:
     """Bytes of the artefacts that a run used, of what it wrote, and of the copies that MLflow keeps, where that is here."""
-    from storage.artefacts import open_store
-    from storage.gc import runs
-    from storage.manifest import FaultError
-
-    found = {"store": 0, "results": 0, "mlflow": 0}
-    with suppress(StoreError, OSError):
-        store = open_store(settings.store)
-        for key in runs(store).get(str(result.outputs["prefect"]["flow_run"]), {"keys": []})["keys"]:
-            with suppress(FaultError):
-                found["store"] += store.backend.look(key).size
+    found = {"store": store_bytes(settings, str(result.outputs["prefect"]["flow_run"])), "results": 0, "mlflow": 0}
     with suppress(OSError):
         found["results"] = size_of(Path(result.outputs["table"]).parent)
         found["mlflow"] = size_of(mlflow_folder(settings, result.outputs["mlflow"]))
     return found
+
+
+def store_bytes(settings: Settings, run: str, since: float = 0.0) -> int:
+    """Bytes of the artefacts that a finished flow run has used; 0 where the store cannot tell.
+
+    Arguments:
+        since: In seconds since 1970; what was made before does not count.
+    """
+    from storage.artefacts import open_store
+    from storage.gc import runs
+    from storage.manifest import FaultError
+
+    total = 0
+    with suppress(StoreError, OSError):
+        store = open_store(settings.store)
+        for key in runs(store).get(run, {"keys": []})["keys"]:
+            with suppress(FaultError):
+                about = store.backend.look(key)
+                total += about.size if about.created >= since else 0
+    return total
 
 
 def mlflow_folder(settings: Settings, run: Mapping[str, str]) -> Path:

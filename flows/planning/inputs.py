@@ -1,7 +1,7 @@
 """What a run is asked to read: files of models, tasks from folders of data, and how each task is posed."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,17 +28,26 @@ def find_files(config: TransferConfig, settings: Settings) -> tuple[ModelFiles, 
         find_expert(place, settings.allow_pickle)
     source, target = (resolve(ref, settings.allow_pickle) for ref in (config.source, config.target))
     trained = config.expert_head is not None and config.expert_head.is_dir()
-    pooling = config.pooling or ("cls" if trained else None)
-    if pooling is None:
-        return source, target
-    told = [getattr(get_family(files.family), "with_pooling", None) for files in (source, target)]
-    if config.pooling and not all(told):
-        raise ConfigError(f"--pooling {pooling}: {source.ref} and {target.ref} are not both text encoders, which pool.")
-    source, target = (
-        files if tell_it is None else tell_it(files, pooling)
-        for files, tell_it in zip((source, target), told, strict=True)
-    )
-    return source, target
+    if config.pooling is not None:
+        return pooled(source, config.pooling), pooled(target, config.pooling)
+    return (pooled(source, "cls", False), pooled(target, "cls", False)) if trained else (source, target)
+
+
+def pooled(files: ModelFiles, pooling: str, asked: bool = True) -> ModelFiles:
+    """A text encoder's files, with how its tokens become features, where its folder does not say.
+
+    Arguments:
+        asked: Whether somebody did; else a model that does not pool stays as it is.
+
+    Raises:
+        ConfigError: If somebody did of a model that does not pool.
+    """
+    tell_it: Callable[[ModelFiles, str], ModelFiles] | None
+    if (tell_it := getattr(get_family(files.family), "with_pooling", None)) is not None:
+        return tell_it(files, pooling)
+    if asked:
+        raise ConfigError(f"--pooling {pooling}: {files.ref} is no text encoder, which would pool; leave it out.")
+    return files
 
 
 def task_refs(

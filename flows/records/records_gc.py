@@ -1,6 +1,7 @@
 """Old runs in MLflow and Prefect, and records of finished ones: what they leave is freed with the store's artefacts."""
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,9 +11,14 @@ from flows.records import again
 from flows.settings import Settings
 
 OURS = (
-    "cache-gc", "claims", "evaluate", "figure", "finetune", "release-watch", "reproduce", "solve-maps", "transfer",
+    "cache-gc", "calibrate", "claims", "evaluate", "figure", "finetune", "merge", "pretrain", "release-watch", "reproduce",
+    "reproduce-nightly", "solve-maps", "transfer", "transfer-packed",
 )  # fmt: skip
 """The flows whose runs are counted; others may share the server."""
+
+
+PATIENCE = 30.0
+"""Seconds that a server gets to delete logs."""
 
 
 @dataclass(frozen=True)
@@ -67,5 +73,30 @@ def _flow_runs(older_than: float, dry_run: bool) -> int:
             # What is deleted moves the others up.
             offset += len(found) if dry_run else len(found) - len(done)
             for run in () if dry_run else done:
-                client.delete_flow_run(run)
+                _delete(client, run)
+        if not dry_run:
+            _wait_for_logs(client, ended)
     return len(ended)
+
+
+def _delete(client: Any, run: Any) -> None:
+    """A flow run with its artifacts, which Prefect would keep."""
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    for artifact in client.read_artifacts(
+        artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+    ):
+        client.delete_artifact(artifact.id)
+    client.delete_flow_run(run)
+
+
+def _wait_for_logs(client: Any, runs: Collection[Any]) -> None:
+    """Waits until the server has deleted the runs' logs, which it does by and by, and not after its end: one that was started
+    for this command ends with it.
+    """
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+    theirs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=list(runs)))
+    until = time.monotonic() + PATIENCE
+    while runs and time.monotonic() < until and client.read_logs(log_filter=theirs, limit=1):
+        time.sleep(0.5)

@@ -163,6 +163,7 @@ def record_of(
         command=command_of(config),
         settings=settings_of_run(config),
         stages={stage: dict(counter) for stage, counter in ledger.counts.items()},
+        took={stage: round(seconds, 3) for stage, seconds in ledger.seconds.items()},
         phases=tuple(ledger.phases),
         measured={"time": told_seconds(sum(seconds for _, seconds in ledger.phases))},
         versions=versions(),

@@ -2,21 +2,24 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 
 import flows.planning.plan
 from flows.commands.compare_cli import by_name
 from flows.config import TransferConfig, read_config
-from flows.records import again
+from flows.records import again, records_gc
 from flows.records.records_gc import collect_records
 from flows.settings import Settings
 from storage.runs import delete_runs, old_runs
@@ -68,6 +71,13 @@ def test_a_finished_run_is_told_without_going_through_it(
     assert collect_records(settings, 3600, dry_run=False).mlflow == 0
     freed = collect_records(settings, -1, dry_run=True)
     assert freed.mlflow >= 1 + len(first["rows"]) and freed.bytes > 1000 and freed.prefect >= 1
+    flow_run = UUID(first["outputs"]["prefect"]["flow_run"])
+    with get_client(sync_client=True) as prefect:
+        left_by = {"artifact_filter": ArtifactFilter(flow_run_id={"any_": [flow_run]})}
+        assert {one.key for one in prefect.read_artifacts(**left_by)} >= {"results", "cells", "accuracy"}
+        records_gc._delete(prefect, flow_run)
+        assert not prefect.read_artifacts(**left_by)
+        assert not prefect.read_flow_runs(flow_run_filter=FlowRunFilter(id={"any_": [flow_run]}))
     tracker = open_tracker(settings)  # of its runs this one goes alone: other tests share the others
     (mine,) = (old for old in old_runs(tracker, time.time()) if old.run == first["outputs"]["mlflow"]["run"])
     assert mine.folder is not None and (mine.folder / "results.csv").exists()
@@ -78,6 +88,13 @@ def test_a_finished_run_is_told_without_going_through_it(
     assert len(left) == freed.mlflow - 1 and mine.run not in {one.info.run_id for one in left}
     shutil.rmtree(artefact)
     assert again.sweep(settings.home, settings.store) == 1
+
+
+def test_all_flows_of_the_program_are_counted_among_its_runs() -> None:
+    names = set()
+    for path in (Path(__file__).resolve().parents[2] / "flows").rglob("*.py"):
+        names |= set(re.findall(r'^@flow\(name="([^"]+)"', path.read_text(encoding="utf-8"), re.MULTILINE))
+    assert len(names) > 10 and names == {*records_gc.OURS}
 
 
 def _changed_and_back(path: Path, config: TransferConfig, settings: Settings) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from bico.errors import ConfigError
@@ -13,7 +14,7 @@ from bico.methods.spec import Spec
 from bico.models.loading import load, resolve
 from bico.task_vector.merging import Merging, merged
 from flows.config import TransferConfig
-from flows.merge import merge_flow, plan_merge
+from flows.merge import merge_flow, plan_merge, task_of
 from flows.packs import calibrate_flow, plan_pack, plan_packed, transfer_packed_flow
 from flows.planning.plan import make_plan
 from flows.records.repeat import command_of
@@ -106,15 +107,30 @@ def test_experts_are_given_by_task_or_to_the_only_one(bench: Bench) -> None:
         make_plan(bench.config(experts=list(map(str, files)), expert_head="h.pt", finetune=None), bench.settings)
 
 
+def test_a_merge_reads_tasks_of_several_folders(releases: dict[str, Path], tmp_path: Path) -> None:
+    for name in ("marks", "signs"):
+        for split in ("train", "test"):
+            for kind in ("dark", "light"):
+                (place := tmp_path / name / split / kind).mkdir(parents=True)
+                Image.new("RGB", (8, 8)).save(place / "0.png")
+    experts = [f"{name}=x/{name}.pt" for name in ("marks", "signs")]
+    about = {"source": str(releases["a"]), "target": str(releases["b"]), "experts": experts}
+    config = TransferConfig(**about, data=[tmp_path / "marks", tmp_path / "signs"])
+    assert task_of(config, "signs", load(resolve(about["target"]))).open().sizes == {"train": 2, "test": 2}
+
+
 def test_a_pack_gives_the_vectors_of_the_run_that_had_the_data(ran: Bench) -> None:
     expert = write_expert(ran, "birds.safetensors", 1.1)
     same = {"methods": ["bico:strength=effect", "theseus"], "samples": [4, 8], "oracle": False, "rivals": "none"}
     there = ran.run(**same, experts=[f"digits={expert}"], export="all", finetune=None)
     config = ran.config(**same, finetune=None, out=ran.folder / "pack")
 
-    with pytest.raises(ConfigError, match=r"samples are too few for a pack: the richest map keeps .* --small-pack"):
-        calibrate_flow(config, ran.settings, ran.folder / "pack", small=False)
-    assert not list((ran.folder / "pack").glob("*"))
+    with pytest.raises(
+        ConfigError, match=r"^4 samples are too few for a pack: .* may keep 64 directions.* --small-pack"
+    ):
+        plan_pack(config, ran.settings)  # before any map is solved
+    enough = config.model_copy(update={"rank": 3, "methods": config.methods[:1]})
+    assert plan_pack(enough, ran.settings).maps
     made = calibrate_flow(config, ran.settings, ran.folder / "pack", small=True)
     assert not any(found["computed"] for found in made["stages"].values())
 

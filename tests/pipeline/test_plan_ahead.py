@@ -8,15 +8,23 @@ from typing import Any
 
 import pytest
 
+import flows.planning.ready
 import flows.services.solving
+from bico.reporting.page.record import RunRecord
 from flows.commands import links, watch
-from flows.commands.plan_cli import forecast
 from flows.commands.watch import Watch, watching
 from flows.config import PRESETS, TransferConfig
+from flows.planning.disk import bytes_told
+from flows.planning.estimate import OVERHEAD, _Known, forecast
+from flows.planning.forecast import look_ahead
+from flows.planning.pace import Pace, read_pace, write_pace
 from flows.planning.plan import make_plan
+from flows.planning.ready import Ready, handed
 from flows.planning.rivals import left_out, rivals
+from flows.planning.speeds import Speed
 from flows.services.solving import Solver, pays
 from flows.settings import Settings
+from flows.transfer import transfer
 from tasks.cached_stage import Done, Workspace
 from tasks.progress import reported
 from tests.command import run
@@ -29,21 +37,66 @@ def size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def test_a_plan_tells_stages_and_disk_and_does_nothing(bench: Bench) -> None:
+def test_a_plan_tells_stages_and_disk_and_does_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.settings = bench.settings.model_copy(update={"dask_scheduler": None})  # small maps need no cluster
     config = bench.config(methods=["bico", "none+head"], unlabelled=5)
-    ahead, cost = forecast(make_plan(config, bench.settings), bench.settings)
+    plan = make_plan(config, bench.settings)
+    ahead, cost = forecast(plan, bench.settings)
     store = bench.folder / "home/store/final"
     assert not list(store.glob("*")) and not list((bench.folder / "out").glob("*"))
-    result = bench.run(methods=["bico", "none+head"], unlabelled=5)
+    ready = Ready(config, bench.settings, plan, cost)
+    monkeypatch.setattr(flows.planning.ready, "make_plan", pytest.fail)  # it is handed over, and not made again
+    with handed(ready):
+        result = transfer(config, bench.settings)
     assert ahead.stages == result.stages
     assert [stage for stage, _ in cost.steps].count("procrustes") == result.stages["procrustes"]["computed"]
     results = size(bench.folder / "out") + size(bench.folder / "home/mlflow-artifacts")
     assert cost.store / 1.5 < size(store) < cost.store * 1.5
     assert cost.results / 1.5 < results < cost.results * 1.5
+    record = RunRecord.parse((config.out / "run.json").read_text(), "run.json")
+    assert record.planned.keys() == record.measured.keys() == {
+        "time", "memory at the peak", "new in the store", "results"
+    }  # fmt: skip
+    assert (
+        record.planned["new in the store"] == bytes_told(cost.store) and record.expected.keys() == cost.by_stage.keys()
+    )
+    made = {stage for stage, counts in result.stages.items() if counts["computed"]} - {"collect-gradients"}
+    assert made <= record.took.keys() and all(record.took[stage] > 0 for stage in made)
+    assert "Cost against plan" in (config.out / "report.html").read_text()
     assert 0 < cost.seconds < 600 and cost.memory > 10**8
     # Two models, forward and backward, on 8 labelled and 5 other samples; 30 test samples for each of nine cells; ...
     assert cost.passes > 4 * 13 + 9 * 30
+
+
+def test_examples_are_prepared_once_and_every_sample_passes_each_time(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = bench.config(oracle=True)
+    plan = make_plan(config, bench.settings)
+    steps = [step for step in look_ahead(plan, bench.settings).steps if step.stage not in ("procrustes", "transfer")]
+
+    def seconds(**of: float) -> float:
+        speed = Speed(**{"forward": 0.0, "train": 0.0, "prepare": 0.0, "sample": 1, "saved": 1} | of)
+        monkeypatch.setattr(_Known, "speed", lambda self, files, task: speed)
+        known = _Known(plan)
+        return sum(known.look(step)[0] for step in steps)
+
+    # Of both models 30 test samples, 16 that two steps of fine-tuning draw, and the 8 that calibrate.
+    assert seconds(prepare=1.0) == 2 * (30 + 16 + 8)
+    # The calibration goes there and, for half of what the way back to parameters costs, back to inputs.
+    evaluated, calibrated, tuned = 30 * sum(step.stage == "evaluate" for step in steps), 2 * 8, 2 * 16
+    assert seconds(forward=1.0, train=3.0) == evaluated + OVERHEAD * 2 * calibrated + 3 * tuned
+
+
+def test_what_runs_have_taken_is_learnt(tmp_path: Path) -> None:
+    assert read_pace(tmp_path).of("evaluate") == 1.0
+    write_pace(tmp_path, Pace().after({"evaluate": 2.0, "probe": 0.1}, {"evaluate": 6.0, "probe": 0.3, "merge": 1.0}))
+    pace = read_pace(tmp_path)
+    assert [pace.of(stage) for stage in ("evaluate", "probe", "merge")] == [3.0, 1.0, 1.0]  # too short to tell; unknown
+    assert pace.after({"evaluate": 2.0}, {"evaluate": 2.0}).of("evaluate") == (3.0 + 2.0) / (1.0 + 2.0)
+    assert Pace({"evaluate": (1.0, 99.0)}).of("evaluate") == 8.0
+    (tmp_path / "pace.json").write_text("[")
+    assert read_pace(tmp_path) == Pace()
 
 
 def arguments(bench: Bench, command: str, *more: str) -> list[str]:

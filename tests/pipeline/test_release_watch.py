@@ -1,6 +1,7 @@
 """A release comes out, a person is asked, and what the person says is done."""
 
 import contextvars
+import logging
 import shutil
 import threading
 import time
@@ -17,16 +18,19 @@ from prefect.flow_runs import resume_flow_run
 import flows.release_watch
 from bico.errors import CheckpointError, ConfigError
 from bico.models.releases import Release, newest_on_hub, releases_at
-from flows.release_watch import WatchConfig, judge, release_watch
+from bico.task_vector.merging import STRENGTHS
+from flows.release_watch import WatchConfig, judge, put_together, release_watch
 from flows.settings import Settings
 from tasks.releases import RECORD, Record, records
-from tests.flow_setup import SHORT, Bench
+from tests.flow_setup import Bench
+from tests.pipeline.test_many_experts import write_expert
 from tests.pipeline.test_recorded import artifacts
 from tests.releases import write_release
 from tests.rows import row
 
 
 def watch(bench: Bench, **changes: object) -> WatchConfig:
+    early, late = (write_expert(bench, f"{name}.safetensors", by) for name, by in (("early", 1.05), ("late", 1.2)))
     expert = {
         "source": str(bench.releases["a"]),
         "tasks": ["digits"],
@@ -34,8 +38,8 @@ def watch(bench: Bench, **changes: object) -> WatchConfig:
         "samples": [4],
         "seeds": [0],
         "test_limit": 30,
-        "oracle": False,
-        "finetune": SHORT,
+        "experts": [f"digits={early}", f"digits={late}"],
+        "rivals": "none",
     }
     values = {"releases": str(bench.folder / "releases"), "experts": {"ours": expert}, "out": bench.folder / "out"}
     return WatchConfig(**values | changes)
@@ -76,9 +80,13 @@ def test_a_person_decides_on_every_release(bench: Bench, monkeypatch: pytest.Mon
     assert first.name == "Published" and first.message == "First release: there is none to compare with."
     (record,) = records(config.out)
     assert record.release == "v9" and record.published and record.comment == "looks well"
-    assert dict(record.versions) == {"bico-ours": "1"}
-    client = MlflowClient(record.runs["ours"]["uri"])
-    assert client.get_model_version_by_alias("bico-ours", "published").run_id == record.runs["ours"]["run"]
+    assert [row.task for row in record.merged] == ["digits@early", "digits@late"] and not record.notes
+    assert {row.strength for row in record.merged} <= {*STRENGTHS} and dict(record.versions) == {
+        "bico-merged": "1", **{f"bico-ours-{row.model}": "1" for row in record.merged}
+    }  # fmt: skip
+    client, model = MlflowClient(record.runs["ours"]["uri"]), f"bico-ours-{record.merged[0].model}"
+    assert client.get_model_version_by_alias(model, "published").run_id == record.runs["ours"]["run"]
+    assert client.get_model_version_by_alias("bico-merged", "published").run_id == record.merged_run["run"]
 
     write_release(folder / "v10", seed=7)
     seen: dict[str, str] = {}
@@ -89,11 +97,28 @@ def test_a_person_decides_on_every_release(bench: Bench, monkeypatch: pytest.Mon
 
     second = answered(config, bench.settings, decline)
     assert second.name == "Declined"
-    assert "v9 (first) against v10 (second)" in seen["page"] and "| digits | 4 | 0 |" in seen["page"]
+    assert "v9 (first) against v10 (second)" in seen["page"] and "| digits@early | 4 | 0 |" in seen["page"]
+    assert "## All experts in one model" in seen["page"] and "| mean | | " in seen["page"]
     assert f"**{second.message}**" in seen["page"] and "ours in MLflow" in seen["page"]
     assert [r.published for r in records(config.out)] == [True, False]
-    assert str(client.get_model_version_by_alias("bico-ours", "published").version) == "1"
+    assert str(client.get_model_version_by_alias("bico-merged", "published").version) == "1"
     assert release_watch(config, bench.settings, return_state=True).name == "NothingNew"
+
+
+def test_what_cannot_be_put_together_is_said_and_stops_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise ConfigError("models of different targets")
+
+    monkeypatch.setattr(flows.release_watch, "plan_merge", refuse)
+    monkeypatch.setattr(flows.release_watch, "get_run_logger", lambda: logging.getLogger("test"))
+    config, release = watch(bench), Release("v1", bench.releases["b"])
+    carried = record("v1", "1", 0.0)
+    assert put_together(watch(bench, merge="none"), bench.settings, release, carried) == carried
+    said = put_together(config, bench.settings, release, carried)
+    assert said.notes == ("Not put together into one model: models of different targets",) and not said.merged
+    assert said.notes[0] in judge(config, said)[1]
+    with pytest.raises(ValueError, match="names what all experts are put together in"):
+        watch(bench, experts={"merged": {}})
 
 
 def record(name: str, digest: str, gain: float, **known: object) -> Record:
@@ -161,7 +186,7 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 def test_a_mistake_in_an_expert_is_found_before_any_work(bench: Bench) -> None:
     shutil.copytree(bench.releases["b"], bench.folder / "releases" / "v1")
     good = watch(bench).experts["ours"]
-    config = watch(bench, experts={"good": good, "bad": good | {"tasks": ["digit"]}})
+    config = watch(bench, experts={"good": good, "bad": good | {"tasks": ["digit"], "experts": []}})
     state = release_watch(config, bench.settings, return_state=True)
     assert state.is_failed() and "digit" in state.message
     assert not list((bench.settings.home / "store").glob("final/*"))

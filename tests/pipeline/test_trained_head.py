@@ -65,6 +65,14 @@ def test_the_source_gets_the_head_and_both_read_the_first_token(folder: Path) ->
     assert plan(folder, pooling="mean").target == other.target  # what was asked for wins
 
 
+def test_pooling_is_asked_for_where_a_model_is_measured_as_where_it_is_carried(folder: Path) -> None:
+    place = Settings(home=folder / "home", device="cpu")
+    found = plan_evaluate(str(folder / "a"), ["sides"], [folder / "sides"], None, place, pooling="cls")
+    assert open_model(found.model, "cpu").recipe.pooling == ("cls",)
+    with pytest.raises(ConfigError, match="--pooling cls: zoo:mini-a is no text encoder"):
+        plan_evaluate("zoo:mini-a", ["digits"], [], None, place, pooling="cls")
+
+
 def test_the_expert_is_measured_as_transformers_measures_it(folder: Path) -> None:
     made = plan(folder)
     task, space = made.tasks["sides"], made.space
@@ -99,7 +107,7 @@ def test_heads_that_do_not_fit_are_refused(folder: Path, tmp_path: Path) -> None
             plan(folder, expert_head=tmp_path)
     with pytest.raises(ConfigError, match="is a folder, and zoo:mini-a takes no head of its library"):
         plan_evaluate("zoo:mini-a", ["digits"], [], None, Settings(home=folder / "home"), head=folder / "expert")
-    with pytest.raises(ConfigError, match="are not both text encoders, which pool"):
+    with pytest.raises(ConfigError, match="is no text encoder, which would pool"):
         plan(
             folder, source="zoo:mini-a", target="zoo:mini-l", tasks=["digits"], data=[], expert_head=None, pooling="cls"
         )

@@ -71,6 +71,10 @@ class RunRecord:
     """The run's configuration, as a file that repeats it."""
     stages: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Computed and cached, by stage."""
+    expected: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that the plan gave the stages to compute, by stage; empty where nothing was planned."""
+    took: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that the computed stages took, by stage."""
     phases: tuple[tuple[str, float], ...] = ()
     """What was done, and how many seconds it took, in order."""
     planned: Mapping[str, str] = field(default_factory=dict)

@@ -290,7 +290,14 @@ def cost(record: RunRecord) -> Html | None:
         parts.append(plain_table("Phases, in order; stages that were found take no time.", ["phase", "time"], lines))
     if record.stages:
         lines = [[name, str(c["computed"]), str(c["cached"])] for name, c in record.stages.items()]
-        table = plain_table("Stages", ["stage", "computed", "found"], lines, 2)
+        heads = ["stage", "computed", "found"]
+        for head, times in (("planned (s)", record.expected), ("took (s)", record.took)):
+            if times:
+                heads.append(head)
+                lines = [
+                    [*line, f"{times.get(name, 0.0):.1f}"] for line, name in zip(lines, record.stages, strict=True)
+                ]
+        table = plain_table("Stages", heads, lines, len(heads) - 1)
         parts.append(tag("details", tag("summary", "All stages"), table))
     return section("Cost", tag("p", said), *parts, name="cost")
 

@@ -1,0 +1,116 @@
+"""Commands of `bico` as somebody gives them, each in a process of its own: what they print, and what they take.
+
+Nothing here may be large to import: on Linux a process inherits the peak memory of the one that started it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class FailedCommandError(RuntimeError):
+    """A command has not ended well."""
+
+
+@dataclass(frozen=True)
+class Took:
+    """One command."""
+
+    seconds: float
+    """Elapsed."""
+    cpu: float
+    """CPU seconds, of all processes that it started and waited for."""
+    memory: int
+    """Bytes that the largest of its processes held at most."""
+    out: str
+    """What it printed on standard output."""
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def bico(*arguments: str | Path, home: Path, cwd: Path = ROOT, prefect: Path | None = None) -> Took:
+    """Runs one command of `bico`.
+
+    Arguments:
+        home: Of the store and MLflow.
+        prefect: Of Prefect's database; by default beside `home`, so that nobody else's runs slow it down.
+
+    Raises:
+        FailedCommandError: If it exits with anything but 0.
+    """
+    own = {"BICO_HOME": str(home), "PREFECT_HOME": str(prefect or home.parent / "prefect"), "PYTHONPATH": str(ROOT)}
+    return python("-m", "flows", *arguments, environment=own, cwd=cwd)
+
+
+def python(*arguments: str | Path, environment: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Took:
+    """Runs Python.
+
+    Raises:
+        FailedCommandError: If it exits with anything but 0.
+    """
+    command = [sys.executable, *map(str, arguments)]
+    started = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=os.environ | dict(environment or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    out, err = _read(process)
+    _, status, used = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise FailedCommandError(f"{' '.join(command)} ended with {process.returncode}:\n{err[-2000:]}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Took(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * unit, out, err)
+
+
+def _read(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Both streams to their ends; `communicate` would also take the process's status, and what it used with it."""
+    from threading import Thread
+
+    found: dict[str, str] = {}
+
+    def take(name: str, stream: Any) -> None:
+        found[name] = stream.read()
+
+    threads = [Thread(target=take, args=(name, getattr(process, name))) for name in ("stdout", "stderr")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found["stdout"], found["stderr"]
+
+
+def size(*places: Path) -> int:
+    """Bytes of all files below folders."""
+    return sum(path.stat().st_size for place in places for path in place.rglob("*") if path.is_file())
+
+
+def write(path: Path, text: str) -> Path:
+    """Replaces a file, at once or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    return unfinished.replace(path)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table whose first column stands to the left, the others to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
