@@ -294,7 +294,9 @@ def cost(record: RunRecord) -> Html | None:
         for head, times in (("planned (s)", record.expected), ("took (s)", record.took)):
             if times:
                 heads.append(head)
-                lines = [[*line, f"{times.get(name, 0.0):.1f}"] for line, name in zip(lines, record.stages, strict=True)]
+                lines = [
+                    [*line, f"{times.get(name, 0.0):.1f}"] for line, name in zip(lines, record.stages, strict=True)
+                ]
         table = plain_table("Stages", heads, lines, len(heads) - 1)
         parts.append(tag("details", tag("summary", "All stages"), table))
     return section("Cost", tag("p", said), *parts, name="cost")
