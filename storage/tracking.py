@@ -7,7 +7,6 @@ runs of their own; so they are not used here.
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import re
 import time
@@ -235,7 +234,6 @@ def _ready(file: Path) -> None:
         if not file.exists():
             unfinished = Path(f"{file}.new")
             unfinished.unlink(missing_ok=True)
-            logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it would say that it makes tables
             engine = create_engine(f"sqlite:///{unfinished}")
             # One flush at the end, in place of hundreds: seconds on a busy disk.
             event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
