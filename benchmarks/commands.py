@@ -1,7 +1,4 @@
-"""Commands of `bico` as somebody gives them, each in a process of its own: what they print, and what they take.
-
-Nothing here may be large to import: on Linux a process inherits the peak memory of the one that started it.
-"""
+"""Commands of `bico` as somebody gives them, each in a process of its own: what they print, and what they take."""
 
 import json
 import os
@@ -11,9 +8,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+LAUNCH = """
+import json, os, subprocess, sys
+process = subprocess.Popen(sys.argv[2:])
+_, status, used = os.wait4(process.pid, 0)
+json.dump([used.ru_utime + used.ru_stime, used.ru_maxrss], open(sys.argv[1], "w"))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+"""Stands between: on Linux the peak memory of a process begins with that of the one that started it."""
 
 
 class FailedCommandError(RuntimeError):
@@ -60,41 +68,24 @@ def python(*arguments: str | Path, environment: Mapping[str, str] | None = None,
         FailedCommandError: If it exits with anything but 0.
     """
     command = [sys.executable, *map(str, arguments)]
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=os.environ | dict(environment or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-    )
-    out, err = _read(process)
-    _, status, used = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise FailedCommandError(f"{' '.join(command)} ended with {process.returncode}:\n{err[-2000:]}")
+    with TemporaryDirectory() as folder:
+        note = Path(folder) / "took.json"
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", LAUNCH, str(note), *command],
+            cwd=cwd,
+            env=os.environ | dict(environment or {}),
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+        seconds = time.perf_counter() - started
+        if done.returncode:
+            raise FailedCommandError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+        cpu, memory = json.loads(note.read_text(encoding="utf-8"))
     unit = 1 if sys.platform == "darwin" else 1024
-    return Took(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * unit, out, err)
-
-
-def _read(process: "subprocess.Popen[str]") -> tuple[str, str]:
-    """Both streams to their ends; `communicate` would also take the process's status, and what it used with it."""
-    from threading import Thread
-
-    found: dict[str, str] = {}
-
-    def take(name: str, stream: Any) -> None:
-        found[name] = stream.read()
-
-    threads = [Thread(target=take, args=(name, getattr(process, name))) for name in ("stdout", "stderr")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found["stdout"], found["stderr"]
+    return Took(seconds, cpu, memory * unit, done.stdout, done.stderr)
 
 
 def size(*places: Path) -> int:

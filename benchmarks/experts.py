@@ -44,8 +44,8 @@ def experts_of(setting: str) -> list[tuple[str, Path]]:
     return [("lamps", made / f"lamps-seed-{seed}.safetensors") for seed in range(8)]
 
 
-def data_of(setting: str) -> list[str | Path]:
-    tasks = dict.fromkeys(task for task, _ in experts_of(setting))
+def data_of(chosen: Sequence[tuple[str, Path]]) -> list[str | Path]:
+    tasks = dict.fromkeys(task for task, _ in chosen)
     return [part for task in tasks if task in EIGHT for part in ("--data", SCRATCH / "made" / "data" / task)]
 
 
@@ -58,9 +58,9 @@ def prepare(settings: Sequence[str]) -> None:
         write(SCRATCH / "made" / "done", "")
 
 
-def transfer(setting: str, chosen: Sequence[tuple[str, Path]], draw: int, out: Path, home: Path) -> Took:
+def transfer(chosen: Sequence[tuple[str, Path]], draw: int, out: Path, home: Path) -> Took:
     given = [part for task, file in chosen for part in ("--expert", f"{task}={file}")]
-    asked = [*PAIR, *data_of(setting), *given, "--seeds", str(draw), "--out", out, "--json"]
+    asked = [*PAIR, *data_of(chosen), *given, "--seeds", str(draw), "--out", out, "--json"]
     return bico("transfer", *asked, home=home, prefect=PREFECT)
 
 
@@ -70,10 +70,10 @@ def carried(setting: str, draw: int, way: str) -> dict[str, Any]:
     shutil.rmtree(folder, ignore_errors=True)
     eight = experts_of(setting)
     if way == "one run":
-        took = [transfer(setting, eight, draw, folder / "results", folder / "home")]
+        took = [transfer(eight, draw, folder / "results", folder / "home")]
     else:
         homes = [folder / ("home" if way == WAYS[1] else f"home-{n}") for n in range(8)]
-        took = [transfer(setting, [expert], draw, folder / f"results-{n}", homes[n]) for n, expert in enumerate(eight)]
+        took = [transfer([expert], draw, folder / f"results-{n}", homes[n]) for n, expert in enumerate(eight)]
     stages = [one.json["stages"] for one in took]
     return {
         "seconds": sum(one.seconds for one in took),

@@ -111,8 +111,10 @@ def fine_tune_all(plan: Plan, ledger: Ledger, progress: bool) -> tuple[dict[str,
     for note in plan.notes:
         ledger.log.info(note)
     for name, task in plan.tasks.items():
-        with ledger.phase(f"fine-tune on {name}"):
-            if (given := plan.carried[name].expert) is not None:
+        given = plan.carried[name].expert
+        tuned = given is None or plan.config.oracle
+        with ledger.phase(f"fine-tune on {name}" if tuned else f"read the expert of {name}"):
+            if given is not None:
                 experts[name] = ledger.run(adopt_expert, plan.space, plan.source, str(given)).ref
             else:
                 experts[name] = ledger.run(finetune_model, plan.space, plan.source, task, ours, progress).ref

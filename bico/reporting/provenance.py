@@ -19,7 +19,8 @@ def machine(packages: Sequence[str] | None = None) -> str:
         packages: `PACKAGES`, and the libraries of model families that are installed, unless given.
     """
     if packages is None:
-        packages = [*PACKAGES, *(name for family in families() for name in family.distributions if _installed(name))]
+        theirs = (name for family in families() for name in family.distributions if _installed(name))
+        packages = [*dict.fromkeys([*PACKAGES, *theirs])]
     facts = Path("/proc/cpuinfo")
     lines = facts.read_text().splitlines() if facts.is_file() else []
     cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), platform.machine())

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from bico.errors import CalibrationError, ConfigError
 from bico.evaluation.accuracy import accuracy
-from bico.finetune import MINI, FinetuneConfig, default_config, finetune, learning_rate
+from bico.finetune import MINI, FinetuneConfig, default_config, drawn_rows, finetune, learning_rate
 from bico.models.clip.vit import ClipViT
 from bico.task_vector import StateDict, subtract
 from tests.tiny import head, pictures
@@ -38,6 +38,18 @@ def test_finetuning_repeats_by_seed(source: ClipViT) -> None:
     other = finetune(source, batch, 10, head(source), FinetuneConfig(**vars(few) | {"seed": 1}))
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["visual.proj"], other["visual.proj"])
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_what_it_draws_is_known_beforehand(source: ClipViT, steps: int) -> None:
+    few, drawn = FinetuneConfig(steps=steps, batch_size=4, lr=1e-3, warmup=0, seed=3), set()
+
+    def noted(indices: Tensor) -> tuple[Tensor, Tensor]:
+        drawn.update(indices.tolist())
+        return batch(indices)
+
+    finetune(source, noted, 10, head(source), few)
+    assert drawn == drawn_rows(10, few) and len(drawn) == min(10, 4 * steps)
 
 
 def test_a_trajectory_may_be_watched_and_changes_nothing(source: ClipViT) -> None:

@@ -141,3 +141,36 @@ def test_products(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     monkeypatch.setattr("benchmarks.products.SHAPES", [(8, 20, 12)])
     rates = cells(printed("products", "", monkeypatch, capsys), "8 × 20 × 12")
     assert len(rates) == 5 and all(float(rate) >= 0 for rate in rates)
+
+
+def test_eight_tasks_share_no_class_and_leave_none_out() -> None:
+    from benchmarks.tasks_apart import EIGHT
+    from bico.data.tasks import EMBEDDED
+
+    assert len(EIGHT) == 8
+    for task in ("digits", "segments", "lamps"):
+        names = EMBEDDED[task].class_names
+        parts = [part.classes(names) for part in EIGHT.values() if part.task == task]
+        assert [name for part in parts for name in part] == list(names) and all(len(part) > 1 for part in parts)
+
+
+def test_a_command_is_measured_by_what_it_takes_itself() -> None:
+    from benchmarks.commands import FailedCommandError, python
+
+    some, more = (python("-c", f"x = b'x' * {size}; print(len(x))") for size in (10, 200_000_000))
+    assert more.out.strip() == "200000000" and more.memory - some.memory > 150_000_000
+    assert 0 < more.cpu < more.seconds * 64
+    with pytest.raises(FailedCommandError, match="ended with 3"):
+        python("-c", "import sys; sys.exit(3)")
+
+
+def test_a_plan_that_is_further_off_than_said_is_marked() -> None:
+    from benchmarks.plans import QUANTITIES, table
+
+    plan = dict.fromkeys(QUANTITIES, 100e6)
+    happened = plan | {"memory (MB)": 149e6, "store (MB)": 151e6, "results (MB)": 60e6}
+    text = table({"own": {"plan": plan, "happened": happened, "time (s), planned again": 100e6}})
+    held = {line.split("|")[2].strip(): line.split("|")[6].strip() for line in text.splitlines()[2:]}
+    assert held == {
+        "time (s)": "yes", "memory (MB)": "yes", "store (MB)": "NO", "results (MB)": "NO", "time (s), planned again": "",
+    }  # fmt: skip
