@@ -27,8 +27,8 @@ class Recipe:
     seed: int
     rank: int = 8
     alpha: int = 16
-    steps: int = 300
-    batch_size: int = 32
+    steps: int = 250
+    batch_size: int = 16
     lr: float = 5e-3
     """Peak rate of AdamW; a LoRA is trained at ten times the rate of whole weights, and the minis' is 5e-4."""
 
@@ -43,7 +43,11 @@ def train(model: Path, texts: Path, recipe: Recipe, folder: Path) -> Path:
     """Trains an adapter, unless it is there, and returns its folder: PEFT's two files, and how it was made."""
     if (folder / "made.json").is_file():
         return folder
-    decoder = Decoder(AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model), model.name)
+    decoder = Decoder(
+        AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(model),
+        model.name,
+    )
     rows = [json.loads(line) for line in (texts / "train.jsonl").read_text().splitlines()]
     examples = [Completion(row["prompt"], row["completion"]) for row in rows]
     modules = recipe.modules if isinstance(recipe.modules, str) else list(recipe.modules)
