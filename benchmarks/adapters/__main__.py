@@ -9,15 +9,12 @@ out/adapters/rows/PAIR-TASK-N.json, and its artefacts into the store, where anot
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from benchmarks.adapters.carried import transfer
 from benchmarks.adapters.later import read_on
 from benchmarks.adapters.table import MEASURES, markdown, read, write_csv
 from benchmarks.adapters.texts import TASKS, write
@@ -29,12 +26,11 @@ PAIRS = {"b": "llama-mini-b", "later": "", "wide": "llama-mini-wide", "words": "
 """Targets: one trained apart, the source itself read on, one that is wider and deeper, one with another tokenizer."""
 SAMPLES = (64, 256, 16)
 """The first on all pairs, the others from one training to another of one shape."""
-SEEDS = [0, 1, 2]
 MAIN = ["bico", "bico:strength=effect", "theseus", "none+lora", "bico+lora"]
 DATA_FREE = ["cross-lora", "pro-lora"]
-MORE = ["bico:rope=pairs", "bico:strength=effect:rope=pairs"]
-ONLY = {"b": ["output-only"], "later": ["naive", "input-only", "output-only"]}
-"""What asks for equal widths: of inputs (b has other heads of keys and values), or of everything."""
+MORE = ["bico:rope=pairs", "bico:strength=effect:rope=pairs", "output-only"]
+EQUAL = {"later": ["naive", "input-only", "output-only"]}
+"""What asks for equal widths: of everything; `output-only` of inputs alone, which b has too."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +49,13 @@ class Cell:
 
 
 def cells() -> Iterator[Cell]:
-    """In the order of what they tell. What needs no samples is the same at every N."""
+    """Task by task, in the order of what they tell. What needs no samples is the same at every N."""
     first = SAMPLES[0]
-    for samples in SAMPLES:
-        methods = [*MAIN, *DATA_FREE] if samples == first else MAIN
-        yield from (Cell("b", task, samples, tuple(methods)) for task in TASKS)
-    yield from (Cell("b", task, first, (*MORE, *ONLY["b"]), "-more") for task in TASKS)
-    for pair in ("later", "wide", "words"):
-        yield from (Cell(pair, task, first, (*MAIN, *DATA_FREE, *ONLY.get(pair, []))) for task in TASKS)
+    for task in TASKS:
+        for pair in PAIRS:
+            yield Cell(pair, task, first, (*MAIN, *DATA_FREE, *EQUAL.get(pair, [])))
+        yield from (Cell("b", task, samples, (*MAIN,)) for samples in SAMPLES[1:])
+        yield Cell("b", task, first, (*MORE,), "-more")
 
 
 def run(cell: Cell, data: Path, out: Path) -> None:
@@ -70,15 +65,10 @@ def run(cell: Cell, data: Path, out: Path) -> None:
         train(source, texts, recipe, out / "lora" / f"{SOURCE}-{cell.task}-{name}") for name, recipe in RECIPES.items()
     ]
     brief = {
-        "source": f"zoo:{SOURCE}", "target": target_of(cell.pair, data, out), "tasks": [cell.task], "methods": [*cell.methods],
-        "samples": [cell.samples], "seeds": SEEDS, "rivals": "none", "export": "none", "write": "adapter",
+        "source": f"zoo:{SOURCE}", "target": target_of(cell.pair, data, out), "tasks": [cell.task],
+        "methods": [*cell.methods], "samples": [cell.samples],
     }  # fmt: skip
-    (place := out / "runs" / cell.name).mkdir(parents=True, exist_ok=True)
-    (config := place / "brief.yaml").write_text(yaml.safe_dump(brief))
-    experts = [part for adapter in adapters for part in ("--expert", f"{cell.task}={adapter}")]
-    asked = ["transfer", "--config", str(config), "--data", str(texts), *experts, "--out", str(place), "--json"]
-    done = subprocess.run([sys.executable, "-m", "flows.cli", *asked], stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout)
+    found = transfer(brief, texts, adapters, out / "runs" / cell.name)
     rows = [
         row | {"pair": cell.pair, "task": cell.task, "adapter": row["task"].rpartition(f"{cell.task}-")[2]}
         | {name: found["outputs"]["measures"][label][name] for name in MEASURES}
