@@ -26,11 +26,14 @@ PAIRS = {"b": "llama-mini-b", "later": "", "wide": "llama-mini-wide", "words": "
 """Targets: one trained apart, the source itself read on, one that is wider and deeper, one with another tokenizer."""
 SAMPLES = (64, 256, 16)
 """The first on all pairs, the others from one training to another of one shape."""
-MAIN = ["bico", "bico:strength=effect", "theseus", "none+lora", "bico+lora"]
+MAIN = [
+    "bico", "bico:strength=effect", "theseus", "none+lora", "bico+lora", "theseus+lora", "cross-lora+lora",
+]  # fmt: skip
+"""An adapter that is trained on starts from factors that are not zero, whatever carried them: hence the last two."""
 DATA_FREE = ["cross-lora", "pro-lora"]
 MORE = ["bico:rope=pairs", "bico:strength=effect:rope=pairs", "output-only"]
-EQUAL = {"later": ["naive", "input-only", "output-only"]}
-"""What asks for equal widths: of everything; `output-only` of inputs alone, which b has too."""
+EQUAL = {"later": ["naive", "input-only", "output-only"], "words": ["naive"]}
+"""What asks for equal shapes: of everything; `output-only` of inputs alone, which b has too."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ NAMES = {
     "pro-lora": "ProLoRA (no data)",
     "none+lora": "retrained from nothing",
     "bico+lora": "retrained from what BiCo carries",
+    "theseus+lora": "retrained from what THESEUS carries",
+    "cross-lora+lora": "retrained from what Cross-LoRA carries",
     "theseus": "THESEUS",
     "input-only": "inputs alone aligned",
     "output-only": "outputs alone aligned",
