@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
 
 from bico.errors import CalibrationError, ConfigError, ShapeError
 from bico.evaluation.measures import Measures
-from bico.models.protocol import Completing, Model
+from bico.models.protocol import Answers, Completing, Model
 
 LOSS, PERPLEXITY, BITS = "loss", "perplexity", "bits per character"
 TOKENS, EXACT, LABELS = "token accuracy", "exact match", "label accuracy"
@@ -45,12 +46,14 @@ def measure_completions(
         raise ConfigError(f"{model.name} completes no texts: use a decoder.")
     cost, tokens, characters, right, whole, labels, seen = 0.0, 0, 0, 0, 0, 0, 0
     for examples in batches:
-        found = model.answers(model.prepare(examples))
+        if answers:
+            found, preferred = _answered(model, examples, answers)
+            labels += preferred
+        else:
+            found = model.answers(model.prepare(examples))
         cost, tokens = cost + float(found.costs.double().sum()), tokens + int(found.tokens.sum())
         characters, right = characters + int(found.characters.sum()), right + int(found.right.sum())
         whole, seen = whole + int(found.whole.sum()), seen + len(examples)
-        if answers:
-            labels += _preferred(model, examples, answers)
         on_batch(seen)
     if not seen:
         raise ShapeError("There is nothing to evaluate: the split has no completions.")
@@ -64,9 +67,16 @@ def measure_completions(
     return Measures(measure_of(answers), shares | numbers)
 
 
-def _preferred(model: Any, examples: Sequence[Any], answers: Sequence[str]) -> int:
-    """How many examples' own answer is the likeliest. One that another equals is not preferred."""
-    costs = torch.stack([model.answers(model.prepare([e.answered(a) for e in examples])).costs for a in answers], 1)
-    own = torch.tensor([answers.index(example.answer) for example in examples], device=costs.device)
-    best = costs.gather(1, own[:, None])
-    return int(((costs <= best).sum(1) == 1).sum())
+def _answered(model: Any, examples: Sequence[Any], answers: Sequence[str]) -> tuple[Answers, int]:
+    """What is told of the examples' own answers, and of how many the own one is the likeliest. One that another equals is
+    not preferred.
+    """
+    told = model.choose(examples, answers)
+    own = torch.tensor([answers.index(example.answer) for example in examples], device=told.costs.device)[:, None]
+
+    def of_own(values: torch.Tensor) -> torch.Tensor:
+        return values.view(len(examples), len(answers)).gather(1, own)[:, 0]
+
+    found = Answers(**{field.name: of_own(getattr(told, field.name)) for field in fields(Answers)})
+    costs = told.costs.view(len(examples), len(answers))
+    return found, int(((costs <= found.costs[:, None]).sum(1) == 1).sum())

@@ -9,6 +9,7 @@ from bico.methods.evidence import Evidence, Gathered, Needs
 from bico.methods.few_shot import FewShot
 from bico.methods.gradfix import GradFix
 from bico.methods.orthogonal_shift import OrthogonalShift
+from bico.methods.pro_lora import ProLora
 from bico.methods.protocol import Method, Others, Pair, Serves
 from bico.methods.settings import build_part
 from bico.methods.spec import Part
@@ -27,6 +28,7 @@ _METHODS: tuple[type[Method], ...] = (
     TransFusion,
     TheseusDataFree,
     CrossLora,
+    ProLora,
     FewShot,
     Naive,
     OrthogonalShift,

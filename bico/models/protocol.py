@@ -176,6 +176,10 @@ class Completing(Protocol):
         """Returns what it makes of a batch's completions."""
         ...
 
+    def choose(self, examples: Sequence[Any], answers: Sequence[str]) -> Answers:
+        """Returns what it makes of each example with each of some answers, those of one example together."""
+        ...
+
     def is_cut(self, example: Any) -> bool:
         """Whether it reads less than the whole of an example."""
         ...

@@ -1,5 +1,8 @@
 """Decoders of every kind in the table: their sites, the loss of completions, padding, two tokenizers, and a planted basis."""
 
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -118,6 +121,34 @@ def test_answers_add_up_and_large_vocabularies_come_in_parts(monkeypatch: pytest
     monkeypatch.setattr(module, "AT_ONCE", 90 * 4)
     assert_close(torch.autograd.grad(model.loss(inputs, torch.zeros(5)), leaf)[0], plain)
     assert_close(model.answers(inputs).costs, found.costs)
+
+
+@KIND
+def test_several_answers_are_read_behind_one_prompt_as_each_by_itself(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, drawn = tiny_decoder(1, kind), examples(4)
+    answers = [
+        " bake limo",
+        " limo",
+        ": bake",
+        "lo",
+    ]  # of several lengths; the last one may be one word with its prompt
+    plain = model.answers(model.prepare([example.answered(answer) for example in drawn for answer in answers]))
+    read = 0
+    encode = type(model.model.base_model).forward
+
+    def counted(self: Any, input_ids: Tensor, **more: Any) -> Any:
+        nonlocal read
+        read += input_ids.numel()
+        return encode(self, input_ids=input_ids, **more)
+
+    monkeypatch.setattr(type(model.model.base_model), "forward", counted)
+    found = model.choose(drawn, answers)
+    for field in dataclasses.fields(plain):
+        assert_close(getattr(found, field.name), getattr(plain, field.name))
+    whole = sum(len(model.prepare([example.answered(answer)])[0]) for example in drawn for answer in answers)
+    assert (read < 0.75 * whole) == (kind not in ("gemma2", "gemma3_text"))  # whose layers see eight tokens
 
 
 @KIND

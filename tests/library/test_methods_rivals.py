@@ -97,6 +97,46 @@ def test_with_all_directions_cross_lora_is_data_free_theseus(source: ClipViT, ta
     assert_close(*(moved(name, source, target, tau) for name in DATA_FREE))
 
 
+@pytest.mark.parametrize("width", [16, 24])
+def test_pro_lora_is_its_equation(source: ClipViT, width: int) -> None:
+    """Of a wider target the leading part alone, by the map of `cross-lora`."""
+    target, tau = tiny_clip(2, width=width), random_task_vector(source)
+    vector, bias = moved("pro-lora:rank=3", source, target, tau), FUSED.replace("weight", "bias")
+    rows = slice(width, 2 * width)  # k
+    ours, theirs = singular_basis(source.state()[FUSED][16:32]), singular_basis(target.state()[FUSED][rows])
+    if width != 16:
+        crossed = moved("cross-lora:rank=3", source, target, tau)
+        assert_close(vector[FUSED], crossed[FUSED])
+        assert_close(vector[bias], crossed[bias])
+        return
+    inside = [[x[:, :3] @ x[:, :3].T for x in basis] for basis in (ours, theirs)]
+    outside = [[torch.eye(16, dtype=torch.float64) - x for x in one] for one in inside]
+    expected = sum(b[0] @ a[0] @ tau[FUSED][16:32] @ a[1] @ b[1] for a, b in (inside, outside))
+    assert_close(vector[FUSED][rows], expected, atol=1e-9, rtol=1e-7)
+    shift = sum(b[0] @ a[0] @ tau[bias][16:32] for a, b in (inside, outside))
+    assert_close(vector[bias][rows], shift, atol=1e-9, rtol=1e-7)
+
+
+def test_to_the_source_itself_pro_lora_carries_what_its_subspaces_do_not_mix(source: ClipViT) -> None:
+    """With all directions of a square weight it is a copy; with a few it loses what goes from one part to the other."""
+    tau = random_task_vector(source)
+    rows = slice(16, 32)
+    assert_close(moved("pro-lora", source, tiny_clip(2), tau)[FUSED][rows], tau[FUSED][rows], atol=1e-9, rtol=1e-7)
+    few = moved("pro-lora:rank=3", source, source, tau)
+    basis = singular_basis(source.state()[FUSED][rows])
+    u, v = basis.outputs[:, :3], basis.inputs[:, :3]
+    mixed = tau[FUSED][rows] - few[FUSED][rows]
+    assert_close(u.T @ mixed @ v, torch.zeros(3, 3, dtype=torch.float64), atol=1e-9, rtol=0.0)
+    assert mixed.norm() > 0.1 * tau[FUSED][rows].norm()
+
+
+def test_pro_lora_leaves_out_what_is_not_similar(source: ClipViT, target: ClipViT) -> None:
+    tau = random_task_vector(source)
+    kept = moved("pro-lora:rank=3:similar=0.9", source, source, tau)
+    assert all(site.weight.read(kept).any() for site in source.sites)
+    assert not any(tensor.any() for tensor in moved("pro-lora:rank=3:similar=0.9", source, target, tau).values())
+
+
 def inside(source: ClipViT) -> dict[str, Tensor]:
     """An update that strengthens or weakens what the weights do already: in their own directions, and nowhere else."""
     tau = {name: torch.zeros_like(tensor) for name, tensor in source.state().items()}
@@ -154,7 +194,9 @@ def test_a_weight_without_directions_is_refused(name: str, source: ClipViT, targ
         METHODS[name]().check(Pair.of(source, target))
 
 
-@pytest.mark.parametrize("text", ["cross-lora:rank=0", "orthogonal-shift:beta=nan"])
+@pytest.mark.parametrize(
+    "text", ["cross-lora:rank=0", "pro-lora:rank=0", "pro-lora:similar=2", "orthogonal-shift:beta=nan"]
+)
 def test_settings_that_mean_nothing_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="rank >= 1|finite beta"):
         get_method(text)

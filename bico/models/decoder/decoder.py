@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from bico.errors import CheckpointError, ConfigError, ShapeError
 from bico.finetune import DECODER, MINI, MINI_TOWER, FinetuneConfig
+from bico.models.decoder.branches import pack
 from bico.models.decoder.layouts import LAYOUTS, READS, Fused, Heads, Layout, heads_of
 from bico.models.decoder.tokens import FIELDS, Tokens
 from bico.models.fused import Rows, Split, replace
@@ -133,7 +134,10 @@ class Decoder:
         return self._told(inputs)[0].sum()
 
     def answers(self, inputs: Tensor) -> Answers:
-        costs, right, sample = self._told(inputs)
+        return self._by_text(*self._told(inputs), inputs)
+
+    def _by_text(self, costs: Tensor, right: Tensor, sample: Tensor, inputs: Tensor) -> Answers:
+        """What is told of tokens, added up by the texts that they are of."""
         count = len(inputs)
 
         def by_sample(values: Tensor) -> Tensor:
@@ -142,6 +146,29 @@ class Decoder:
         whole = by_sample((~right).int()) == 0
         tokens = by_sample(torch.ones_like(sample))
         return Answers(by_sample(costs), tokens, by_sample(right.int()), whole, _characters(inputs).to(self.device))
+
+    def choose(self, examples: Sequence[Any], answers: Sequence[str]) -> Answers:
+        """What it makes of each example with each answer, those of one example together. Their prompt is read once, unless
+        layers see no farther than a part of it.
+        """
+        texts = [[example.answered(answer) for answer in answers] for example in examples]
+        inputs = self.prepare([text for row in texts for text in row])
+        if (getattr(self.model.config, "sliding_window", None) or inputs.size(1)) < inputs.size(1):
+            return self.answers(inputs)
+        lengths = (inputs[..., 2] != PADDING).sum(1).tolist()
+        rows = [text[:size] for text, size in zip(inputs, lengths, strict=True)]
+        packed = pack([rows[n : n + len(answers)] for n in range(0, len(rows), len(answers))])
+        dtype = self.model.get_input_embeddings().weight.dtype
+        hidden_from = torch.zeros(packed.seen.shape, dtype=dtype).masked_fill(~packed.seen, torch.finfo(dtype).min)
+        found = self.model.base_model(
+            input_ids=packed.ids.to(self.device),
+            attention_mask=hidden_from[:, None].to(self.device),
+            position_ids=packed.positions.to(self.device),
+            use_cache=False,
+        )
+        row, place = packed.before.to(self.device).T
+        costs, right = self._costs_of(found.last_hidden_state[row, place], packed.wanted.to(self.device))
+        return self._by_text(costs, right, packed.text.to(self.device), inputs)
 
     @contextmanager
     def instrument(self) -> Iterator[dict[str, nn.Module]]:
@@ -181,15 +208,20 @@ class Decoder:
         asked = inputs[:, 1:, 1].bool().to(self.device)
         sample = asked.nonzero()[:, 0]
         rows, wanted = hidden[:, :-1][asked], inputs[:, 1:, 0].to(self.device)[asked]
+        return *self._costs_of(rows, wanted), sample
+
+    def _costs_of(
+        self, rows: Float[Tensor, "asked features"], wanted: Int[Tensor, " asked"]
+    ) -> tuple[Float[Tensor, " asked"], Bool[Tensor, " asked"]]:
         size = max(1, AT_ONCE // self.model.get_output_embeddings().weight.shape[0])
         if len(rows) <= size:
-            return *self._costs(rows, wanted), sample
+            return self._costs(rows, wanted)
         parts = [
             checkpoint(self._costs, r, w, use_reentrant=False)
             for r, w in zip(rows.split(size), wanted.split(size), strict=True)
         ]
         costs, right = (torch.cat(part) for part in zip(*parts, strict=True))
-        return costs, right, sample
+        return costs, right
 
     def _costs(
         self, rows: Float[Tensor, "asked features"], wanted: Int[Tensor, " asked"]
