@@ -9,9 +9,9 @@ from prefect.client.schemas import State
 from bico.evaluation.completions import measure_completions
 from bico.models.loading import ModelFiles
 from storage.keys import Ref, artefact_key
-from tasks.artefacts import read_update, write_measures
+from tasks.artefacts import write_measures
 from tasks.cached_stage import Done, Workspace, run_stage
-from tasks.inputs import TaskRef, open_model
+from tasks.inputs import TaskRef, open_model, open_update
 from tasks.progress import reported
 from tasks.retries import RETRIES
 
@@ -63,7 +63,7 @@ def measure_model(
         batches = ([data.example(row) for row in rows] for rows in _parts(tested))
         with (
             reported("measure", f"test completions of {task.name}", tested) as advance,
-            opened.updated(read_update(weights, opened.state()), alpha),
+            opened.updated(open_update(model, space.device, weights), alpha),
         ):
             measures = measure_completions(opened, batches, task.open().class_names, on_batch=advance)
         write_measures(out, measures)

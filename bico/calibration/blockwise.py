@@ -122,7 +122,7 @@ def groups(source: Blockwise, target: Blockwise) -> Iterator[tuple[int, list[int
 
 def turns(source: Blockwise, target: Blockwise, batches: int) -> int:
     """How many blocks batches go through on the way back."""
-    return batches * (source.blocks + target.blocks)
+    return batches * sum(1 + len(group) for _, group in groups(source, target))
 
 
 def _forth(

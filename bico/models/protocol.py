@@ -167,6 +167,10 @@ class Blockwise(Protocol):
         """Bytes that this takes."""
         ...
 
+    def operations(self, inputs: Any) -> int:
+        """Multiplications and additions of a forward pass of a batch with its loss."""
+        ...
+
     def forth(self, inputs: Any, labels: Tensor, head: Any, folder: Path, gradients: bool) -> Trail:
         """Runs a batch through all blocks, leaves what they read in an empty folder, and takes the loss if there will be
         gradients.

@@ -74,6 +74,8 @@ class Estimate:
     """Bytes that the store will grow by."""
     results: int
     """Bytes that are written for people, with MLflow's copy."""
+    passing: int = 0
+    """Bytes on the disk that go again, at their peak, where they are worth telling: of a run block by block."""
 
 
 def estimate(plan: Plan, ahead: Ahead, exports: int) -> Estimate:
@@ -82,9 +84,11 @@ def estimate(plan: Plan, ahead: Ahead, exports: int) -> Estimate:
     Arguments:
         exports: How many models will be written.
     """
-    known = _Known(plan)
+    from flows.planning.blockwise_cost import ByBlock
+
+    known = (ByBlock if plan.source.blockwise else Known)(plan)
     steps = tuple((step.stage, known.seconds(step) + EACH) for step in ahead.steps)
-    written = exports * (weight_bytes(known.target) + known.state_bytes(plan.target))
+    written = exports * known.written
     found = ahead.totals["cached"]
     fixed = START + FOUND * found + ROW * ahead.rows + 2 * written / 2e8
     return Estimate(
@@ -94,16 +98,26 @@ def estimate(plan: Plan, ahead: Ahead, exports: int) -> Estimate:
         known.memory(ahead),
         sum(known.bytes(step) for step in ahead.steps),
         2 * (PAPERS + written),
+        known.passing(ahead),
     )
 
 
-class _Known:
+class Known:
     """Shapes and speeds of a plan, and what they make of each stage."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.source, self.target = (open_model(files, plan.space.device) for files in (plan.source, plan.target))
         self._speeds: dict[ModelFiles, Speed] = {}
+
+    @property
+    def written(self) -> int:
+        """Bytes of what a run writes out."""
+        return weight_bytes(self.target) + self.state_bytes(self.plan.target)
+
+    def passing(self, ahead: Ahead) -> int:
+        """Bytes on the disk that go again."""
+        return 0
 
     def speed(self, files: ModelFiles) -> Speed:
         if files not in self._speeds:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -73,6 +73,16 @@ class BlockwiseDecoder(Decoder):
         """Bytes that a block takes in memory; with None those of all that is outside of blocks, the head included."""
         names = self._outside if block is None else self._of_block[block]
         return sum(self._homes[name][0].nbytes for name in names)
+
+    def operations(self, inputs: Int[Tensor, "batch tokens fields"]) -> int:
+        """Multiplications and additions of a forward pass of a batch with its loss: of its linear maps, its attention, and its
+        head on the tokens that are asked for.
+        """
+        samples, tokens, _ = inputs.shape
+        maps = sum(site.shape[0] * site.shape[1] for site in self.sites) * samples * tokens
+        attention = 2 * samples * tokens**2 * self.heads.queries * self.heads.size * self.blocks
+        head = self.model.get_output_embeddings().weight.numel() * int(inputs[:, 1:, 1].sum())
+        return 2 * (maps + attention + head)
 
     @contextmanager
     def updated(self, vector: Mapping[str, Tensor], alpha: float = 1.0) -> Iterator[None]:
