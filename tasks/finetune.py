@@ -1,5 +1,6 @@
 """Fine-tune a model on a task, or adopt an expert that somebody else fine-tuned."""
 
+import math
 from pathlib import Path
 
 from prefect import task
@@ -8,7 +9,7 @@ from prefect.client.schemas import State
 from tqdm import tqdm
 
 from bico.adapters.carry import find_in
-from bico.adapters.expert import content_of, read_weights
+from bico.adapters.expert import check_near, content_of, read_weights
 from bico.adapters.folder import check_files
 from bico.finetune import FinetuneConfig, finetune
 from bico.models.experts import Expert, everything, expert_of
@@ -104,7 +105,9 @@ def read_expert(space: Workspace, model: ModelFiles, checkpoint: str, farthest: 
     opened = open_model(model, space.device)
     if isinstance(opened, Blockwise):
         found = find_in(checkpoint, opened, model.family)
-        said = f"{checkpoint}: a LoRA adapter of {len(found.adapter.updates)} modules; {model.ref} is read block by block."
+        change = check_near(found, opened, math.inf if farthest is None else farthest)
+        count = len(found.adapter.updates)
+        said = f"{checkpoint}: a LoRA adapter of {count} modules, which changes a block by {change:.2g} times its weights' norm."
         return Expert({}, (*found.adapter.notes, *found.notes, said))
     read = read_weights(checkpoint, opened, model.family, space.allow_pickle)
     foreign = foreign_namings(model.family, everything(opened))

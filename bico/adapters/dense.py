@@ -75,7 +75,10 @@ class Formed(Mapping[str, Tensor]):
         """Arguments:
         among: Parameters that a task vector of the base has: what an adapter changes beside them is left out.
         """
-        slots = [*found.weights.values(), *(found.biases[p] for p, u in found.adapter.modules.items() if u.bias is not None)]
+        slots = [
+            *found.weights.values(),
+            *(found.biases[p] for p, u in found.adapter.modules.items() if u.bias is not None),
+        ]
         slots += found.whole.values()
         self._found, self._names = found, dict.fromkeys(s.parameter for s in slots if s.parameter in among)
 

@@ -6,7 +6,7 @@ their signals multiplied while they are there. So memory holds one block of each
 numbers are those of `cross_covariances`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +31,6 @@ from bico.errors import CalibrationError
 from bico.models.inputs import Inputs
 from bico.models.matching import match_sites
 from bico.models.protocol import Blockwise, Trail
-from bico.models.sites import Site
 
 
 def covariances_by_block(

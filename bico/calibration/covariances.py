@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
@@ -194,7 +193,9 @@ def pair_rows(
     """
     signals = list(signals)
     sites = list(target.sites if sites is None else sites)
-    meeting = Meeting(source, target, sites, signals, RowsOf.batch(source, target, batch.source, batch.target, between), receive)
+    meeting = Meeting(
+        source, target, sites, signals, RowsOf.batch(source, target, batch.source, batch.target, between), receive
+    )
     stream_signals(source, batch.source, batch.labels, heads[0], meeting.source_sites, signals, meeting.keep)
     stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, meeting.meet)
 

@@ -99,6 +99,4 @@ class Shards(Mapping[str, Tensor]):
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"Checkpoint {path} is damaged or no safetensors file ({error}): fetch or save it again."
-    )
+    return CheckpointError(f"Checkpoint {path} is damaged or no safetensors file ({error}): fetch or save it again.")

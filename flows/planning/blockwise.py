@@ -5,6 +5,7 @@ as those that train, are not made so.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import psutil
 
 from bico.adapters.folder import check_files, is_adapter, read_config
 from bico.errors import ConfigError
-from bico.linalg.sketch import kept_values
 from bico.methods.aligned import Aligned
 from bico.methods.spec import Spec
 from bico.methods.unaligned import Naive
@@ -63,9 +63,7 @@ def by_block(
     return _streamed(models)
 
 
-def hindrance(
-    config: TransferConfig, models: tuple[ModelFiles, ModelFiles], methods: Mapping[Spec, Variant]
-) -> str:
+def hindrance(config: TransferConfig, models: tuple[ModelFiles, ModelFiles], methods: Mapping[Spec, Variant]) -> str:
     """Why a run cannot be made block by block, with what would help; empty if it can."""
     for files in models:
         if not _is_served(files):
@@ -98,10 +96,8 @@ def bytes_of_whole(models: tuple[ModelFiles, ModelFiles]) -> int:
 def free_bytes(settings: Settings) -> int:
     """Memory that is free on this machine, in this container, and by what was said."""
     free = [psutil.virtual_memory().available]
-    try:
+    with suppress(OSError, ValueError):  # no container, or one without a limit
         free.append(int((CGROUP / "memory.max").read_text()) - int((CGROUP / "memory.current").read_text()))
-    except (OSError, ValueError):  # no container, or one without a limit
-        pass
     if settings.memory is not None:
         free.append(int(settings.memory * 1e9))
     return max(0, min(free))

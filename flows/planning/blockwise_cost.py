@@ -116,14 +116,17 @@ class ByBlock(Known):
         if stage == "procrustes":
             (block,) = args
             return sum(
-                self._solving(*shape, part.rule.most) * len(part.counts) for part in block.parts for shape in self._shapes(part)
+                self._solving(*shape, part.rule.most) * len(part.counts)
+                for part in block.parts
+                for shape in self._shapes(part)
             )
         if stage == "carry-adapter":
             return self._maps_bytes / GIGABYTE_PER_SECOND + self._adapter / 1e8
         if stage in ("measure-completions", "validate"):
             updated = step.args[2] is not None
             return sum(
-                count * self.speed(files).forward + -(-count // LOOKED_AT) * self.reading(files) * (MERGED if updated else 1)
+                count * self.speed(files).forward
+                + -(-count // LOOKED_AT) * self.reading(files) * (MERGED if updated else 1)
                 for files, count in self._passes(step)
             )
         return super().seconds(step)
@@ -181,7 +184,10 @@ class ByBlock(Known):
         signals, or all maps while an adapter is carried.
         """
         stages = {step.stage for step in ahead.steps}
-        heads = [model.block_bytes(None) + max(map(model.block_bytes, range(model.blocks))) for model in (self.source, self.target)]
+        heads = [
+            model.block_bytes(None) + max(map(model.block_bytes, range(model.blocks)))
+            for model in (self.source, self.target)
+        ]
         scores = AT_ONCE * (3 * FLOAT32 + _size(self.target))
         more = [max(heads) + scores if stages else 0]
         for most, signals in self.plan.collected.items() if stages & {*STAGES.values()} else ():
@@ -199,7 +205,9 @@ class ByBlock(Known):
         for block, group in groups(self.source, self.target):
             sites = [site for site in self.target.sites if site.block in group]
             kept = ours * _size(self.source) * _widths(self.source, block, most_wanted(wanted))
-            deep = max((theirs * _size(self.target) * DEEPEST * _widths(self.target, b, _ENDS) for b in group), default=0)
+            deep = max(
+                (theirs * _size(self.target) * DEEPEST * _widths(self.target, b, _ENDS) for b in group), default=0
+            )
             wide = 2 * FLOAT32 * theirs * max((max(site.shape) for site in sites), default=0)
             there = self.source.block_bytes(block) + sum(map(self.target.block_bytes, group))
             crosses = copies * covariance_bytes(self.source.sites, self.target.sites, sites, wanted) if sites else 0

@@ -154,8 +154,9 @@ def test_an_update_is_in_every_block_while_it_is_there(tmp_path: Path) -> None:
     assert_close(by_block.answers(inputs).costs, before)
     for name, tensor in weights_of(by_block).items():
         assert torch.equal(tensor, whole.state()[name])
-    with pytest.raises(CheckpointError, match="has a parameter that .* lacks: 'strange'"), by_block.updated(
-        {"strange": torch.ones(1)}
+    with (
+        pytest.raises(CheckpointError, match="has a parameter that .* lacks: 'strange'"),
+        by_block.updated({"strange": torch.ones(1)}),
     ):
         pass
     with pytest.raises(CheckpointError, match="another architecture"), by_block.updated({name: torch.ones(2)}):
