@@ -256,7 +256,7 @@ def main() -> None:
         folder = Path(name).absolute()
         measured = run(pair, shapes, folder, given)
         if given.keep:
-            os.rename(folder, folder.with_name(f"rehome-shapes-{given.pair}"))
+            folder.rename(folder.with_name(f"rehome-shapes-{given.pair}"))
             folder.mkdir()  # for the scratch folder's own end
     print(measured)
     if not given.layers:

@@ -159,6 +159,9 @@ class Blockwise(Protocol):
     weights: Mapping[str, Tensor]
     """What `state()` would hold, each tensor read when it is asked for."""
 
+    loss_bytes: int
+    """Bytes that the loss takes beside what is outside of blocks."""
+
     def here(self, block: int | None) -> AbstractContextManager[None]:
         """Brings a block into memory for the time of the context; None all that is outside of blocks."""
         ...

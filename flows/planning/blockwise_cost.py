@@ -11,10 +11,9 @@ from bico.calibration.covariances import most_wanted
 from bico.calibration.memory import FLOAT32, covariance_bytes, features
 from bico.calibration.signals import Signal, signal_key
 from bico.linalg.sketch import CORANGE, RANGE, worth_sketching
-from bico.models.decoder.decoder import AT_ONCE
 from bico.models.loading import ModelFiles
 from bico.reporting.cost import covariance, decomposition
-from flows.planning.estimate import MAP, SMALL, Known, Speed, _timed, resident
+from flows.planning.estimate import MAP, SMALL, Known, Speed, timed, resident
 from flows.planning.forecast import Ahead, Step
 from flows.planning.plan import Plan
 from tasks.collect import STAGES
@@ -70,7 +69,7 @@ class ByBlock(Known):
         rows, width = 512, 2048
         one = torch.ones(rows, width, dtype=dtype, device=self.plan.space.device)
         other = torch.ones(width, width, dtype=dtype, device=self.plan.space.device)
-        seconds = min(_timed(lambda: one @ other, self.plan.space.device) for _ in range(4))
+        seconds = min(timed(lambda: one @ other, self.plan.space.device) for _ in range(4))
         return 2 * rows * width**2 / max(1e-6, seconds)
 
     @cached_property
@@ -98,7 +97,7 @@ class ByBlock(Known):
                 pass
 
         bring()
-        per_byte = _timed(bring, self.plan.space.device) / model.block_bytes(model.blocks - 1)
+        per_byte = timed(bring, self.plan.space.device) / model.block_bytes(model.blocks - 1)
         return per_byte * (model.block_bytes(None) + sum(map(model.block_bytes, range(model.blocks))))
 
     def seconds(self, step: Step) -> float:
@@ -188,8 +187,7 @@ class ByBlock(Known):
             model.block_bytes(None) + max(map(model.block_bytes, range(model.blocks)))
             for model in (self.source, self.target)
         ]
-        scores = AT_ONCE * (3 * FLOAT32 + _size(self.target))
-        more = [max(heads) + scores if stages else 0]
+        more = [max(heads) + self.target.loss_bytes if stages else 0]
         for most, signals in self.plan.collected.items() if stages & {*STAGES.values()} else ():
             more.append(self._pair_bytes(dict.fromkeys(signals, most)))
         if "carry-adapter" in stages:

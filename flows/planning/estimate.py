@@ -133,7 +133,7 @@ class Known:
         size, device = 768, self.plan.space.device
         matrix = torch.ones(size, size, device=device)
         matrix @ matrix
-        return 2 * size**3 / max(1e-6, _timed(lambda: matrix @ matrix, device))
+        return 2 * size**3 / max(1e-6, timed(lambda: matrix @ matrix, device))
 
     @cached_property
     def memory_plan(self) -> MemoryPlan | None:
@@ -270,11 +270,11 @@ def measure(plan: Plan, files: ModelFiles, task: TaskRef) -> Speed:
     prepared = (time.perf_counter() - started) / len(indices)
     with torch.no_grad():
         model.features(inputs)  # the first call sets things up
-        seconds = min(_timed(lambda: model.features(inputs), device) for _ in range(2))
+        seconds = min(timed(lambda: model.features(inputs), device) for _ in range(2))
     return Speed(seconds / len(indices), prepared, data.kept_bytes // len(indices))
 
 
-def _timed(work: Callable[[], object], device: str) -> float:
+def timed(work: Callable[[], object], device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bico.errors import CheckpointError, ConfigError
-from bico.models.decoder.decoder import Decoder
+from bico.models.decoder.decoder import AT_ONCE, Decoder
 from bico.models.protocol import Answers, Watching
 from bico.models.shards import Shards
 from bico.models.sites import Site
@@ -73,6 +73,11 @@ class BlockwiseDecoder(Decoder):
         """Bytes that a block takes in memory; with None those of all that is outside of blocks, the head included."""
         names = self._outside if block is None else self._of_block[block]
         return sum(self._homes[name][0].nbytes for name in names)
+
+    @property
+    def loss_bytes(self) -> int:
+        """Bytes of the scores that the loss keeps at once: as they are, as float32, their softmax and its gradient."""
+        return AT_ONCE * (self._shards.dtype.itemsize + 3 * torch.float32.itemsize)
 
     def operations(self, inputs: Int[Tensor, "batch tokens fields"]) -> int:
         """Multiplications and additions of a forward pass of a batch with its loss: of its linear maps, its attention, and its
