@@ -8,7 +8,7 @@ import torch
 from bico.adapters.folder import read_config, weights_in
 from bico.calibration.blockwise import groups
 from bico.calibration.covariances import most_wanted
-from bico.calibration.memory import FLOAT32, covariance_bytes, features
+from bico.calibration.memory import FLOAT32, covariance_bytes, covariance_shapes, features
 from bico.calibration.signals import Signal, signal_key
 from bico.linalg.sketch import CORANGE, RANGE, worth_sketching
 from bico.models.loading import ModelFiles
@@ -42,6 +42,11 @@ class ByBlock(Known):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self._seen: dict[ModelFiles, Any] = {}
+
+    @property
+    def memory_plan(self) -> None:  # type: ignore[override]
+        """One pass serves all blocks, however little memory there is."""
+        return None
 
     @property
     def written(self) -> int:
@@ -142,8 +147,6 @@ class ByBlock(Known):
         return self.inputs(files).shape[1]
 
     def _crosses(self, signals: Any) -> list[tuple[Signal, tuple[int, int]]]:
-        from bico.calibration.memory import covariance_shapes
-
         shapes = covariance_shapes(self.source.sites, self.target.sites, self.target.sites, signals)
         return [(signal, shape) for (_, signal), shape in shapes.items()]
 
