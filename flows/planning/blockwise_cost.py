@@ -13,7 +13,7 @@ from bico.calibration.signals import Signal, signal_key
 from bico.linalg.sketch import CORANGE, RANGE, worth_sketching
 from bico.models.loading import ModelFiles
 from bico.reporting.cost import covariance, decomposition
-from flows.planning.estimate import MAP, SMALL, Known, Speed, timed, resident
+from flows.planning.estimate import MAP, SMALL, Known, Speed, resident, timed
 from flows.planning.forecast import Ahead, Step
 from flows.planning.plan import Plan
 from tasks.collect import STAGES

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from bico.adapters.carry import find_in
+from bico.adapters.dense import Formed, as_task_vector
+from bico.adapters.expert import check_near
 from bico.calibration.blockwise import covariances_by_block, groups, turns
 from bico.calibration.covariances import Batch, cross_covariances, split_at
 from bico.calibration.scales import signal_scales
@@ -21,6 +24,8 @@ from bico.models.decoder.blockwise import BlockwiseDecoder
 from bico.models.decoder.decoder import Decoder
 from bico.models.loading import load, resolve
 from bico.models.protocol import Blockwise, weights_of
+from bico.task_vector import norm
+from tests.tiny_adapters import save_lora
 from tests.tiny_decoder import KINDS, bytes_tokenizer, examples, tiny_decoder, write_decoder
 
 ALL = tuple(Signal)
@@ -161,6 +166,26 @@ def test_an_update_is_in_every_block_while_it_is_there(tmp_path: Path) -> None:
         pass
     with pytest.raises(CheckpointError, match="another architecture"), by_block.updated({name: torch.ones(2)}):
         by_block.answers(inputs)
+
+
+def test_an_adapter_is_added_block_by_block_and_looked_at_by_one(tmp_path: Path) -> None:
+    whole, by_block = both(write_decoder(tmp_path / "a", 1, "phi3"))
+    lora = str(save_lora(whole.model, tmp_path / "lora", target_modules="all-linear", lora_alpha=1))
+    expected = as_task_vector(find_in(lora, whole, "decoder"))
+    found = find_in(lora, by_block, "decoder")
+    formed = Formed(found, by_block.state())
+    assert {*formed} == {*expected} and len(formed) == 8
+    for name, tensor in expected.items():
+        assert torch.equal(formed[name], tensor)
+    inputs = whole.prepare(EXAMPLES)
+    with whole.updated(expected), by_block.updated(formed):
+        assert_close(by_block.answers(inputs).costs, whole.answers(inputs).costs)
+    first = [name for name in expected if ".layers.0." in name]
+    change = norm({n: expected[n] for n in first}) / norm({n: whole.state()[n] for n in first})
+    assert check_near(found, by_block, 0.5) == pytest.approx(change)
+    with pytest.raises(CheckpointError, match="changes block-0 of .* by .* times the norm of its weights"):
+        check_near(found, by_block, 0.9 * change)
+    assert "embed" not in Formed(found, ["embed"])
 
 
 def test_what_cannot_be_read_by_block_is_refused(tmp_path: Path) -> None:
