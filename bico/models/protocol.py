@@ -151,7 +151,7 @@ class Trail(Protocol):
 
 
 @runtime_checkable
-class Blockwise(Protocol):
+class Blockwise(Calibratable, Protocol):
     """A model larger than memory, of which one block at a time is there. `state()` tells shapes and dtypes alone."""
 
     blocks: int

@@ -124,7 +124,7 @@ def test_it_is_chosen_by_what_is_free_and_refused_where_a_model_is_needed_whole(
     refused("DoRA", expert="dora")
     refused("give a LoRA adapter", expert="old", rank=4)
     refused("leave --merged out", merged=True)
-    refused("'bico[+]search' needs a model whole", {"methods": ["bico+search"]})
+    refused("'bico[+]tune' needs a model whole", {"methods": ["bico+tune"]})
     refused("leave out --oracle and --rivals", {"rivals": "all"})
     monkeypatch.setattr("bico.models.decoder.family.DecoderFamily.blockwise", False)
     refused("is of the family decoder, and only")
