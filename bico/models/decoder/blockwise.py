@@ -298,7 +298,7 @@ def names_in(model: Any, shards: Shards, place: str) -> dict[str, str]:
     base = f"{model.base_model_prefix}."
     found: dict[str, str] = {}
     for name, parameter in model.named_parameters():
-        stored = next((n for n in (name, name.removeprefix(base), _OLDER.get(name)) if n in shards), None)
+        stored = next((n for n in (name, name.removeprefix(base), _OLDER.get(name, name)) if n in shards), None)
         if stored is None:
             raise CheckpointError(
                 f"{place}: the weights lack {name}: they are not those of the {type(model).__name__} that the configuration "
