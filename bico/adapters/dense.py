@@ -59,7 +59,7 @@ def as_task_vector(found: Located, only: Iterable[str] | None = None) -> StateDi
         put(slot, partial(update_of, found, path))
     for path, update in found.adapter.modules.items():
         if (shift := update.shift()) is not None:
-            put(found.biases[path], lambda change=shift: change)
+            put(found.biases[path], shift.detach)
     for name, slot in found.whole.items():
         put(slot, partial(whole_change, found, name))
     return vector

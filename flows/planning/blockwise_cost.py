@@ -44,7 +44,7 @@ class ByBlock(Known):
         self._seen: dict[ModelFiles, Any] = {}
 
     @property
-    def memory_plan(self) -> None:  # type: ignore[override]
+    def memory_plan(self) -> None:
         """One pass serves all blocks, however little memory there is."""
         return None
 
