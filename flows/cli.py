@@ -472,7 +472,9 @@ def run_transfer(config: Any, settings: dict[str, Any], as_json: bool, anew: boo
     print("\n".join(filter(None, (one_line(ahead, cost), left_out(config)))), file=sys.stderr, flush=True)
 
     with prefect_api(), watching(sum(ahead.totals.values()), cost.steps):
-        result = transfer_flow(config, settled)
+        # The flow plans again, when other memory may be free.
+        how = settled.model_copy(update={"blockwise": "always" if plan.source.blockwise else "never"})
+        result = transfer_flow(config, how)
     disk = disk_use(settled, result)
     again.keep(plan, settled, result, before, disk)
     _tell_result(result, f"in {time.perf_counter() - started:.0f} s", disk, as_json)
