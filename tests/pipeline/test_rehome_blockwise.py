@@ -80,14 +80,17 @@ def test_what_is_written_and_measured_is_that_of_models_in_memory(
     whole, by_block = found["never"], found["always"]
     assert by_block["outputs"]["measures"].keys() == whole["outputs"]["measures"].keys()
     for label, numbers in whole["outputs"]["measures"].items():
-        # In bfloat16 a carried number that lies between two of its values may be rounded to either.
-        assert by_block["outputs"]["measures"][label] == pytest.approx(numbers, abs=2e-2), label
+        measured = by_block["outputs"]["measures"][label]
+        if label.endswith("/expert"):  # merged in memory, its update is rounded to bfloat16 before it is added
+            assert measured["loss"] == pytest.approx(numbers["loss"], abs=2e-2)
+        else:
+            assert measured == pytest.approx(numbers, rel=1e-5), label
     ours, theirs = (next(iter(one["outputs"]["models"].values())) for one in (by_block, whole))
     one, other = (load_file(Path(place) / "adapter_model.safetensors") for place in (ours, theirs))
     assert one.keys() == other.keys()
     for name, tensor in other.items():
         assert float(tensor.norm()) > 0
-        assert_close(one[name], tensor, rtol=1e-3, atol=1e-3 * float(tensor.abs().max()), msg=name)
+        assert_close(one[name], tensor, rtol=1e-5, atol=1e-5 * float(tensor.abs().max()), msg=name)
     pages = [(tmp_path / f"out-{how}" / "results.md").read_text() for how in found]
     assert all("bico" in page for page in pages)
 
