@@ -1,6 +1,6 @@
 """`bico rehome` between models of published shapes, block by block: seconds, memory and disk, beside the plan.
 
-    python -m benchmarks.rehome_shapes [1b|7b] [--layers N] [--samples 16] [--tokens 128] [--threads 2] [--keep]
+    python -m benchmarks.rehome_shapes [tiny|1b|7b] [--layers N] [--samples 16] [--tokens 128] [--threads 2] [--keep]
 
 Folders of random weights in bfloat16 with a tokenizer each, a LoRA of all linear maps, and texts from this project's documents are
 made in a scratch folder under out/, the command is run on them in a process of its own, and all of its processes are watched.
@@ -51,6 +51,14 @@ LLAMA_8B = LLAMA_7B | {
     "intermediate_size": 14336, "num_key_value_heads": 8, "vocab_size": 128256, "rope_theta": 500000.0,
 }  # fmt: skip
 
+TINY = {
+    "num_hidden_layers": 2,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "vocab_size": 8000,
+}
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -63,6 +71,7 @@ class Pair:
 
 
 PAIRS = {
+    "tiny": Pair(("tiny-llama", "tiny-qwen2"), (LLAMA_1B | TINY | {"head_dim": 16}, QWEN_1B | TINY), 60, 2),
     "1b": Pair(("Llama-3.2-1B", "Qwen2.5-1.5B"), (LLAMA_1B, QWEN_1B), 600, 10),
     "7b": Pair(("Llama-2-7B", "Llama-3.1-8B"), (LLAMA_7B, LLAMA_8B), float("inf"), 24),
 }
@@ -259,7 +268,7 @@ def main() -> None:
             folder.rename(folder.with_name(f"rehome-shapes-{given.pair}"))
             folder.mkdir()  # for the scratch folder's own end
     print(measured)
-    if not given.layers:
+    if not given.layers and given.pair != "tiny":
         (RESULTS / f"rehome-shapes-{given.pair}.md").write_text(measured + "\n", encoding="utf-8")
 
 
