@@ -24,6 +24,9 @@ class Settings(BaseModel):
     """Where models run; auto takes CUDA if there is a usable device."""
     memory: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """GB that calibration may take; blocks are served in several passes if they do not fit into one."""
+    blockwise: Literal["auto", "always", "never"] = "auto"
+    """Whether models stay on the disk and one block at a time is in memory: auto where they would not fit, in runs that carry
+    LoRA adapters of decoders."""
     workers: Annotated[int, Field(ge=1, le=1024)] = 2
     """Processes of the local Dask cluster, one thread each."""
     dask_scheduler: str | None = None

@@ -14,6 +14,7 @@ from bico.adapters.names import locate
 from bico.methods import Method
 from bico.methods.settings import identity
 from bico.models.loading import ModelFiles
+from bico.models.protocol import Blockwise
 from storage.keys import Ref, artefact_key
 from tasks.artefacts import adapter_folder, read_task_vector, write_told, write_vector
 from tasks.cached_stage import Done, Workspace, run_stage
@@ -74,7 +75,8 @@ def carry_adapter(
         given = Given(lambda: read_task_vector(expert, ours.state()), found)
         made = carry(method, given, ours, theirs, StoredEvidence(space, evidence), rank)
         folder = write_adapter(made.adapter, adapter_folder(out), made.paths)
-        write_vector(out, as_task_vector(locate(read_adapter(folder), theirs)), theirs.state())
+        if not isinstance(theirs, Blockwise):  # of a larger model it is formed when it is used, and only in parts
+            write_vector(out, as_task_vector(locate(read_adapter(folder), theirs)), theirs.state())
         write_told(out, made.kept, made.notes)
 
     about = {"method": method.name, "samples": evidence.budget.asked, "rank": rank}

@@ -5,6 +5,7 @@ have left. What an artefact is made of, and so its key, is the stage's own matte
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from bico.adapters.folder import CONFIG, weights_in
 from bico.calibration.scales import Scale, Scales
 from bico.calibration.signals import Signal
 from bico.evaluation.linear_head import LinearHead
@@ -110,6 +112,14 @@ def adapter_folder(folder: Path) -> Path:
 def carried_adapter(ref: Ref) -> Path:
     """The folder of a carried adapter, in PEFT's layout."""
     return adapter_folder(folder_of(ref))
+
+
+def write_as_adapter(folder: Path, given: Path) -> None:
+    """Leaves an expert as the adapter that it is, whose folder is given."""
+    place = adapter_folder(folder)
+    place.mkdir()
+    for path in [given / CONFIG, *weights_in(given), *given.glob("*.index.json")]:
+        shutil.copyfile(path, place / path.name)
 
 
 def write_told(folder: Path, kept: Mapping[str, float], notes: Sequence[str]) -> None:

@@ -7,12 +7,13 @@ from bico.calibration.scales import Side
 from bico.methods.strength import sizes_of
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
+from bico.models.protocol import weights_of
 from bico.reporting.block_report import BlockReport, judge_blocks
 from storage.keys import Ref
-from tasks.artefacts import determined_shares, read_vector
+from tasks.artefacts import determined_shares
 from tasks.cached_stage import Workspace
 from tasks.evidence import EvidenceRefs, StoredEvidence
-from tasks.inputs import open_model
+from tasks.inputs import open_model, open_update
 from tasks.retries import RETRIES
 
 
@@ -44,7 +45,6 @@ def report_blocks(
         found = determined_shares(space.artefacts.ref(part.key), part.names(evidence.budget.asked))
         shares.setdefault((part.group, part.signal.value), []).extend(found)
     source, opened = (open_model(files, space.device) for files in models)
-    state = {key: tensor.detach().cpu() for key, tensor in opened.state().items()}
     sizes = None
     if evidence.scales or evidence.pseudo_labelled_scales:
         stored, matched = StoredEvidence(space, evidence), match_sites(source.sites, opened.sites)
@@ -52,4 +52,5 @@ def report_blocks(
             site.name: (sizes_of(matched[site.name], Side.SOURCE, stored), sizes_of(site, Side.TARGET, stored))
             for site in opened.sites
         }
-    return judge_blocks(name, opened.sites, shares, state, read_vector(vector), alpha, sizes)
+    update = open_update(models[1], space.device, vector)
+    return judge_blocks(name, opened.sites, shares, weights_of(opened), update, alpha, sizes)

@@ -10,9 +10,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 
+from bico.calibration.blockwise import covariances_by_block, turns
 from bico.calibration.covariances import Batch, Covariances, cross_covariances, split_at
 from bico.calibration.memory import plan_memory
 from bico.calibration.signals import Signal
+from bico.models.protocol import Blockwise
 from storage.keys import Ref, artefact_key
 from tasks.artefacts import array_name, new_covariances
 from tasks.cached_stage import Done, Workspace, as_state
@@ -137,6 +139,13 @@ def _stream(
             inputs, labels = ours.batch(indices[part])
             yield Batch(inputs, theirs.batch(indices[part])[0], labels if targets is None else targets[part])
 
+    if isinstance(source, Blockwise) and isinstance(target, Blockwise):
+        given = list(batches())
+        with reported("collect", f"blocks of {calibration.task.name}", turns(source, target, len(given))) as advance:
+            about = given, (head, their_head), signals, list(count_of), advance, calibration.between
+            for size, covariances in covariances_by_block(source, target, *about):
+                yield count_of[size], covariances
+        return
     plan = plan_memory(source, target, signals, calibration.batch_size, len(calibration.counts), space.memory)
     parts = len(list(split_at(len(indices), calibration.batch_size, count_of)))
     with reported("collect", f"batches of {calibration.task.name}", parts * len(plan.passes)) as advance:

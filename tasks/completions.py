@@ -55,7 +55,7 @@ def measure_model(
         opened, data = open_model(model, space.device), task.open().open("test")
         batches = ([data.example(row) for row in rows] for rows in _parts(tested(data, limit)))
         told = f"test completions of {task.name}"
-        with under_test(opened, weights, alpha, data, limit, "measure", told) as advance:
+        with under_test(model, space.device, weights, alpha, data, limit, "measure", told) as advance:
             measures = measure_completions(opened, batches, task.open().class_names, on_batch=advance)
         write_measures(out, measures)
 

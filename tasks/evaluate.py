@@ -69,7 +69,7 @@ def evaluate_model(
         opened = open_model(model, space.device)
         data = open_split(model, space.device, task, "test")
         told = f"test samples of {task.name}"
-        with under_test(opened, weights, alpha, data, limit, "evaluate", told) as advance:
+        with under_test(model, space.device, weights, alpha, data, limit, "evaluate", told) as advance:
             batches = data.batches(250, limit)
             head = read_linear_head(weights) if named is None else named.for_classes(task.open().class_names)
             if head is None:

@@ -1,5 +1,6 @@
 """Fine-tune a model on a task, or adopt an expert that somebody else fine-tuned."""
 
+import math
 from pathlib import Path
 
 from prefect import task
@@ -7,16 +8,18 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from tqdm import tqdm
 
-from bico.adapters.expert import content_of, read_weights
+from bico.adapters.carry import find_in
+from bico.adapters.expert import check_near, content_of, read_weights
+from bico.adapters.folder import check_files
 from bico.finetune import FinetuneConfig, finetune
 from bico.models.experts import Expert, everything, expert_of
 from bico.models.families import foreign_namings
 from bico.models.loading import ModelFiles
-from bico.models.protocol import PAIRS
+from bico.models.protocol import PAIRS, Blockwise
 from bico.task_vector import StateDict, norm
 from storage.checkpoints import digest_of
 from storage.keys import Ref, artefact_key
-from tasks.artefacts import read_task_vector, write_expert
+from tasks.artefacts import read_task_vector, write_as_adapter, write_expert
 from tasks.cached_stage import Done, Workspace, run_stage
 from tasks.inputs import TaskRef, open_head, open_model, open_split
 from tasks.progress import reported
@@ -34,7 +37,8 @@ def finetune_key(
 
 def adopt_key(space: Workspace, model: ModelFiles, checkpoint: str) -> str:
     content = digest_of(content_of(checkpoint, space.allow_pickle))
-    return artefact_key("adopt-expert", ADOPT_VERSION, model=model.digest(), checkpoint=content)
+    kept = {"as": "adapter"} if model.blockwise else {}
+    return artefact_key("adopt-expert", ADOPT_VERSION, model=model.digest(), checkpoint=content, **kept)
 
 
 @task(
@@ -72,14 +76,18 @@ def finetune_model(
 
 @task(name="adopt-expert", tags=["cpu"], cache_policy=NO_CACHE, persist_result=False, **RETRIES)
 def adopt_expert(space: Workspace, model: ModelFiles, checkpoint: str) -> Done | State[Done]:
-    """Stores an expert from a checkpoint of this model, whole or only what fine-tuning changes.
+    """Stores an expert from a checkpoint of this model, whole or only what fine-tuning changes; of a model that is read block by
+    block the adapter that it is.
 
     That it can be one is for a plan to check, which knows how far it may be.
     """
     key = adopt_key(space, model, checkpoint)
 
     def build(out: Path) -> None:
-        write_expert(out, read_expert(space, model, checkpoint).state)
+        if model.blockwise:
+            write_as_adapter(out, check_files(checkpoint))
+        else:
+            write_expert(out, read_expert(space, model, checkpoint).state)
 
     return run_stage(space, "adopt-expert", key, build, {"model": model.ref, "checkpoint": Path(checkpoint).name})
 
@@ -95,6 +103,12 @@ def read_expert(space: Workspace, model: ModelFiles, checkpoint: str, farthest: 
         CheckpointError: If files are missing or damaged, or it cannot be an expert of this model (`bico.models.experts`).
     """
     opened = open_model(model, space.device)
+    if isinstance(opened, Blockwise):
+        found = find_in(checkpoint, opened, model.family)
+        change = check_near(found, opened, math.inf if farthest is None else farthest)
+        count = len(found.adapter.updates)
+        said = f"{checkpoint}: a LoRA adapter of {count} modules, which changes a block by {change:.2g} times its weights' norm."
+        return Expert({}, (*found.adapter.notes, *found.notes, said))
     read = read_weights(checkpoint, opened, model.family, space.allow_pickle)
     foreign = foreign_namings(model.family, everything(opened))
     return expert_of(opened, read, foreign, f"--expert {checkpoint}", farthest)

@@ -1,13 +1,15 @@
 """What stages start from: models, tasks and their splits, opened once per process."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
+from bico.adapters.carry import find_in
+from bico.adapters.dense import Formed
 from bico.calibration.sampling import draw_samples
 from bico.data.completions import get_completions
 from bico.data.pairs import get_pairs
@@ -18,7 +20,9 @@ from bico.evaluation.head_files import NamedHead, load_head, read_head
 from bico.evaluation.linear_head import LinearHead, read
 from bico.evaluation.probe import as_head, fit_probe
 from bico.models.loading import ModelFiles, load
-from bico.models.protocol import CLASSLESS, PAIRS, PROBE, Model, Paired
+from bico.models.protocol import CLASSLESS, PAIRS, PROBE, Blockwise, Model, Paired
+from storage.keys import Ref
+from tasks.artefacts import carried_adapter, read_update
 
 MODELS, HEADS = 8, 256
 """How many are kept; a transfer needs two models, and heads for each task and draw."""
@@ -87,6 +91,16 @@ def open_model(files: ModelFiles, device: str) -> Model:
 @lru_cache(maxsize=MODELS)
 def _open_model(files: ModelFiles, device: str, _content: str) -> Model:
     return load(files, torch.device(device))
+
+
+def open_update(files: ModelFiles, device: str, weights: Ref | None) -> Mapping[str, torch.Tensor]:
+    """What a stage's weights add to a model: a task vector, a fine-tuned state less the model's, or nothing. Of a model that is
+    read block by block they are an adapter, whose tensors are formed when they are asked for.
+    """
+    model = open_model(files, device)
+    if weights is not None and isinstance(model, Blockwise):
+        return Formed(find_in(str(carried_adapter(weights)), model, files.family), model.state())
+    return read_update(weights, model.state())
 
 
 def open_head(files: ModelFiles, device: str, task: TaskRef, indices: tuple[int, ...] | None = None) -> torch.Tensor:

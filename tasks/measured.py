@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 
 from bico.models.loading import ModelFiles
-from bico.models.protocol import Model
 from storage.keys import Ref
-from tasks.artefacts import read_update
+from tasks.inputs import open_model, open_update
 from tasks.progress import reported
 
 
@@ -26,7 +25,14 @@ def measured_on(
 
 @contextmanager
 def under_test(
-    opened: Model, weights: Ref | None, alpha: float, data: Sized, limit: int | None, step: str, told: str
+    model: ModelFiles,
+    device: str,
+    weights: Ref | None,
+    alpha: float,
+    data: Sized,
+    limit: int | None,
+    step: str,
+    told: str,
 ) -> Iterator[Callable[[int], None]]:
     """The model with its update, for the time of the context; gives what is to be called with the samples of each batch.
 
@@ -36,7 +42,7 @@ def under_test(
     """
     with (
         reported(step, told, tested(data, limit)) as advance,
-        opened.updated(read_update(weights, opened.state()), alpha),
+        open_model(model, device).updated(open_update(model, device, weights), alpha),
     ):
         yield advance
 

@@ -50,7 +50,7 @@ def measure_model(
     def build(out: Path) -> None:
         opened, data = open_model(model, space.device), open_split(model, space.device, task, "test")
         told = f"test pairs of {task.name}"
-        with under_test(opened, weights, alpha, data, limit, "measure", told) as advance:
+        with under_test(model, space.device, weights, alpha, data, limit, "measure", told) as advance:
             measures = measure_pairs(opened, data.batches(250, limit), on_batch=advance)
         write_measures(out, measures)
 

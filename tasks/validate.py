@@ -17,9 +17,9 @@ from bico.evaluation.probe import fit_probe, probe_accuracy
 from bico.models.loading import ModelFiles
 from bico.models.protocol import COMPLETION, PAIRS
 from storage.keys import Ref, artefact_key
-from tasks.artefacts import read_linear_head, read_update, write_accuracy
+from tasks.artefacts import read_linear_head, write_accuracy
 from tasks.cached_stage import Done, Workspace, run_stage
-from tasks.inputs import TaskRef, open_head, open_model, open_split, read_features
+from tasks.inputs import TaskRef, open_head, open_model, open_split, open_update, read_features
 from tasks.retries import RETRIES
 
 VERSION = 1
@@ -70,7 +70,7 @@ def validate_model(
 
     def build(out: Path) -> None:
         opened, data = open_model(model, space.device), open_split(model, space.device, task, "train")
-        with opened.updated(read_update(weights, opened.state()), alpha):
+        with opened.updated(open_update(model, space.device, weights), alpha):
             write_accuracy(out, _score(space, model, task, weights, data, held, probe))
 
     return run_stage(space, "validate", key, build, {"model": model.ref, "task": task.name})

@@ -1,6 +1,7 @@
 """Adapters as task vectors: what they add to the weights of their base, one tensor per parameter."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from bico.adapters.names import Located
 from bico.errors import CheckpointError
+from bico.models.sites import Slot
 from bico.task_vector import StateDict, add
 
 
@@ -43,21 +45,56 @@ def as_task_vector(found: Located, only: Iterable[str] | None = None) -> StateDi
     wanted = None if only is None else set(only)
     vector: StateDict = {}
 
-    def put(slot_name: str, slot: object, change: Tensor) -> None:
-        if wanted is not None and slot_name not in wanted:
+    def put(slot: Slot, form: Callable[[], Tensor]) -> None:
+        name = slot.parameter
+        if wanted is not None and name not in wanted:
             return
-        if slot_name not in vector:
-            vector[slot_name] = torch.zeros_like(found.state[slot_name], dtype=change.dtype)
-        slot.write(vector, slot.read(vector) + change)  # type: ignore[attr-defined]
+        change = form()
+        if name not in vector:
+            # Of the base no more than the shape is looked at: it may not be in memory.
+            vector[name] = torch.zeros(found.state[name].shape, dtype=change.dtype, device=change.device)
+        slot.write(vector, slot.read(vector) + change)
 
     for path, slot in found.weights.items():
-        put(slot.parameter, slot, update_of(found, path))
+        put(slot, partial(update_of, found, path))
     for path, update in found.adapter.modules.items():
         if (shift := update.shift()) is not None:
-            put(found.biases[path].parameter, found.biases[path], shift)
+            put(found.biases[path], shift.detach)
     for name, slot in found.whole.items():
-        put(slot.parameter, slot, whole_change(found, name))
+        put(slot, partial(whole_change, found, name))
     return vector
+
+
+class Formed(Mapping[str, Tensor]):
+    """The task vector that an adapter is, of which each tensor is formed when it is asked for and none is kept.
+
+    As large as a model when it is whole; this is for those who go through it once.
+    """
+
+    def __init__(self, found: Located, among: Container[str]) -> None:
+        """Arguments:
+        among: Parameters that a task vector of the base has: what an adapter changes beside them is left out.
+        """
+        slots = [
+            *found.weights.values(),
+            *(found.biases[p] for p, u in found.adapter.modules.items() if u.bias is not None),
+        ]
+        slots += found.whole.values()
+        self._found, self._names = found, dict.fromkeys(s.parameter for s in slots if s.parameter in among)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
+        return as_task_vector(self._found, [name])[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def whole_change(found: Located, name: str) -> Tensor:

@@ -5,14 +5,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bico.adapters.dense import merged
+from bico.adapters.dense import Formed, merged
 from bico.adapters.files import read_adapter, read_tensors
 from bico.adapters.folder import CONFIG, check_files, is_adapter
-from bico.adapters.names import locate
+from bico.adapters.names import Located, locate
+from bico.errors import CheckpointError
 from bico.models.checkpoints import Checkpoint, canonical, read_checkpoint
 from bico.models.experts import everything
 from bico.models.families import foreign_namings
-from bico.models.protocol import Model
+from bico.models.protocol import Calibratable, Model, weights_of
+from bico.task_vector import norm
 
 
 def read_weights(place: str | Path, model: Model, family: str, allow_pickle: bool = False) -> Checkpoint:
@@ -36,6 +38,29 @@ def read_weights(place: str | Path, model: Model, family: str, allow_pickle: boo
     if adapter.base and Path(adapter.base).name != Path(model.name).name:
         notes.append(f"{place} names {adapter.base} as its base; it is taken as an adapter of {model.name}.")
     return Checkpoint(str(place), merged(found), tuple(notes))
+
+
+def check_near(found: Located, model: Calibratable, farthest: float) -> float:
+    """Returns by how much an adapter changes the first block that it changes, in norms of the maps that it changes there: of a
+    model that is read block by block, this stands for the whole.
+
+    Raises:
+        CheckpointError: If it is more than `farthest`.
+    """
+    formed, weights = Formed(found, model.state()), weights_of(model)
+    of_block: dict[str, set[str]] = {}
+    for site in model.sites:
+        if site.weight.parameter in formed:
+            of_block.setdefault(site.group, set()).add(site.weight.parameter)
+    names = next(iter(of_block.values()), set())
+    change, size = (norm({name: tensors[name] for name in names}) for tensors in (formed, weights))
+    if names and change > farthest * size:
+        raise CheckpointError(
+            f"{found.adapter.place} changes {next(iter(of_block))} of {model.name} by {change / size:.2g} times the norm of its weights, "
+            f"where fine-tuning changes them by less than {farthest:g}: it looks like an adapter of another model (or raise "
+            "--expert-farthest, if it is one)."
+        )
+    return change / size if names else 0.0
 
 
 def content_of(place: str | Path, allow_pickle: bool = False) -> dict[str, Tensor]:

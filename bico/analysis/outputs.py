@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bico.analysis.records import Measurement, RowMeans, layer_of_tensors
-from bico.calibration.covariances import collect_signals, real_rows
+from bico.calibration.covariances import collect_signals
+from bico.calibration.meeting import real_rows
 from bico.calibration.signals import Signal
 from bico.models.protocol import Model
 

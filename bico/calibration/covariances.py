@@ -1,23 +1,22 @@
 """Calibration: the cross-covariances that one forward-backward pass per model leaves behind."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from bico.calibration.shared_tokens import Between, Share, Take, check_shared, share, shared_rows, takes
-from bico.calibration.signals import Signal, SignalKey, signal_key, watch
-from bico.calibration.token_grids import resample_tokens
+from bico.calibration.meeting import Meeting, RowsOf
+from bico.calibration.shared_tokens import Between, Share, check_shared, share
+from bico.calibration.signals import Signal, SignalKey, watch, watching
 from bico.errors import CalibrationError
 from bico.linalg.matmul import add_product, product
 from bico.linalg.sketch import Cross, Sketch, worth_sketching
 from bico.models.inputs import Inputs
-from bico.models.matching import match_sites
-from bico.models.protocol import Calibratable, Placed
+from bico.models.protocol import Blockwise, Calibratable, Placed
 from bico.models.sites import Site
 
 Covariances = dict[SignalKey, Cross]
@@ -142,7 +141,7 @@ def cross_covariances(
         on_batch(seen)
         if due:
             check_shared(found, source.name, target.name)
-            _check_finite(sums)
+            check_all_finite(sums)
             last = seen == max(snapshots)
             yield seen, sums if last else {key: value.clone() for key, value in sums.items()}
 
@@ -193,43 +192,12 @@ def pair_rows(
             do not see the same tokens, or give another number of rows.
     """
     signals = list(signals)
-    matched = match_sites(source.sites, target.sites)
     sites = list(target.sites if sites is None else sites)
-    source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
-    partner = _partners(sites, matched, signals)
-    kept: dict[SignalKey, tuple[Tensor, int]] = {}
-
-    def keep(key: SignalKey, ours: Tensor) -> None:
-        kept[key] = ours, ours._version  # of the storage, which the model may go on to write to
-
-    stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, keep)
-    uses = Counter(partner.values())  # a deeper target uses some of the source's signals more than once
-
-    regrouped, take_ours, take_theirs = _takes(source, target, batch, between)
-
-    def meet(key: SignalKey, theirs: Tensor) -> None:
-        source_key = partner[key]
-        uses[source_key] -= 1
-        ours, version = kept[source_key] if uses[source_key] else kept.pop(source_key)
-        if ours._version != version:
-            raise CalibrationError(
-                f"{source.name} changes the {source_key[1]} of {source_key[0]} in place after it was measured: compute it "
-                "out of place (no `+=`, no `inplace=True`)."
-            )
-        if ours.ndim == 3 and source.grid and target.grid and source.grid != target.grid:
-            ours = resample_tokens(ours, source.grid, target.grid)
-        if len(ours) != len(theirs) or (ours.shape[:-1] != theirs.shape[:-1] and not regrouped):
-            raise CalibrationError(
-                f"The {key[1]} of {key[0]} has {_rows(theirs)} in {target.name}, and its counterpart {source_key[0]} has "
-                f"{_rows(ours)} in {source.name}: rows can be matched one by one only if both models have as many for the "
-                "same samples; leave the site out, or give inputs of a size at which they do."
-            )
-        wide = torch.promote_types(torch.promote_types(ours.dtype, theirs.dtype), torch.float32)  # sums need the digits
-        ours, theirs = ours.to(theirs.device, wide), theirs.to(wide)
-        rows = take_ours(ours, key[1]), take_theirs(theirs, key[1])
-        receive(key, *(_nonzero(*rows) if key[1].is_gradient else rows))
-
-    stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, meet)
+    meeting = Meeting(
+        source, target, sites, signals, RowsOf.batch(source, target, batch.source, batch.target, between), receive
+    )
+    stream_signals(source, batch.source, batch.labels, heads[0], meeting.source_sites, signals, meeting.keep)
+    stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, meeting.meet)
 
 
 def collect_signals(
@@ -260,56 +228,19 @@ def stream_signals(
     receive: Callable[[SignalKey, Tensor], None],
 ) -> None:
     """Like `collect_signals`, but hands each signal over as it comes up and keeps none."""
+    gradients = any(signal.is_gradient for signal in signals)
+    if isinstance(model, Blockwise):
+        with TemporaryDirectory(prefix="bico-blocks-") as place:
+            trail = model.forth(inputs, labels, head, Path(place), gradients)
+            for block in reversed(range(model.blocks)):
+                with model.here(block):
+                    of_block = [site for site in sites if site.block == block]
+                    trail.back(block, of_block, watching(of_block, signals, receive))
+        return
     with model.instrument() as modules, watch(sites, modules, signals, receive):
         loss = model.loss(inputs, labels, head)
-        if any(signal.is_gradient for signal in signals):
+        if gradients:
             loss.backward()
-
-
-def real_rows(signal: Tensor, mask: Tensor | None) -> Float[Tensor, "rows features"]:
-    """Returns the rows of a signal (batch, [tokens,] features) that belong to real tokens."""
-    if mask is None or signal.ndim == 2:
-        return signal.flatten(0, -2)
-    if signal.shape[:-1] != mask.shape:
-        raise CalibrationError(
-            f"A signal with rows {tuple(signal.shape[:-1])} does not fit the mask {tuple(mask.shape)} of its tokens: a mask "
-            "must be (batch, tokens), as the sites see them."
-        )
-    return signal[mask]
-
-
-def _rows(signal: Tensor) -> str:
-    """How many rows, and how they come about.
-
-    Example:
-        >>> _rows(torch.zeros(4, 3, 3, 8))
-        '36 rows (4 x 3 x 3)'
-    """
-    return f"{signal[..., 0].numel()} rows ({' x '.join(map(str, signal.shape[:-1]))})"
-
-
-def _partners(
-    sites: Sequence[Site], matched: Mapping[str, Site], signals: Sequence[Signal]
-) -> dict[SignalKey, SignalKey]:
-    """The source's signal of each of the target's."""
-    partner: dict[SignalKey, SignalKey] = {}
-    for site in sites:
-        for signal in signals:
-            key, ours = signal_key(site, signal), signal_key(matched[site.name], signal)
-            if partner.setdefault(key, ours) != ours:
-                raise CalibrationError(
-                    f"{key[0]} is read by several sites of the target, whose counterparts in the source read "
-                    f"{partner[key][0]} and {ours[0]}: give both models the `example` that shows what reads what, or neither."
-                )
-    return partner
-
-
-def _nonzero(
-    ours: Float[Tensor, "rows source"], theirs: Float[Tensor, "rows target"]
-) -> tuple[Float[Tensor, "kept source"], Float[Tensor, "kept target"]]:
-    """The rows that are not zero in either model."""
-    carries = ours.any(dim=1) & theirs.any(dim=1)
-    return (ours, theirs) if carries.all() else (ours[carries], theirs[carries])
 
 
 def batch_share(source: Calibratable, target: Calibratable, batch: Batch) -> Share:
@@ -319,33 +250,7 @@ def batch_share(source: Calibratable, target: Calibratable, batch: Batch) -> Sha
     return share(source.places(batch.source).cpu(), target.places(batch.target).cpu())
 
 
-def _takes(source: Calibratable, target: Calibratable, batch: Batch, between: Between) -> tuple[bool, Take, Take]:
-    """Whether tokens are brought to shared ends, and how each model's signals become rows."""
-    if isinstance(source, Placed) and isinstance(target, Placed):
-        ours, theirs = source.places(batch.source).cpu(), target.places(batch.target).cpu()
-        if not torch.equal(ours, theirs):
-            first, second = shared_rows(ours, theirs)
-            return True, takes(first, between), takes(second, between)
-    masks = source.mask(batch.source), target.mask(batch.target)
-    _check_masks(*masks)
-    first_mask, second_mask = masks
-    return (
-        False,
-        lambda signal, _kind: real_rows(signal, first_mask),
-        lambda signal, _kind: real_rows(signal, second_mask),
-    )
-
-
-def _check_masks(ours: Tensor | None, theirs: Tensor | None) -> None:
-    if ours is None and theirs is None:
-        return
-    if ours is None or theirs is None or not torch.equal(ours.cpu(), theirs.cpu()):
-        raise CalibrationError(
-            "The two models see other tokens of the same samples: they must share one tokenizer and one length limit."
-        )
-
-
-def _check_finite(covariances: Covariances) -> None:
+def check_all_finite(covariances: Covariances) -> None:
     for (tensor, signal), value in covariances.items():
         if not value.isfinite().all():
             raise CalibrationError(

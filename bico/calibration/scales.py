@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from bico.calibration.covariances import real_rows, stream_signals, until_snapshots
+from bico.calibration.covariances import stream_signals, until_snapshots
+from bico.calibration.meeting import real_rows
 from bico.calibration.signals import Signal, SignalKey
 from bico.errors import CalibrationError
 from bico.models.inputs import Inputs

@@ -1,7 +1,7 @@
 """What is measured at a site, and the context managers that measure it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 
 import torch
@@ -139,3 +139,10 @@ def watch(
             f"{len(missing)} signals were never seen, first the {missing[0]}: its module was not called, or no backward "
             "pass reached it. Use the model's `instrument()` and call backward() inside the context."
         )
+
+
+def watching(
+    sites: Iterable[Site], signals: Iterable[Signal], receive: Callable[[SignalKey, Tensor], None]
+) -> Callable[[Mapping[str, nn.Module]], AbstractContextManager[None]]:
+    """`watch` for modules that are only there later."""
+    return lambda modules: watch(sites, modules, signals, receive)

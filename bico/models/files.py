@@ -30,6 +30,8 @@ class ModelFiles:
     """Of a text encoder whose folder does not say how tokens become features: how they do; empty for what is usual."""
     classifier: Path | None = None
     """Folder of an expert whose own classification head the model's loss is taken in; its files are among `files`."""
+    blockwise: bool = False
+    """Whether its weights stay on the disk, and one block at a time is in memory. The same weights: the digest is the same."""
 
     def digest(self) -> str:
         """sha256 over what the library brings and the contents of the files."""

@@ -1,8 +1,9 @@
 """What the method asks of a model, whatever its family: little for calibration, more for tasks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
@@ -129,6 +130,60 @@ class Model(Calibratable, Protocol):
     def logits(self, inputs: Tensor, head: Tensor) -> Tensor:
         """Class scores (batch, classes)."""
         ...
+
+
+Watching = Callable[[Mapping[str, nn.Module]], AbstractContextManager[None]]
+
+
+@runtime_checkable
+class Trail(Protocol):
+    """What a batch left on its way through a model that is read block by block: enough to go back over it."""
+
+    def back(self, block: int, sites: Sequence[Site], watching: Watching) -> None:
+        """Runs a block that is in memory once more, and takes the gradient through it. The last block comes first, and each
+        once.
+
+        Arguments:
+            sites: Those of the block that are opened for it.
+            watching: Gives what is entered around it, from the modules of these sites by name.
+        """
+        ...
+
+
+@runtime_checkable
+class Blockwise(Calibratable, Protocol):
+    """A model larger than memory, of which one block at a time is there. `state()` tells shapes and dtypes alone."""
+
+    blocks: int
+    """How many: `Site.block` counts them."""
+    weights: Mapping[str, Tensor]
+    """What `state()` would hold, each tensor read when it is asked for."""
+
+    loss_bytes: int
+    """Bytes that the loss takes beside what is outside of blocks."""
+
+    def here(self, block: int | None) -> AbstractContextManager[None]:
+        """Brings a block into memory for the time of the context; None all that is outside of blocks."""
+        ...
+
+    def block_bytes(self, block: int | None) -> int:
+        """Bytes that this takes."""
+        ...
+
+    def operations(self, inputs: Any) -> int:
+        """Multiplications and additions of a forward pass of a batch with its loss."""
+        ...
+
+    def forth(self, inputs: Any, labels: Tensor, head: Any, folder: Path, gradients: bool) -> Trail:
+        """Runs a batch through all blocks, leaves what they read in an empty folder, and takes the loss if there will be
+        gradients.
+        """
+        ...
+
+
+def weights_of(model: Calibratable) -> Mapping[str, Tensor]:
+    """The parameters that a task vector has, by name: in memory, or read one by one."""
+    return model.weights if isinstance(model, Blockwise) else model.state()
 
 
 @runtime_checkable

@@ -85,15 +85,17 @@ def added(parameters: StateDict, vector: Mapping[str, Tensor], alpha: float) -> 
     try:
         with torch.no_grad():
             for name, tensor in vector.items():
-                parameters[name].copy_(_sum(parameters[name], tensor, alpha))
+                parameters[name].copy_(summed(parameters[name], tensor, alpha))
         yield
     finally:
         for name, tensor in before.items():
             parameters[name].copy_(tensor)
 
 
-def _sum(parameter: Tensor, update: Tensor, alpha: float) -> Tensor:
-    """In the parameter's dtype; of a short one (bfloat16) the sum is rounded once, not the update before it as well."""
+def summed(parameter: Tensor, update: Tensor, alpha: float) -> Tensor:
+    """Returns `parameter + alpha * update` in the parameter's dtype; of a short one (bfloat16) the sum is rounded once, not the
+    update before it as well.
+    """
     wide = torch.promote_types(parameter.dtype, torch.float32)
     return torch.add(parameter.to(wide), update.to(parameter.device, wide), alpha=alpha).to(parameter.dtype)
 

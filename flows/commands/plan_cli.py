@@ -24,7 +24,8 @@ def one_line(ahead: Ahead, cost: Estimate) -> str:
     counts = ahead.totals
     return (
         f"Plan: {counts['computed']} stages to compute and {counts['cached']} found, {cost.passes} passes of a sample, about "
-        f"{duration(cost.seconds)}, {bytes_told(cost.memory)} of memory, {bytes_told(cost.store + cost.results)} on the disk."
+        f"{duration(cost.seconds)}, {bytes_told(cost.memory)} of memory, {bytes_told(cost.store + cost.results)} on the disk"
+        f"{f' and {bytes_told(cost.passing)} there in passing' if cost.passing else ''}."
     )
 
 
@@ -37,7 +38,7 @@ def as_record(plan: Plan, ahead: Ahead, cost: Estimate) -> dict[str, Any]:
         "passes": cost.passes,
         "seconds": round(cost.seconds, 1),
         "memory": cost.memory,
-        "disk": {"store": cost.store, "results": cost.results},
+        "disk": {"store": cost.store, "results": cost.results, "passing": cost.passing},
         "cells": ahead.rows,
         "methods": [str(spec) for spec in plan.methods],
         "notes": [*plan.notes],

@@ -29,6 +29,8 @@ class Estimate:
     """Bytes that are written for people, with MLflow's copy."""
     pace: Mapping[str, float] = field(default_factory=dict)
     """By what the times were multiplied, by stage (`flows.planning.pace`)."""
+    passing: int = 0
+    """Bytes on the disk that go again, at their peak, where they are worth telling: of a run block by block."""
 
     @property
     def by_stage(self) -> dict[str, float]:

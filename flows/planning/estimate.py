@@ -106,7 +106,9 @@ def estimate(plan: Plan, ahead: Ahead, exports: int, services: float, pace: Pace
         services: Seconds until what the run talks to is there.
         pace: What earlier runs here have taken beside their estimates.
     """
-    known = _Known(plan)
+    from flows.planning.blockwise_cost import ByBlock
+
+    known = (ByBlock if plan.source.blockwise else Known)(plan)
     looked = [(step.stage, *known.look(step)) for step in ahead.steps]
     steps = tuple((stage, pace.of(stage) * (seconds + EACH)) for stage, seconds, _ in looked)
     written = exports * known.written
@@ -121,10 +123,11 @@ def estimate(plan: Plan, ahead: Ahead, exports: int, services: float, pace: Pace
         sum(known.bytes(step) for step in ahead.steps),
         2 * PAPERS + written,
         {stage: pace.of(stage) for stage in (REST, *(stage for stage, *_ in looked))},
+        known.passing(ahead),
     )
 
 
-class _Known:
+class Known:
     """Shapes and speeds of a plan, and what they make of each stage."""
 
     def __init__(self, plan: Plan) -> None:
@@ -148,6 +151,10 @@ class _Known:
         if key not in self._speeds:
             self._speeds[key] = measure(self.plan.space.device, *key)
         return self._speeds[key]
+
+    def passing(self, ahead: Ahead) -> int:
+        """Bytes on the disk that go again, where they are worth telling."""
+        return 0
 
     @property
     def written(self) -> int:

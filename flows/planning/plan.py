@@ -27,6 +27,7 @@ from bico.models.protocol import CLASSLESS, COMPLETION, PAIRS, TEXT, Completing,
 from flows.config import TransferConfig
 from flows.measures import measure_of
 from flows.planning.adapters import check_adapters, rank_of
+from flows.planning.blockwise import by_block
 from flows.planning.experts import Carried
 from flows.planning.inputs import find_files, loss_for, pose, task_refs, tell, with_head
 from flows.planning.rivals import rivals
@@ -153,7 +154,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     check_writable(config.out)
     check_writable(settings.home)
     space = Workspace(settings.store, settings.resolved_device(), settings.memory, settings.allow_pickle)
-    source, target = find_files(config, settings)
+    source, target = by_block(config, settings, find_files(config, settings), spelt)
     for ref in tasks.values():
         tell(*ref.open().notes)
         if config.rivals != "none" or any(variant.uses_samples for variant in spelt.values()):
@@ -191,7 +192,7 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     by_row = {name: tasks[one.task] for name, one in carried.items()}
     shared = {name: shared[one.task] for name, one in carried.items() if one.task in shared}
     plan = Plan(config, space, source, target, by_row, carried, methods, finetuning, loss, probed, shared, notes)
-    if plan.maps:
+    if plan.maps and not source.blockwise:
         for most, signals in plan.collected.items():
             wanted = dict.fromkeys(signals, most)
             plan_memory(ours, theirs, wanted, config.batch_size, len(config.samples), settings.memory)

@@ -15,7 +15,7 @@ from flows.commands import links, watch
 from flows.commands.watch import Watch, watching
 from flows.config import PRESETS, TransferConfig
 from flows.planning.disk import bytes_told
-from flows.planning.estimate import OVERHEAD, _Known, forecast
+from flows.planning.estimate import OVERHEAD, Known, forecast
 from flows.planning.forecast import look_ahead
 from flows.planning.pace import Pace, read_pace, write_pace
 from flows.planning.plan import make_plan
@@ -77,8 +77,8 @@ def test_examples_are_prepared_once_and_every_sample_passes_each_time(
 
     def seconds(**of: float) -> float:
         speed = Speed(**{"forward": 0.0, "train": 0.0, "prepare": 0.0, "sample": 1, "saved": 1} | of)
-        monkeypatch.setattr(_Known, "speed", lambda self, files, task: speed)
-        known = _Known(plan)
+        monkeypatch.setattr(Known, "speed", lambda self, files, task: speed)
+        known = Known(plan)
         return sum(known.look(step)[0] for step in steps)
 
     # Of both models 30 test samples, 16 that two steps of fine-tuning draw, and the 8 that calibrate.

@@ -15,7 +15,6 @@ from benchmarks.adapters.train import Recipe, train
 from bico.adapters.files import read_adapter
 from tests.tiny_decoder import write_decoder
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers, about what PEFT calls
 
 
@@ -73,4 +72,4 @@ def test_tables_have_means_over_adapters_and_spreads_over_draws(tmp_path: Path) 
     ]  # fmt: skip
     write_csv(rows, tmp_path / "rows.csv")
     with (tmp_path / "rows.csv").open() as stream:
-        assert [tuple(one) for one in csv.DictReader(stream)][0] == COLUMNS
+        assert next(tuple(one) for one in csv.DictReader(stream)) == COLUMNS

@@ -5,7 +5,7 @@ and belong to a tokenizer.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -57,7 +57,8 @@ class Decoder:
         Raises:
             CheckpointError: If a parameter is not finite, or the model's blocks are not those of its kind.
         """
-        check_finite(model.named_parameters(), name)
+        # What is not in memory yet is checked when it is read (`blockwise`).
+        check_finite(((n, p) for n, p in model.named_parameters() if not p.is_meta), name)
         self.model, self.tokenizer, self.name = model.eval().requires_grad_(False), tokenizer, name
         self.layout = LAYOUTS[model.config.model_type]
         self.prefixes = self.layout.prefixes
@@ -170,13 +171,16 @@ class Decoder:
         costs, right = self._costs_of(found.last_hidden_state[row, place], packed.wanted.to(self.device))
         return self._by_text(costs, right, packed.text.to(self.device), inputs)
 
-    @contextmanager
-    def instrument(self) -> Iterator[dict[str, nn.Module]]:
+    def instrument(self) -> AbstractContextManager[dict[str, nn.Module]]:
         """Makes every site a module: fused maps are split into modules that share their parameters, for the time of the
         context.
         """
+        return self._opened(self.sites)
+
+    @contextmanager
+    def _opened(self, chosen: Iterable[Site]) -> Iterator[dict[str, nn.Module]]:
         fused: dict[str, list[Site]] = defaultdict(list)
-        for site in self.sites:
+        for site in chosen:
             fused[site.weight.parameter.removesuffix(".weight")].append(site)
         live = {name: p for name, p in self.model.named_parameters() if name.startswith(self.prefixes)}
         modules: dict[str, nn.Module] = {}
@@ -204,7 +208,12 @@ class Decoder:
 
     def _told(self, inputs: Tensor) -> tuple[Float[Tensor, " asked"], Bool[Tensor, " asked"], Int[Tensor, " asked"]]:
         """Of each token that is asked for: what it costs in nats, whether it is the likeliest, and which sample it is of."""
-        hidden = self._encode(inputs)
+        return self._told_from(self._encode(inputs), inputs)
+
+    def _told_from(
+        self, hidden: Float[Tensor, "batch tokens features"], inputs: Tensor
+    ) -> tuple[Float[Tensor, " asked"], Bool[Tensor, " asked"], Int[Tensor, " asked"]]:
+        """The same from what the norm behind the blocks gives."""
         asked = inputs[:, 1:, 1].bool().to(self.device)
         sample = asked.nonzero()[:, 0]
         rows, wanted = hidden[:, :-1][asked], inputs[:, 1:, 0].to(self.device)[asked]

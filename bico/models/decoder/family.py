@@ -37,6 +37,8 @@ class DecoderFamily:
     hub_patterns = (CONFIG, "*.safetensors", "*.safetensors.index.json", *BESIDE)
     weights_note = "`*.safetensors` are the whole weights, in transformers' format and the dtype that they came in"
     baseline = "the target before"
+    blockwise = True
+    """Whether its models can be read block by block (`ModelFiles.blockwise`)."""
 
     def recognises(self, folder: Path) -> bool:
         """A configuration of a kind that the table of layouts has, or of a decoder that it has not, which is refused."""
@@ -60,9 +62,9 @@ class DecoderFamily:
 
     def load(self, files: ModelFiles, device: Any) -> Any:
         require("transformers", "text", files.ref)
-        from bico.models.decoder.loading import load
+        from bico.models.decoder.loading import load, open_blockwise
 
-        return load(files, device)
+        return (open_blockwise if files.blockwise else load)(files, device)
 
     def save(self, model: Any, files: ModelFiles, folder: Path) -> None:
         from bico.models.decoder.loading import save

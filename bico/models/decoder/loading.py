@@ -8,14 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from bico.errors import CheckpointError, one_line
 from bico.models.checkpoints import check_floats, read_checkpoint
+from bico.models.decoder.blockwise import BlockwiseDecoder, names_in, without_memory
 from bico.models.decoder.decoder import Decoder
 from bico.models.decoder.family import BESIDE
+from bico.models.families import find_weights
 from bico.models.files import ModelFiles
 from bico.models.muted import muted
+from bico.models.shards import Shards
 
 _log = logging.getLogger(__name__)
 
@@ -28,13 +31,7 @@ def load(files: ModelFiles, device: str | torch.device) -> Decoder:
             configuration: transformers itself would make up what is missing.
     """
     folder = _folder(files)
-    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with muted():
-            config = AutoConfig.from_pretrained(folder, **safe)
-            tokenizer = AutoTokenizer.from_pretrained(folder, **safe)
-    except Exception as error:  # transformers raises a dozen types here; all mean: unreadable
-        raise CheckpointError(f"{files.ref}: cannot read {folder}: {one_line(error)}. Fetch it again.") from error
+    config, tokenizer = _beside(files)
     checkpoint = read_checkpoint(folder, files.allow_pickle)
     for note in checkpoint.notes:
         _log.warning("%s", note)
@@ -55,6 +52,42 @@ def load(files: ModelFiles, device: str | torch.device) -> Decoder:
     if unused := sorted(about["unexpected_keys"]):
         _log.warning("%s: %d tensors are left out, such as %s.", files.ref, len(unused), unused[0])
     return Decoder(model.to(device), tokenizer, files.ref)
+
+
+def open_blockwise(files: ModelFiles, device: str | torch.device) -> BlockwiseDecoder:
+    """Opens a model of which one block at a time is read; the weights' headers are looked at.
+
+    Raises:
+        CheckpointError: If configuration, tokenizer or headers are damaged, weights are pickled, or do not fit the configuration.
+    """
+    folder = _folder(files)
+    config, tokenizer = _beside(files)
+    found = find_weights(folder, files.allow_pickle)
+    for note in found.notes:
+        _log.warning("%s", note)
+    shards = Shards(found.paths, files.ref)
+    try:
+        with muted(), without_memory():
+            model = AutoModelForCausalLM.from_config(config, dtype=shards.dtype)
+            model.tie_weights()
+    except Exception as error:
+        raise CheckpointError(f"{files.ref}: cannot be made by transformers: {one_line(error)}.") from error
+    stored = names_in(model, shards, files.ref)
+    known = {*stored.values(), *model.state_dict()}
+    if unused := sorted(name for name in shards if name not in known and not _is_buffer(name)):
+        _log.warning("%s: %d tensors are left out, such as %s.", files.ref, len(unused), unused[0])
+    return BlockwiseDecoder(model, tokenizer, files.ref, shards, stored, torch.device(device))
+
+
+def _beside(files: ModelFiles) -> tuple[Any, Any]:
+    """Configuration and tokenizer."""
+    folder = _folder(files)
+    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        with muted():
+            return AutoConfig.from_pretrained(folder, **safe), AutoTokenizer.from_pretrained(folder, **safe)
+    except Exception as error:  # transformers raises a dozen types here; all mean: unreadable
+        raise CheckpointError(f"{files.ref}: cannot read {folder}: {one_line(error)}. Fetch it again.") from error
 
 
 def save(model: Decoder, files: ModelFiles, folder: Path) -> None:
