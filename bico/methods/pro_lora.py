@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,7 +15,8 @@ from bico.methods.weight_aligned import WeightAligned
 from bico.models.sites import Site
 from bico.task_vector import StateDict
 
-Ours, Theirs = Float[Tensor, "source rank"], Float[Tensor, "target rank"]
+Ours: TypeAlias = Float[Tensor, "source rank"]
+Theirs: TypeAlias = Float[Tensor, "target rank"]
 
 
 @dataclass(frozen=True)

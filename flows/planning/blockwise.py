@@ -24,6 +24,7 @@ from bico.models.weight_files import weight_files
 from flows.config import TransferConfig
 from flows.planning.disk import bytes_told
 from flows.planning.inputs import tell
+from flows.settings import Settings
 
 WIDE = 4
 """Bytes of float32, in which experts and task vectors are held."""

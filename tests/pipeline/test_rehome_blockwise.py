@@ -17,6 +17,7 @@ from flows.planning import blockwise
 from flows.planning.estimate import estimate
 from flows.planning.forecast import look_ahead
 from flows.planning.plan import make_plan
+from flows.settings import Settings
 from tests.command import run
 from tests.tiny_adapters import save_lora
 from tests.tiny_completions import write_completions
