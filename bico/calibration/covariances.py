@@ -1,7 +1,7 @@
 """Calibration: the cross-covariances that one forward-backward pass per model leaves behind."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -9,19 +9,21 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from bico.calibration.pairing import is_beside, partners, sites_met
 from bico.calibration.shared_tokens import Between, Share, Take, check_shared, share, shared_rows, takes
-from bico.calibration.signals import Signal, SignalKey, signal_key, watch
+from bico.calibration.signals import Signal, SignalKey, watch
 from bico.calibration.token_grids import resample_tokens
 from bico.errors import CalibrationError
+from bico.linalg.grams import Grams
 from bico.linalg.matmul import add_product, product
 from bico.linalg.sketch import Cross, Sketch, worth_sketching
 from bico.models.inputs import Inputs
-from bico.models.matching import match_sites
 from bico.models.protocol import Calibratable, Placed
 from bico.models.sites import Site
 
 Covariances = dict[SignalKey, Cross]
-"""Cross-covariances (source features x target features), float32, or sketches of them, by the *target's* signal key."""
+"""Cross-covariances (source features x target features), float32, or what stands for them (`Cross`), by the *target's* signal
+key; of pairs that only sums over blocks ask for, by both (`bico.calibration.pairing`)."""
 
 Wanted = Mapping[Signal, int | None] | Iterable[Signal]
 """Signals to collect: with how many of its strongest directions each will be asked for, None for all; or all of them whole."""
@@ -98,6 +100,8 @@ def cross_covariances(
     sites: Sequence[Site] | None = None,
     on_batch: Callable[[int], None] = lambda seen: None,
     between: Between = Between.LAST,
+    beside: Wanted = (),
+    grams: Collection[Signal] = (),
 ) -> Iterator[tuple[int, Covariances]]:
     r"""Streams `Σ rows_sourceᵀ rows_target` of every signal at every matched site.
 
@@ -120,6 +124,9 @@ def cross_covariances(
         sites: The target's sites to serve; all of them by default.
         on_batch: Called with the number of samples seen, for progress.
         between: What becomes of activations between the shared ends of two tokenizers.
+        beside: Signals that meet, besides their counterparts, those of the other blocks that sums over blocks take; and how
+            much of them.
+        grams: Signals whose products are collected whole, with the Gram matrices of both sides.
 
     Yields:
         Pairs of a sample count and the covariances up to there. The tensors are the caller's own; they are copies until
@@ -129,15 +136,16 @@ def cross_covariances(
         CalibrationError: If a selected signal was never seen, is not finite, or if the batches end before the last
             snapshot or step over one.
     """
-    wanted = most_wanted(signals)
+    wanted, wanted_beside = most_wanted(signals), most_wanted(beside)
     sums: Covariances = {}
     found = Share()
 
     def multiply(key: SignalKey, ours: Tensor, theirs: Tensor) -> None:
-        add_rows(sums, key, ours, theirs, wanted[key[1]])
+        most = wanted_beside if is_beside(key[0]) else wanted
+        add_rows(sums, key, ours, theirs, most[key[1]], key[1] in grams)
 
     for batch, seen, due in until_snapshots(batches, lambda batch: len(batch.labels), snapshots):
-        pair_rows(source, target, batch, heads, wanted, multiply, sites, between)
+        pair_rows(source, target, batch, heads, wanted, multiply, sites, between, wanted_beside)
         found += batch_share(source, target, batch)
         on_batch(seen)
         if due:
@@ -153,18 +161,24 @@ def add_rows(
     ours: Float[Tensor, "rows source"],
     theirs: Float[Tensor, "rows target"],
     rank: int | None = None,
+    grams: bool = False,
 ) -> None:
-    """Adds the product of some rows to a covariance, or to its sketch where only `rank` directions of it are wanted."""
+    """Adds the product of some rows to a covariance, or to its sketch where only `rank` directions of it are wanted; with
+    `grams` whole, and their products within each side as well.
+    """
     if key not in sums:
+        if grams:
+            sums[key] = Grams.of(ours, theirs)
+            return
         if rank is None or not worth_sketching(ours.shape[1], theirs.shape[1], rank):
             sums[key] = product(ours.T, theirs)
             return
         sums[key] = Sketch.of(ours.shape[1], theirs.shape[1], rank, ours.device)
     found = sums[key]
-    if isinstance(found, Sketch):
-        found.add(ours, theirs)
-    else:
+    if isinstance(found, Tensor):
         add_product(found, ours, theirs)
+    else:
+        found.add(ours, theirs)
 
 
 def pair_rows(
@@ -176,6 +190,7 @@ def pair_rows(
     receive: Callable[[SignalKey, Float[Tensor, "rows source"], Float[Tensor, "rows target"]], None],
     sites: Sequence[Site] | None = None,
     between: Between = Between.LAST,
+    beside: Collection[Signal] = (),
 ) -> None:
     """Runs one batch through both models and hands over the rows of each signal that belong together, as they come up.
 
@@ -184,52 +199,55 @@ def pair_rows(
     that are zero in either model are dropped. Nothing is kept beyond its use.
 
     Arguments:
-        receive: Takes the *target's* signal key, the source's rows and the target's.
+        receive: Takes what the pair is called (the *target's* signal key, of pairs beside counterparts both), the source's rows
+            and the target's.
         sites: The target's sites to serve; all of them by default.
         between: What becomes of activations between the shared ends of two tokenizers.
+        beside: Signals that meet those of other blocks as well, which sums over blocks take.
 
     Raises:
         CalibrationError: If a selected signal was never seen, or came up twice, or was changed in place; if the two models
             do not see the same tokens, or give another number of rows.
     """
-    signals = list(signals)
-    matched = match_sites(source.sites, target.sites)
-    sites = list(target.sites if sites is None else sites)
-    source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
-    partner = _partners(sites, matched, signals)
+    signals, sites = list(signals), list(target.sites if sites is None else sites)
+    partner = partners(source.sites, target.sites, sites, signals, beside)
+    if not partner:
+        return
+    # A deeper target uses some of the source's signals more than once, and so do sums over blocks.
+    uses = Counter(ours for met in partner.values() for ours in met.values())
     kept: dict[SignalKey, tuple[Tensor, int]] = {}
 
     def keep(key: SignalKey, ours: Tensor) -> None:
-        kept[key] = ours, ours._version  # of the storage, which the model may go on to write to
+        if key in uses:
+            kept[key] = ours, ours._version  # of the storage, which the model may go on to write to
 
-    stream_signals(source, batch.source, batch.labels, heads[0], source_sites, signals, keep)
-    uses = Counter(partner.values())  # a deeper target uses some of the source's signals more than once
+    both = list(dict.fromkeys([*signals, *beside]))
+    stream_signals(source, batch.source, batch.labels, heads[0], sites_met(uses, source.sites), both, keep)
 
     regrouped, take_ours, take_theirs = _takes(source, target, batch, between)
 
     def meet(key: SignalKey, theirs: Tensor) -> None:
-        source_key = partner[key]
-        uses[source_key] -= 1
-        ours, version = kept[source_key] if uses[source_key] else kept.pop(source_key)
-        if ours._version != version:
-            raise CalibrationError(
-                f"{source.name} changes the {source_key[1]} of {source_key[0]} in place after it was measured: compute it "
-                "out of place (no `+=`, no `inplace=True`)."
-            )
-        if ours.ndim == 3 and source.grid and target.grid and source.grid != target.grid:
-            ours = resample_tokens(ours, source.grid, target.grid)
-        if len(ours) != len(theirs) or (ours.shape[:-1] != theirs.shape[:-1] and not regrouped):
-            raise CalibrationError(
-                f"The {key[1]} of {key[0]} has {_rows(theirs)} in {target.name}, and its counterpart {source_key[0]} has "
-                f"{_rows(ours)} in {source.name}: rows can be matched one by one only if both models have as many for the "
-                "same samples; leave the site out, or give inputs of a size at which they do."
-            )
-        wide = torch.promote_types(torch.promote_types(ours.dtype, theirs.dtype), torch.float32)  # sums need the digits
-        ours, theirs = ours.to(theirs.device, wide), theirs.to(wide)
-        rows = take_ours(ours, key[1]), take_theirs(theirs, key[1])
-        receive(key, *(_nonzero(*rows) if key[1].is_gradient else rows))
+        for called, source_key in partner.get(key, {}).items():
+            uses[source_key] -= 1
+            ours, version = kept[source_key] if uses[source_key] else kept.pop(source_key)
+            if ours._version != version:
+                raise CalibrationError(
+                    f"{source.name} changes the {source_key[1]} of {source_key[0]} in place after it was measured: compute it "
+                    "out of place (no `+=`, no `inplace=True`)."
+                )
+            if ours.ndim == 3 and source.grid and target.grid and source.grid != target.grid:
+                ours = resample_tokens(ours, source.grid, target.grid)
+            if len(ours) != len(theirs) or (ours.shape[:-1] != theirs.shape[:-1] and not regrouped):
+                raise CalibrationError(
+                    f"The {key[1]} of {key[0]} has {_rows(theirs)} in {target.name}, and its counterpart {source_key[0]} has "
+                    f"{_rows(ours)} in {source.name}: rows can be matched one by one only if both models have as many for the "
+                    "same samples; leave the site out, or give inputs of a size at which they do."
+                )
+            wide = torch.promote_types(torch.promote_types(ours.dtype, theirs.dtype), torch.float32)  # sums need the digits
+            rows = take_ours(ours.to(theirs.device, wide), key[1]), take_theirs(theirs.to(wide), key[1])
+            receive(called, *(_nonzero(*rows) if key[1].is_gradient else rows))
 
-    stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, meet)
+    stream_signals(target, batch.target, batch.labels, heads[1], sites_met(partner, sites), both, meet)
 
 
 def collect_signals(
@@ -286,22 +304,6 @@ def _rows(signal: Tensor) -> str:
         '36 rows (4 x 3 x 3)'
     """
     return f"{signal[..., 0].numel()} rows ({' x '.join(map(str, signal.shape[:-1]))})"
-
-
-def _partners(
-    sites: Sequence[Site], matched: Mapping[str, Site], signals: Sequence[Signal]
-) -> dict[SignalKey, SignalKey]:
-    """The source's signal of each of the target's."""
-    partner: dict[SignalKey, SignalKey] = {}
-    for site in sites:
-        for signal in signals:
-            key, ours = signal_key(site, signal), signal_key(matched[site.name], signal)
-            if partner.setdefault(key, ours) != ours:
-                raise CalibrationError(
-                    f"{key[0]} is read by several sites of the target, whose counterparts in the source read "
-                    f"{partner[key][0]} and {ours[0]}: give both models the `example` that shows what reads what, or neither."
-                )
-    return partner
 
 
 def _nonzero(
