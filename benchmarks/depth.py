@@ -32,7 +32,7 @@ from bico.calibration.sampling import draw_samples
 from bico.calibration.signals import Signal
 from bico.data.tasks import Prepared, get_task
 from bico.evaluation.accuracy import accuracy
-from bico.evaluation.linear_head import read
+from bico.evaluation.linear_head import LinearHead, read
 from bico.evaluation.probe import as_head, fit_probe, probe_accuracy
 from bico.methods import Pair, get_method
 from bico.models.depth import Depth, take_sites
@@ -118,14 +118,16 @@ def texts(source: str, target: str, task: str, given: argparse.Namespace) -> Gro
     return Ground(ours, theirs, both, test, None, pool, expert, unrelated, None, len(opened.class_names))
 
 
-def measure(pair: str, task: str, ground: Ground, samples: int, draw: int, limit: int) -> Iterator[Row]:
-    """All rows of one draw."""
+def measure(
+    pair: str, task: str, ground: Ground, samples: int, draw: int, given: argparse.Namespace, first: bool
+) -> Iterator[Row]:
+    """The rows of some methods on one draw, behind the references if it is the first time."""
     picks = ground.pool[draw_samples(len(ground.pool), samples, draw)]
     inputs = [tuple(data.batch(part) for data in ground.train) for part in picks.split(BATCH)]
     batches = [Batch(ours, theirs, labels) for (ours, labels), (theirs, _) in inputs]
     labels = ground.train[1].split.labels[picks]
 
-    def probe(model: Model, which: int):  # noqa: ANN202
+    def probe(model: Model, which: int) -> LinearHead:
         features = read(model, (one[which][0] for one in inputs)).features
         return fit_probe(features, labels, ground.classes)
 
@@ -134,7 +136,7 @@ def measure(pair: str, task: str, ground: Ground, samples: int, draw: int, limit
 
     def right(vector: StateDict) -> float:
         with ground.target.updated(vector):
-            tested = ground.test.batches(BATCH, limit)
+            tested = ground.test.batches(BATCH, given.test)
             if ground.heads is None:
                 return probe_accuracy(ground.target, tested, probe(ground.target, 1))
             return accuracy(ground.target, tested, heads[1])
@@ -142,14 +144,15 @@ def measure(pair: str, task: str, ground: Ground, samples: int, draw: int, limit
     def row(name: str, value: float) -> Row:
         return Row(pair, task, samples, draw, name, round(value, 3))
 
-    methods = {name: get_method(name) for name in METHODS}
+    methods = {name: get_method(name) for name in given.methods}
     evidence = gather_needs(*models, batches, heads, reduce(or_, (method.needs for method in methods.values())))
     about = Pair.of(*models)
-    for role, share in together(ground.source, ground.target, batches[0], heads[0]).items():
-        yield row(f"{TOGETHER}{role}", share)
-    yield row(UNTOUCHED, right({}))
-    if ground.tuned is not None:
-        yield row(TUNED, right(ground.tuned))
+    if first:
+        for role, share in together(ground.source, ground.target, batches[0], heads[0]).items():
+            yield row(f"{TOGETHER}{role}", share)
+        yield row(UNTOUCHED, right({}))
+        if ground.tuned is not None:
+            yield row(TUNED, right(ground.tuned))
     for prefix, tau in (("", ground.expert), (CONTROL, ground.unrelated)):
         for name, method in methods.items():
             yield row(prefix + name, right(method.transport(tau, about, evidence)))
@@ -177,13 +180,17 @@ def run(given: argparse.Namespace) -> None:
     pair = f"{Path(source).name} → {Path(target).name}"
     opened = pictures if source in list_models() else texts
     for task in given.tasks:
-        done = {(row.pair, row.task, row.samples, row.draw) for row in read_rows(given.out)}
-        todo = [(n, draw) for draw in given.draws for n in given.samples if (pair, task, n, draw) not in done]
+        done = {
+            (row.samples, row.draw, row.row) for row in read_rows(given.out) if (row.pair, row.task) == (pair, task)
+        }
+        asked = [(n, draw) for draw in given.draws for n in given.samples]
+        todo = [at for at in asked if any((*at, name) not in done for name in given.methods)]
         if not todo:
             continue
         ground = opened(source, target, task, given)
         for samples, draw in todo:
-            rows = list(measure(pair, task, ground, samples, draw, given.test))
+            first = (samples, draw, UNTOUCHED) not in done
+            rows = list(measure(pair, task, ground, samples, draw, given, first))
             new = not given.out.is_file()
             with given.out.open("a", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
@@ -265,6 +272,7 @@ def main() -> None:
     parser.add_argument("--experts", type=Path, default=Path("out/beyond"))
     parser.add_argument("--samples", type=lambda text: [int(n) for n in text.split(",")], default=[20, 100])
     parser.add_argument("--draws", type=lambda text: [int(n) for n in text.split(",")], default=[0, 1, 2])
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=METHODS)
     parser.add_argument("--test", type=int, default=500, help="test samples")
     parser.add_argument("--out", type=Path, default=RESULTS / "depth.csv")
     parser.add_argument("--table", action="store_true", help="write the page of what was measured")

@@ -243,7 +243,9 @@ def pair_rows(
                     f"{_rows(ours)} in {source.name}: rows can be matched one by one only if both models have as many for the "
                     "same samples; leave the site out, or give inputs of a size at which they do."
                 )
-            wide = torch.promote_types(torch.promote_types(ours.dtype, theirs.dtype), torch.float32)  # sums need the digits
+            wide = torch.promote_types(
+                torch.promote_types(ours.dtype, theirs.dtype), torch.float32
+            )  # sums need the digits
             rows = take_ours(ours.to(theirs.device, wide), key[1]), take_theirs(theirs.to(wide), key[1])
             receive(called, *(_nonzero(*rows) if key[1].is_gradient else rows))
 

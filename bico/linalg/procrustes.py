@@ -45,7 +45,9 @@ class MapRule:
 
     def __post_init__(self) -> None:
         if not 0 <= self.whiten <= HALF:  # nor is NaN
-            raise ConfigError(f"whiten={self.whiten:g} of a map must lie in 0..{HALF}: 0 whitens nothing, {HALF} wholly.")
+            raise ConfigError(
+                f"whiten={self.whiten:g} of a map must lie in 0..{HALF}: 0 whitens nothing, {HALF} wholly."
+            )
         if self.rank < 0:
             raise ConfigError(f"rank={self.rank} of a map must be a number of directions, or {ALL} for all.")
         if self.completion == Completion.SVD and self.rank != ALL:
@@ -152,7 +154,9 @@ def procrustes(cross: Cross, rule: MapRule = MapRule(), rtol: float = RANK_TOLER
     if isinstance(cross, Grams):
         dtype, cross = cross.cross.dtype, cross.whitened(rule.whiten, rtol) if cross.isfinite() else cross.cross
     elif rule.whiten:
-        raise CalibrationError(f"A map by whiten={rule.whiten:g} needs the Gram matrices of both sides: collect them as well.")
+        raise CalibrationError(
+            f"A map by whiten={rule.whiten:g} needs the Gram matrices of both sides: collect them as well."
+        )
     else:
         dtype = cross.range.dtype if isinstance(cross, Sketch) else cross.dtype
     if isinstance(cross, Sketch):

@@ -18,7 +18,6 @@ others gets its share of the update, and of the output that the update is measur
 """
 
 import math
-
 from enum import StrEnum
 from typing import NamedTuple
 
