@@ -67,7 +67,7 @@ class Aligned:
         return Needs(maps, scales=self.strength == Strength.EFFECT, beside=beside)
 
     def check(self, pair: Pair) -> None:
-        sources = {name: (site,) for name, site in pair.matched.items()}
+        sources: dict[str, tuple[Site, ...]] = {name: (site,) for name, site in pair.matched.items()}
         if self.depth == Depth.SUM:
             taken = take_sites(pair.source_sites, pair.target_sites, self.depth)
             sources = {name: one.sites for name, one in taken.items()}

@@ -217,10 +217,10 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     shared = {name: shared[one.task] for name, one in carried.items() if one.task in shared}
     plan = Plan(config, space, source, target, by_row, carried, methods, finetuning, loss, probed, shared, notes)
     if plan.maps:
-        about = config.batch_size, len(config.samples), settings.memory
+        shape = config.batch_size, len(config.samples), settings.memory
         for (most, grams), of in plan.collected.items():
             wanted, beside = (dict.fromkeys(signals, most) for signals in of)
-            plan_memory(ours, theirs, wanted, *about, beside, grams)
+            plan_memory(ours, theirs, wanted, *shape, beside, grams)
     for path in config.expert_files:
         told = read_expert(space, source, str(path), config.expert_farthest).notes
         about = f"{path.name}: " if len(config.expert_files) > 1 else ""
