@@ -54,7 +54,7 @@ METHODS = (
     "bico:strength=effect:whiten=0.25",
     "bico:strength=effect:whiten=0.5",
 )
-UNRELATED = {"digits": "lamps", "segments": "lamps", "lamps": "segments", "trec": "subj", "subj": "trec"}
+UNRELATED = {"digits": "lamps", "segments": "lamps", "lamps": "digits", "trec": "subj", "subj": "trec"}
 """Whose expert is the control."""
 UNTOUCHED, TUNED, CONTROL = "as it is", "fine-tuned", "unrelated: "
 TOGETHER = "outputs together, "
