@@ -4,6 +4,8 @@ r"""A cross-covariance with the Gram matrices of its two sides, for maps of part
 
 At p = 0 this is the cross-covariance, in which directions count by their variance; at p = 1/2 all directions that both models
 have count alike, and its singular values are canonical correlations. In between, strong directions count for more, but less so.
+With fewer rows than features all canonical correlations are one, and which of them a rank keeps is chance: whitening wholly wants
+more rows than layers are wide.
 Gram matrices are as large as the layers are wide: they are collected only where something is to be whitened.
 
 References:

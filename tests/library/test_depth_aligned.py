@@ -30,37 +30,49 @@ BOTH = [Signal.INPUT, Signal.OUTPUT_GRAD]
 
 
 class SideBySide(nn.Module):
-    """Blocks that read one stream and add to one output, each in its own directions of it."""
+    """Blocks that read one stream and add to one output, each in coordinates of its own on both sides."""
 
-    def __init__(self, blocks: int, width: int = 12, hidden: int = 8) -> None:
+    def __init__(self, turns: list[tuple[Tensor, Tensor]]) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(nn.Linear(width, hidden) for _ in range(blocks))
-        self.head = nn.Linear(hidden, CLASSES)
+        self.turns = turns
+        self.blocks = nn.ModuleList(nn.Linear(WIDTH, HIDDEN).double() for _ in turns)
+        self.head = nn.Linear(HIDDEN, CLASSES).double()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.tanh(sum(block(x) for block in self.blocks)))
+        both = zip(self.blocks, self.turns, strict=True)
+        return self.head(torch.tanh(sum(block(x @ reads) @ gives for block, (reads, gives) in both)))
 
 
-def redundant() -> tuple[SideBySide, SideBySide, list[Batch], Tensor]:
-    """A source whose four blocks do the work of two in pairs, and the same function in two blocks and other coordinates.
+WIDTH, HIDDEN = 12, 8
+TURNS = [(rotation(WIDTH, 10 + n), rotation(HIDDEN, 20 + n)) for n in range(4)]
+TURN = rotation(WIDTH, 1)
+"""Between the inputs of source and target."""
 
-    The blocks of a pair write to directions that are orthogonal, as the effects of `strength=effect` assume.
+
+def own(n: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """What a block of the source holds that does the work of a weight and a bias of the stream. Blocks of a pair write to
+    directions that are orthogonal, as matched effects assume.
     """
+    (reads, gives), kept = TURNS[n], rotation(HIDDEN, 2)[:, 4 * (n % 2) : 4 * (n % 2) + 4]
+    return gives @ kept @ kept.T @ weight @ reads, gives @ kept @ kept.T @ bias
+
+
+def redundant() -> tuple[SideBySide, SideBySide]:
+    """A source whose four blocks do the work of two in pairs, and the same function in two blocks and other coordinates."""
     torch.manual_seed(0)
-    deep, shallow = (SideBySide(blocks).double() for blocks in (4, 2))
-    turn, spread = rotation(12, 1), rotation(8, 2)
+    eye = torch.eye(WIDTH, dtype=torch.float64), torch.eye(HIDDEN, dtype=torch.float64)
+    deep, shallow = SideBySide(TURNS), SideBySide([eye, eye])
     with torch.no_grad():
         for n, block in enumerate(deep.blocks):
-            kept = spread[:, 4 * (n % 2) : 4 * (n % 2) + 4]
-            block.weight.copy_(kept @ kept.T @ block.weight)
-            block.bias.copy_(kept @ kept.T @ block.bias)
+            made = own(n, block.weight, block.bias)
+            block.weight.copy_(made[0])
+            block.bias.copy_(made[1])
         for n, block in enumerate(shallow.blocks):
-            pair = deep.blocks[2 * n], deep.blocks[2 * n + 1]
-            block.weight.copy_(sum(one.weight for one in pair) @ turn)
-            block.bias.copy_(sum(one.bias for one in pair))
+            pair = [(deep.blocks[m], *TURNS[m]) for m in (2 * n, 2 * n + 1)]
+            block.weight.copy_(sum(gives.T @ one.weight @ reads.T for one, reads, gives in pair) @ TURN)
+            block.bias.copy_(sum(gives.T @ one.bias for one, _, gives in pair))
         shallow.head.load_state_dict(deep.head.state_dict())
-    inputs = torch.randn(300, 12, dtype=torch.float64)
-    return deep, shallow, [Batch(inputs, inputs @ turn, torch.arange(300) % CLASSES)], turn
+    return deep, shallow
 
 
 def outputs_after(method: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -71,24 +83,25 @@ def outputs_after(method: str) -> tuple[Tensor, Tensor, Tensor]:
     def centred(scores: Tensor) -> Tensor:
         return scores - scores.mean(1, keepdim=True)
 
-    deep, shallow, batches, turn = redundant()
+    deep, shallow = redundant()
     source, target = wrap(deep, summed), wrap(shallow, summed)
+    torch.manual_seed(5)
+    inputs, test = (torch.randn(count, WIDTH, dtype=torch.float64) for count in (300, 50))
     tau = {name: 0.3 * torch.randn_like(tensor) for name, tensor in source.state().items()}
+    for n in range(4):
+        names = [f"blocks.{n}.{part}" for part in ("weight", "bias")]
+        tau |= dict(zip(names, own(n, *(tau[name] for name in names)), strict=True))
     with torch.no_grad():
-        # What a block's update writes stays in the block's own directions.
-        for n in range(4):
-            kept = rotation(8, 2)[:, 4 * (n % 2) : 4 * (n % 2) + 4]
-            for part in ("weight", "bias"):
-                tau[f"blocks.{n}.{part}"] = kept @ kept.T @ tau[f"blocks.{n}.{part}"]
-        test = torch.randn(50, 12, dtype=torch.float64)
-        assert_close(shallow(test @ turn), deep(test))  # planted: one function
-        chosen = get_method(method)
-        evidence = gather(source, target, batches, (None, None), chosen)
-        evidence.rtol = 1e-12
-        vector = chosen.transport(tau, Pair.of(source, target), evidence)
-        before = centred(shallow(test @ turn))
+        assert_close(shallow(test @ TURN), deep(test))  # planted: one function
+    chosen = get_method(method)
+    batches = [Batch(inputs, inputs @ TURN, torch.arange(300) % CLASSES)]
+    evidence = gather(source, target, batches, (None, None), chosen)
+    evidence.rtol = 1e-12
+    vector = chosen.transport(tau, Pair.of(source, target), evidence)
+    with torch.no_grad():
+        before = centred(shallow(test @ TURN))
         with target.updated(vector):
-            after = centred(shallow(test @ turn))
+            after = centred(shallow(test @ TURN))
         with source.updated(tau):
             return after, before, centred(deep(test))
 
