@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from bico.adapters.adapter import Adapter
+from bico.adapters.carry import Given, carry
 from bico.adapters.dense import as_task_vector, merged
 from bico.adapters.factors import LowRank, concatenated, factorised, truncated
 from bico.adapters.files import read_adapter, write_adapter
@@ -261,6 +262,25 @@ def test_aligned_methods_bring_their_maps_and_their_strength(tmp_path: Path) -> 
         expected = method.transport(tau, Pair.of(source, target), evidence)
         ours = as_task_vector(locate(carried.adapter, target))
         for name, tensor in expected.items():
+            if tensor.any():
+                assert_close(ours[name].double(), tensor.double(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [(4, 2), (2, 4)])
+def test_a_shallower_target_takes_the_adapters_of_all_blocks_and_a_deeper_one_shares(
+    layers: tuple[int, int], tmp_path: Path
+) -> None:
+    source, target = tiny_clip(1, layers=layers[0]), tiny_clip(2, layers=layers[1])
+    folder = save_lora(source.model, tmp_path, target_modules=r"visual\..*(attn|mlp\.c_proj)")
+    found = locate(read_adapter(folder), source)
+    tau = {name: torch.zeros_like(t) for name, t in source.state().items()} | as_task_vector(found)
+    for spelt in ("bico:depth=sum", "bico:strength=effect:depth=sum"):
+        method = get_method(spelt)
+        evidence = evidence_for(method, source, target)
+        carried = carry(method, Given(lambda: tau, found), source, target, evidence)
+        assert not any("left out" in note for note in carried.notes)
+        ours = as_task_vector(locate(carried.adapter, target))
+        for name, tensor in method.transport(tau, Pair.of(source, target), evidence).items():
             if tensor.any():
                 assert_close(ours[name].double(), tensor.double(), atol=1e-5, rtol=1e-5)
 
