@@ -3,11 +3,12 @@
 Covariances are a means: they are collected where a map is missing, and go when it is solved, unless they are to be kept.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from bico.calibration.budget import Budget
+from bico.calibration.pairing import pairs_beside
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.scales import Side
 from bico.calibration.signals import Signal
@@ -16,7 +17,7 @@ from bico.methods import Needs
 from bico.models.sites import Site
 from bico.reporting.rows import Cell
 from flows.ledger import Ledger
-from flows.planning.plan import Plan
+from flows.planning.plan import Kept, Plan
 from flows.services.solving import Solver
 from flows.settings import Settings
 from storage.keys import Ref
@@ -79,7 +80,8 @@ class Collected:
         return tuple(
             part
             for part in parts
-            if (part.pseudo_labelled is not None) == bool(budget.unlabelled) and (part.signal, part.rule) in needs.maps
+            if (part.pseudo_labelled is not None) == bool(budget.unlabelled)
+            and (part.signal, part.rule) in (needs.beside if part.beside else needs.maps)
         )
 
     def known_to(self, cell: Cell) -> tuple[Calibration | None, Calibration | None]:
@@ -148,7 +150,9 @@ def _collect_draw(
 
 def _gather(plan: Plan, calibration: Calibration, ledger: Ledger) -> Gathered:
     """Runs the passes of one draw but those that maps are solved from."""
-    passes = tuple(Pass(calibration, signals, most) for most, signals in plan.collected.items())
+    passes = tuple(
+        Pass(calibration, signals, kept.most, beside, kept.grams) for kept, (signals, beside) in plan.collected.items()
+    )
     if plan.gradients:
         ledger.run(collect_parameter_gradients, plan.space, calibration, plan.gradients)
     refs = {kind: plan.space.artefacts.ref(gradients_key(calibration, kind)) for kind in plan.gradients}
@@ -173,7 +177,7 @@ def _solve(plan: Plan, settings: Settings, collected: Collected, solver: Solver,
         ledger.solve(plan.space, missing, solver)
         if not settings.keep_covariances:
             # Another run that solves the same maps at this moment, and now misses them, collects again when it is run again.
-            ledger.discard(plan.space, [one.key(signal) for one in passes for signal in one.signals])
+            ledger.discard(plan.space, [key for one in passes for key in one.leaves])
     for block in collected.blocks:
         if block not in missing:
             ledger.run(solve_maps, plan.space, block)
@@ -181,33 +185,38 @@ def _solve(plan: Plan, settings: Settings, collected: Collected, solver: Solver,
 
 def _blocks(plan: Plan, found: Collected) -> Iterator[BlockMaps]:
     sites = open_model(plan.target, plan.space.device).sites
-    labelled, unlabelled = (_covariances(plan, of) for of in (found.labelled, found.unlabelled))
     for group in dict.fromkeys(site.group for site in sites) if plan.maps else ():
-        yield BlockMaps(group, tuple(_signal_maps(plan, labelled, unlabelled, sites, group)))
+        of_group = [site for site in sites if site.group == group]
+        yield BlockMaps(group, tuple(_signal_maps(plan, found, of_group, group)))
 
 
-def _covariances(plan: Plan, of: Gathered | None) -> dict[tuple[Signal, MapRule], Ref]:
+def _covariances(plan: Plan, of: Gathered | None, beside: bool) -> dict[tuple[Signal, MapRule], Ref]:
     """Where the covariances that each map is solved from will lie; nothing of samples that there are none of."""
-    passes = {} if of is None else {one.most: one for one in of.passes}
+    passes = {} if of is None else {Kept(one.most, one.grams): one for one in of.passes}
     return {
-        (signal, rule): plan.space.artefacts.ref(passes[plan.most(rule)].key(signal))
-        for signal, rule in (plan.maps if passes else ())
+        (signal, rule): plan.space.artefacts.ref(passes[plan.kept(rule)].key(signal, beside))
+        for signal, rule in ((plan.beside if beside else plan.maps) if passes else ())
     }
 
 
-def _signal_maps(
-    plan: Plan,
-    labelled: Mapping[tuple[Signal, MapRule], Ref],
-    unlabelled: Mapping[tuple[Signal, MapRule], Ref],
-    sites: Iterable[Site],
-    group: str,
-) -> Iterator[SignalMaps]:
+def _signal_maps(plan: Plan, found: Collected, sites: Sequence[Site], group: str) -> Iterator[SignalMaps]:
     """All maps of one block: of the labelled samples, and of those with the unlabelled ones."""
     config = plan.config
-    for signal, rule in plan.maps:
-        ours = labelled.get((signal, rule))
-        if ours is not None:
-            yield SignalMaps.of(ours, signal, sites, group, config.labelled, rule)
-        if unlabelled:
-            theirs = (unlabelled[signal, rule], config.unlabelled)
-            yield SignalMaps.of(ours, signal, sites, group, config.samples, rule, theirs)
+    for beside in (False, True):
+        labelled, unlabelled = (_covariances(plan, of, beside) for of in (found.labelled, found.unlabelled))
+        for signal, rule in plan.beside if beside else plan.maps:
+            others = _others(plan, sites, signal) if beside else ()
+            if beside and not others:  # nothing in the block stands for more than its counterpart
+                continue
+            ours = labelled.get((signal, rule))
+            if ours is not None:
+                yield SignalMaps.of(ours, signal, sites, group, config.labelled, rule, None, others)
+            if unlabelled:
+                theirs = (unlabelled[signal, rule], config.unlabelled)
+                yield SignalMaps.of(ours, signal, sites, group, config.samples, rule, theirs, others)
+
+
+def _others(plan: Plan, sites: Sequence[Site], signal: Signal) -> tuple[str, ...]:
+    """What the products of a signal at some of the target's sites with others than their counterparts' are called."""
+    source, target = (open_model(files, plan.space.device).sites for files in (plan.source, plan.target))
+    return tuple(tensor for tensor, _ in pairs_beside(source, target, sites, [signal]))

@@ -11,10 +11,10 @@ from prefect import flow, runtime
 from bico.calibration.budget import NOTHING, Budget
 from bico.calibration.memory import covariance_shapes
 from bico.calibration.pack import Pack, PackedDraw, PackedMaps, PackedModel
+from bico.calibration.pairing import is_beside, pairs_beside
 from bico.calibration.scales import Side
 from bico.calibration.signals import Signal
 from bico.errors import ConfigError, OutputError, at_home, nearest
-from bico.linalg.procrustes import Completion, MapRule
 from bico.methods import Needs
 from bico.methods.spec import Spec
 from bico.methods.variant import Variant, get_variant
@@ -155,7 +155,7 @@ def _maps(part: SignalMaps) -> PackedMaps:
     if part.covariances is None:
         raise AssertionError("a pack is made of labelled samples")
     about = part.key, part.covariances.key, part.group, part.signal.value, part.tensors
-    return PackedMaps(*about, part.rule.completion.value, part.rule.rank)
+    return PackedMaps(*about, part.rule.completion.value, part.rule.rank, part.rule.whiten)
 
 
 # Used ----------------------------------------------------------------------------------------------------------------
@@ -220,10 +220,13 @@ def plan_packed(place: Path, given: Mapping[str, Any], settings: Settings) -> Pa
     methods = {}
     for spec in config.methods:
         variant = get_variant(spec, completion=config.completion, rank=config.rank)
-        rules = {(one.signal, one.completion, one.rank) for one in first.maps}
-        needed = {(signal.value, rule.completion.value, rule.rank) for signal, rule in variant.needs.maps}
+        has = {(is_beside(one.tensors[0]), one.signal, one.rule) for one in first.maps}
+        ours, theirs = (open_model(files, space.device).sites for files in (source, target))
+        besides = variant.needs.beside if pairs_beside(ours, theirs, theirs, list(Signal)) else ()
+        needed = {(False, signal.value, rule) for signal, rule in variant.needs.maps}
+        needed |= {(True, signal.value, rule) for signal, rule in besides}
         lacks_scales = variant.needs.scales and not first.scales
-        if variant.steps or variant.needs.gradients or variant.method is None or lacks_scales or not needed <= rules:
+        if variant.steps or variant.needs.gradients or variant.method is None or lacks_scales or not needed <= has:
             raise ConfigError(f"Method '{spec}' cannot be carried with this pack; {nearest(str(spec), pack.methods)}")
         variant.check(open_model(source, space.device), open_model(target, space.device))
         methods[spec] = variant
@@ -295,8 +298,14 @@ def evidence_of(plan: PackedPlan, draw: PackedDraw, needs: Needs, budget: Budget
     store = plan.space.artefacts
 
     def maps(one: PackedMaps) -> SignalMaps:
-        rule = MapRule(Completion(one.completion), one.rank)
-        about = store.ref(one.covariances), one.group, Signal(one.signal), one.tensors, tuple(sorted(draw.sizes)), rule
+        about = (
+            store.ref(one.covariances),
+            one.group,
+            Signal(one.signal),
+            one.tensors,
+            tuple(sorted(draw.sizes)),
+            one.rule,
+        )
         found = SignalMaps(*about)
         if found.key != one.key:
             raise ConfigError(
@@ -306,7 +315,7 @@ def evidence_of(plan: PackedPlan, draw: PackedDraw, needs: Needs, budget: Budget
         return found
 
     found = [maps(one) for one in draw.maps]
-    wanted = tuple(part for part in found if (part.signal, part.rule) in needs.maps)
+    wanted = tuple(part for part in found if (part.signal, part.rule) in (needs.beside if part.beside else needs.maps))
     scales = {Side(side): store.ref(key) for side, key in draw.scales.items()} if needs.scales else {}
     unpack(plan.space, plan.pack, plan.place, [*(part.key for part in wanted), *(ref.key for ref in scales.values())])
     return EvidenceRefs(budget, wanted, scales=scales)

@@ -103,8 +103,10 @@ def _canonical(value: object, where: str) -> Json:
         case PurePath():
             raise TypeError(f"Key input {where} is a path, which says nothing about content: use file_digest().")
     if is_dataclass(value) and not isinstance(value, type):
-        # The class name belongs to it: two methods may have the same fields and differ in all else.
-        content = {f.name: _canonical(getattr(value, f.name), f"{where}.{f.name}") for f in fields(value)}
+        # The class name belongs to it: two methods may have the same fields and differ in all else. A field that came later
+        # (`bico.methods.settings.ADDED_LATER`) is left out while it has its default, so that what is stored is found.
+        given = [f for f in fields(value) if not f.metadata.get("added_later") or getattr(value, f.name) != f.default]
+        content = {f.name: _canonical(getattr(value, f.name), f"{where}.{f.name}") for f in given}
         return {"class": type(value).__qualname__, "fields": content}
     raise TypeError(
         f"Key input {where} is a {type(value).__name__}, which has no stable spelling: "

@@ -16,6 +16,7 @@ from bico.analysis.maps import POINTS
 from bico.analysis.records import layer_of_tensors
 from bico.calibration.budget import Budget
 from bico.calibration.covariances import Batch
+from bico.calibration.pairing import met_at
 from bico.calibration.signals import Signal
 from bico.finetune import FinetuneConfig, finetune
 from bico.models.loading import ModelFiles
@@ -196,7 +197,9 @@ def describe_maps(space: Workspace, target: ModelFiles, parts: list[SignalMaps])
             names = [array_name(tensor, part.signal, count) for tensor, count in places]
             solved = iterate_maps(space.artefacts.ref(part.key), names)
             for (tensor, count), (_, one) in zip(places, solved, strict=True):
-                found += describe_map(one.matrix, one.spectrum, one.rank, tensor, part.signal, at[tensor], count)
+                found += describe_map(
+                    one.matrix, one.spectrum, one.rank, tensor, part.signal, at[met_at(tensor)], count
+                )
         write_measurements(out, found)
 
     return run_stage(space, "describe-maps", key, build, {"maps": len(parts)})

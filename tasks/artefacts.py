@@ -19,6 +19,7 @@ from bico.adapters.folder import CONFIG, weights_in
 from bico.calibration.scales import Scale, Scales
 from bico.calibration.signals import Signal
 from bico.evaluation.linear_head import LinearHead
+from bico.linalg.grams import Grams
 from bico.linalg.procrustes import AlignmentMap, MapRule
 from bico.linalg.sketch import Cross, Sketch
 from bico.models.weight_files import LINEAR_HEAD, TASK_VECTOR
@@ -44,6 +45,7 @@ _CURVE = "strengths.json"
 _ADAPTER, _TOLD = "adapter", "told.json"
 _COVARIANCES, _MAPS, _DISTANCES = "covariances", "maps", "distances"
 _RANGE, _CORANGE = "range", "corange"
+_GRAMS = ("cross", "of-source", "of-target")
 
 
 # Experts and task vectors ---------------------------------------------------------------------------------------------
@@ -176,16 +178,21 @@ def _parts(name: str, cross: Cross) -> list[tuple[str, Tensor]]:
     """The arrays of one covariance."""
     if isinstance(cross, Sketch):
         return [(f"{name}/{_RANGE}", cross.range), (f"{name}/{_CORANGE}", cross.corange)]
+    if isinstance(cross, Grams):
+        parts = zip(_GRAMS, (cross.cross, cross.source, cross.target), strict=True)
+        return [(f"{name}/{part}", tensor) for part, tensor in parts]
     return [(name, cross)]
 
 
 def iterate_covariances(ref: Ref, names: Iterable[str]) -> Iterator[tuple[str, Cross]]:
-    """Covariances by name, one in memory at a time, as they were collected: whole, or as sketches."""
+    """Covariances by name, one in memory at a time, as they were collected: whole, with Gram matrices, or as sketches."""
     folder = folder_of(ref) / _COVARIANCES
     known = set(array_names(folder))
     for name in names:
         if name in known:
             yield from iterate_arrays(folder, [name])
+        elif f"{name}/{_GRAMS[0]}" in known:
+            yield name, Grams(*read_arrays(folder, [f"{name}/{part}" for part in _GRAMS]).values())
         else:
             parts = read_arrays(folder, [f"{name}/{_RANGE}", f"{name}/{_CORANGE}"])
             yield name, Sketch(*parts.values())

@@ -1,10 +1,13 @@
 """Judge a transfer block by block, from what the store holds."""
 
+from dataclasses import replace
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from bico.calibration.scales import Side
-from bico.methods.strength import sizes_of
+from bico.calibration.scales import Scale, Side
+from bico.methods.strength import Sizes, output_stood_for, sizes_of
+from bico.models.depth import Depth, take_sites
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
 from bico.models.protocol import weights_of
@@ -48,8 +51,16 @@ def report_blocks(
     sizes = None
     if evidence.scales or evidence.pseudo_labelled_scales:
         stored, matched = StoredEvidence(space, evidence), match_sites(source.sites, opened.sites)
+        summed = any(part.beside for part in evidence.maps)
+        taken = take_sites(source.sites, opened.sites, Depth.SUM if summed else Depth.ONE)
         sizes = {
-            site.name: (sizes_of(matched[site.name], Side.SOURCE, stored), sizes_of(site, Side.TARGET, stored))
+            site.name: (
+                Sizes(
+                    sizes_of(matched[site.name], Side.SOURCE, stored).reads,
+                    Scale(output_stood_for(replace(taken[site.name], share=1.0), stored) ** 2, 1),
+                ),
+                sizes_of(site, Side.TARGET, stored),
+            )
             for site in opened.sites
         }
     update = open_update(models[1], space.device, vector)

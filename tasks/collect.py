@@ -1,6 +1,6 @@
 """Collect activations and gradients: one forward-backward pass of each model leaves all covariances."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from prefect.client.schemas import State
 from bico.calibration.blockwise import covariances_by_block, turns
 from bico.calibration.covariances import Batch, Covariances, cross_covariances, split_at
 from bico.calibration.memory import plan_memory
+from bico.calibration.pairing import is_beside
 from bico.calibration.signals import Signal
 from bico.models.protocol import Blockwise
 from storage.keys import Ref, artefact_key
@@ -40,9 +41,14 @@ class Pass:
     signals: tuple[Signal, ...]
     most: int | None
     """The strongest directions that will be asked for; None for all."""
+    beside: tuple[Signal, ...] = ()
+    """Signals that meet those of other blocks as well, which sums over blocks take: artefacts of their own."""
+    grams: bool = False
+    """Whether Gram matrices are collected, too."""
 
-    def key(self, signal: Signal) -> str:
+    def key(self, signal: Signal, beside: bool = False) -> str:
         """Of the covariances of one signal. Methods that need others share it."""
+        more = {name: True for name, is_so in (("beside", beside), ("grams", self.grams)) if is_so}
         return artefact_key(
             STAGES[signal],
             VERSION,
@@ -50,16 +56,27 @@ class Pass:
             target=self.calibration.target.digest(),
             signal=signal,
             most=self.most,
+            **more,
             **self.calibration.identity,
         )
 
     def only(self, keys: Collection[str]) -> "Pass":
         """What of it leaves covariances of these keys."""
-        return replace(self, signals=tuple(signal for signal in self.signals if self.key(signal) in keys))
+        signals, beside = (
+            tuple(signal for signal in of if self.key(signal, is_so) in keys)
+            for of, is_so in ((self.signals, False), (self.beside, True))
+        )
+        return replace(self, signals=signals, beside=beside)
 
-    def of(self, gradients: bool) -> tuple[Signal, ...]:
-        """The gradients among the signals, or the others."""
-        return tuple(signal for signal in self.signals if signal.is_gradient == gradients)
+    @property
+    def leaves(self) -> dict[str, tuple[Signal, bool]]:
+        """Its artefacts, by key: of which signal, and whether of pairs besides counterparts."""
+        wanted = [(signal, False) for signal in self.signals] + [(signal, True) for signal in self.beside]
+        return {self.key(*one): one for one in wanted}
+
+    def of(self, gradients: bool) -> dict[str, tuple[Signal, bool]]:
+        """What of it are gradients, or the other signals."""
+        return {key: one for key, one in self.leaves.items() if one[0].is_gradient == gradients}
 
 
 @task(
@@ -73,7 +90,7 @@ class Pass:
 def collect_activations(space: Workspace, one: Pass) -> Done | State[Done]:
     """Stores the activation covariances; the pass that makes them leaves the gradients' that are wanted, too."""
     made = _collect(space, one)
-    return as_state(_done(space, one, one.of(gradients=False), made))
+    return as_state(_done(one.of(gradients=False), made))
 
 
 @task(
@@ -86,31 +103,31 @@ def collect_activations(space: Workspace, one: Pass) -> Done | State[Done]:
 )
 def collect_gradients(space: Workspace, one: Pass, activations: Done | None) -> Done | State[Done]:
     """Stores the gradient covariances, which the pass of `collect_activations` has left if there was one."""
-    found = _done(space, one, one.of(gradients=True), _collect(space, one))
+    found = _done(one.of(gradients=True), _collect(space, one))
     # What the neighbour's pass of this run has made was computed by this run.
     return as_state(replace(found, cached=found.cached and (activations is None or activations.cached)))
 
 
-def _done(space: Workspace, one: Pass, signals: tuple[Signal, ...], made: dict[str, tuple[Ref, bool]]) -> Done:
-    found = [made[one.key(signal)] for signal in signals]
-    return Done(STAGES[signals[0]], found[0][0], all(cached for _, cached in found))
+def _done(wanted: dict[str, tuple[Signal, bool]], made: dict[str, tuple[Ref, bool]]) -> Done:
+    found = [made[key] for key in wanted]
+    (signal, _), *_ = wanted.values()
+    return Done(STAGES[signal], found[0][0], all(cached for _, cached in found))
 
 
 def _collect(space: Workspace, one: Pass) -> dict[str, tuple[Ref, bool]]:
-    keys = {one.key(signal): signal for signal in one.signals}
+    keys = one.leaves
 
     def build(folders: dict[str, Path]) -> None:
-        wanted = {keys[key]: folder for key, folder in folders.items()}
         with ExitStack() as stack:
             # Written as they come: of the snapshots and passes, one at a time is in memory.
             write = {
-                signal: stack.enter_context(new_covariances(folder, one.calibration.drawn))
-                for signal, folder in wanted.items()
+                keys[key]: stack.enter_context(new_covariances(folder, one.calibration.drawn))
+                for key, folder in folders.items()
             }
-            for samples, covariances in _stream(space, one.calibration, dict.fromkeys(wanted, one.most)):
-                for signal in wanted:
-                    chosen = [key for key in covariances if key[1] is signal]
-                    write[signal]((array_name(*key, samples), covariances.pop(key)) for key in chosen)
+            for samples, covariances in _stream(space, one.only(folders)):
+                for signal, beside in write:
+                    chosen = [key for key in covariances if key[1] is signal and is_beside(key[0]) == beside]
+                    write[signal, beside]((array_name(*key, samples), covariances.pop(key)) for key in chosen)
 
     meta = {
         "source": one.calibration.source.ref,
@@ -124,9 +141,9 @@ def _collect(space: Workspace, one: Pass) -> dict[str, tuple[Ref, bool]]:
     return space.artefacts.get_or_create_many(list(keys), build, meta)
 
 
-def _stream(
-    space: Workspace, calibration: Calibration, signals: Mapping[Signal, int | None]
-) -> Iterator[tuple[int, Covariances]]:
+def _stream(space: Workspace, one: Pass) -> Iterator[tuple[int, Covariances]]:
+    calibration = one.calibration
+    signals, beside = (dict.fromkeys(of, one.most) for of in (one.signals, one.beside))
     models = [calibration.source, calibration.target]
     source, target = (open_model(files, space.device) for files in models)
     ours, theirs = (open_split(files, space.device, calibration.task, "train") for files in models)
@@ -146,7 +163,8 @@ def _stream(
             for size, covariances in covariances_by_block(source, target, *about):
                 yield count_of[size], covariances
         return
-    plan = plan_memory(source, target, signals, calibration.batch_size, len(calibration.counts), space.memory)
+    counts = len(calibration.counts)
+    plan = plan_memory(source, target, signals, calibration.batch_size, counts, space.memory, beside, one.grams)
     parts = len(list(split_at(len(indices), calibration.batch_size, count_of)))
     with reported("collect", f"batches of {calibration.task.name}", parts * len(plan.passes)) as advance:
         for n, sites in enumerate(plan.passes):
@@ -156,6 +174,15 @@ def _stream(
 
             seen = counted(batches(), further)
             for size, covariances in cross_covariances(
-                source, target, seen, (head, their_head), signals, list(count_of), sites, between=calibration.between
+                source,
+                target,
+                seen,
+                (head, their_head),
+                signals,
+                list(count_of),
+                sites,
+                between=calibration.between,
+                beside=beside,
+                grams={*signals, *beside} if one.grams else (),
             ):
                 yield count_of[size], covariances

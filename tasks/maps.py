@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from bico.calibration.budget import Budget
+from bico.calibration.pairing import is_beside
 from bico.calibration.signals import Signal, SignalKey, signal_key
 from bico.linalg.procrustes import RANK_TOLERANCE, AlignmentMap, MapRule
 from bico.linalg.sketch import Cross, added
@@ -45,9 +46,18 @@ class SignalMaps:
         counts: Iterable[int],
         rule: MapRule,
         pseudo_labelled: tuple[Ref, int] | None = None,
+        others: tuple[str, ...] = (),
     ) -> Self:
-        tensors = dict.fromkeys(signal_key(site, signal)[0] for site in sites if site.group == group)
+        """Arguments:
+        others: In place of the tensors of the sites, what pairs besides counterparts are called.
+        """
+        tensors = dict.fromkeys(others or (signal_key(site, signal)[0] for site in sites if site.group == group))
         return cls(covariances, group, signal, tuple(tensors), tuple(counts), rule, pseudo_labelled)
+
+    @property
+    def beside(self) -> bool:
+        """Whether they are of pairs besides counterparts, which sums over blocks take."""
+        return any(is_beside(tensor) for tensor in self.tensors)
 
     @property
     def key(self) -> str:

@@ -14,7 +14,7 @@ from bico.adapters.factors import LowRank
 from bico.adapters.files import read_adapter
 from bico.adapters.maps import aligned_maps, identity
 from bico.adapters.names import Located, locate
-from bico.adapters.transport import Carried, transport
+from bico.adapters.transport import Carried, takes, transport
 from bico.errors import MethodError
 from bico.methods import Evidence, Method, Others, Pair
 from bico.methods.aligned import Aligned
@@ -62,9 +62,10 @@ def carry(
     """
     found = given.found
     if found is not None and isinstance(method, Aligned):
-        made = transport(
-            found, source, target, aligned_maps(method, evidence, Pair.of(source, target)), rank, method.others
-        )
+        taken = takes(found, source, target, method.depth)
+        maps = aligned_maps(method, evidence, Pair.of(source, target), taken)
+        matched = {name: one.sites for name, one in taken.items()}
+        made = transport(found, source, target, maps, rank, method.others, matched)
     elif found is not None and isinstance(method, Naive):
         method.check(Pair.of(source, target))
         alike = not found.adapter.embeddings or (

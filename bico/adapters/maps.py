@@ -1,17 +1,16 @@
 """Maps between two models as transport asks for them: dense, or as thin factors, of either side of a site."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
-from bico.calibration.scales import Side
 from bico.methods.aligned import Aligned
 from bico.methods.evidence import Evidence
 from bico.methods.protocol import Pair
-from bico.methods.strength import Strength, effect_strengths, sizes_of
+from bico.models.depth import TakenSites, take_sites
 from bico.models.sites import Site
 
 
@@ -70,13 +69,20 @@ def identity(_ours: Site, _theirs: Site) -> Sides:
     return Sides(None, None)
 
 
-def aligned_maps(method: Aligned, evidence: Evidence, pair: Pair) -> Maps:
-    """Returns the maps of an aligned method, with its rule and its strength, from what calibration gathered of a pair."""
+def aligned_maps(
+    method: Aligned, evidence: Evidence, pair: Pair, taken: Mapping[str, TakenSites] | None = None
+) -> Maps:
+    """Returns the maps of an aligned method, with its rule and its strength, from what calibration gathered of a pair.
+
+    Arguments:
+        taken: What each of the target's sites takes, by its name: a share is part of the strength. By default what the method
+            takes of all the pair's sites.
+    """
+    known = take_sites(pair.source_sites, pair.target_sites, method.depth) if taken is None else taken
 
     def sides(ours: Site, theirs: Site) -> Sides:
-        gains = (1.0, 1.0)
-        if method.strength == Strength.EFFECT:
-            gains = effect_strengths(sizes_of(ours, Side.SOURCE, evidence), sizes_of(theirs, Side.TARGET, evidence))
-        return Sides(*method.maps(theirs, pair, evidence), *gains)
+        one = known[theirs.name]
+        gains = (one.share * gain for gain in method.strengths(ours, theirs, one, evidence))
+        return Sides(*method.maps(ours, theirs, pair, evidence), *gains)
 
     return sides

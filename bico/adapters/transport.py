@@ -21,8 +21,8 @@ from bico.adapters.names import Located, paths_of
 from bico.adapters.sites import as_modules, at_sites
 from bico.errors import MethodError, ShapeError
 from bico.methods.protocol import Others
+from bico.models.depth import Depth, TakenSites, take_sites
 from bico.models.experts import everything
-from bico.models.matching import match_sites
 from bico.models.protocol import Calibratable
 from bico.models.sites import Site
 
@@ -109,7 +109,14 @@ def transport(
 
 
 def matches(found: Located, source: Calibratable, target: Calibratable) -> dict[str, tuple[Site, ...]]:
-    """The source site of each target site, of the roles that both have; biases do not matter, an adapter may have none.
+    """The source site of each target site by relative depth, as `takes` finds it."""
+    return {name: taken.sites for name, taken in takes(found, source, target).items()}
+
+
+def takes(
+    found: Located, source: Calibratable, target: Calibratable, depth: Depth = Depth.ONE
+) -> dict[str, TakenSites]:
+    """What each site of the target takes, of the roles that both have; biases do not matter, an adapter may have none.
 
     Raises:
         MethodError: If the adapter changes a role that the target has not.
@@ -127,7 +134,8 @@ def matches(found: Located, source: Calibratable, target: Calibratable) -> dict[
         for model in (source, target)
     )
     whole = {site.name: site for site in source.sites}
-    return {name: (whole[site.name],) for name, site in match_sites(ours, theirs).items()}
+    taken = take_sites(ours, theirs, depth)
+    return {name: replace(one, sites=tuple(whole[site.name] for site in one.sites)) for name, one in taken.items()}
 
 
 def cut_to(modules: Mapping[str, LowRank], rank: int | None) -> tuple[dict[str, LowRank], dict[str, float]]:
@@ -139,9 +147,10 @@ def cut_to(modules: Mapping[str, LowRank], rank: int | None) -> tuple[dict[str, 
     return {path: update for path, (update, _) in cut.items()}, kept
 
 
-def check_moves(found: Located, source: Calibratable, target: Calibratable) -> None:
+def check_moves(found: Located, source: Calibratable, target: Calibratable, depth: Depth = Depth.ONE) -> None:
     """Raises MethodError if an adapter would change nothing of the target, whatever the maps; before there are any."""
-    updates, matched = at_sites(found, source.sites), matches(found, source, target)
+    updates = at_sites(found, source.sites)
+    matched = {name: taken.sites for name, taken in takes(found, source, target, depth).items()}
     used = {ours.name for site in target.sites for ours in matched.get(site.name, ())}
     kept = bool(
         found.adapter.whole or found.adapter.magnitudes
@@ -186,7 +195,7 @@ def _unused(updates: Mapping[str, LowRank], matched: Matched) -> list[str]:
         return []
     return [
         f"{len(left)} of the {len(updates)} linear maps that the adapter changes lie in blocks that no block of the target takes its "
-        f"update from, such as {left[0]}: their updates are left out."
+        f"update from, such as {left[0]}: their updates are left out (of aligned methods, depth=sum takes them all)."
     ]
 
 

@@ -1,6 +1,6 @@
 """Calibration: the cross-covariances that one forward-backward pass per model leaves behind."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,9 +10,11 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bico.calibration.meeting import Meeting, RowsOf
+from bico.calibration.pairing import is_beside
 from bico.calibration.shared_tokens import Between, Share, check_shared, share
 from bico.calibration.signals import Signal, SignalKey, watch, watching
 from bico.errors import CalibrationError
+from bico.linalg.grams import Grams
 from bico.linalg.matmul import add_product, product
 from bico.linalg.sketch import Cross, Sketch, worth_sketching
 from bico.models.inputs import Inputs
@@ -20,7 +22,8 @@ from bico.models.protocol import Blockwise, Calibratable, Placed
 from bico.models.sites import Site
 
 Covariances = dict[SignalKey, Cross]
-"""Cross-covariances (source features x target features), float32, or sketches of them, by the *target's* signal key."""
+"""Cross-covariances (source features x target features), float32, or what stands for them (`Cross`), by the *target's* signal
+key; of pairs that only sums over blocks ask for, by both (`bico.calibration.pairing`)."""
 
 Wanted = Mapping[Signal, int | None] | Iterable[Signal]
 """Signals to collect: with how many of its strongest directions each will be asked for, None for all; or all of them whole."""
@@ -97,6 +100,8 @@ def cross_covariances(
     sites: Sequence[Site] | None = None,
     on_batch: Callable[[int], None] = lambda seen: None,
     between: Between = Between.LAST,
+    beside: Wanted = (),
+    grams: Collection[Signal] = (),
 ) -> Iterator[tuple[int, Covariances]]:
     r"""Streams `Σ rows_sourceᵀ rows_target` of every signal at every matched site.
 
@@ -119,6 +124,9 @@ def cross_covariances(
         sites: The target's sites to serve; all of them by default.
         on_batch: Called with the number of samples seen, for progress.
         between: What becomes of activations between the shared ends of two tokenizers.
+        beside: Signals that meet, besides their counterparts, those of the other blocks that sums over blocks take; and how
+            much of them.
+        grams: Signals whose products are collected whole, with the Gram matrices of both sides.
 
     Yields:
         Pairs of a sample count and the covariances up to there. The tensors are the caller's own; they are copies until
@@ -128,15 +136,16 @@ def cross_covariances(
         CalibrationError: If a selected signal was never seen, is not finite, or if the batches end before the last
             snapshot or step over one.
     """
-    wanted = most_wanted(signals)
+    wanted, wanted_beside = most_wanted(signals), most_wanted(beside)
     sums: Covariances = {}
     found = Share()
 
     def multiply(key: SignalKey, ours: Tensor, theirs: Tensor) -> None:
-        add_rows(sums, key, ours, theirs, wanted[key[1]])
+        most = wanted_beside if is_beside(key[0]) else wanted
+        add_rows(sums, key, ours, theirs, most[key[1]], key[1] in grams)
 
     for batch, seen, due in until_snapshots(batches, lambda batch: len(batch.labels), snapshots):
-        pair_rows(source, target, batch, heads, wanted, multiply, sites, between)
+        pair_rows(source, target, batch, heads, wanted, multiply, sites, between, wanted_beside)
         found += batch_share(source, target, batch)
         on_batch(seen)
         if due:
@@ -152,18 +161,24 @@ def add_rows(
     ours: Float[Tensor, "rows source"],
     theirs: Float[Tensor, "rows target"],
     rank: int | None = None,
+    grams: bool = False,
 ) -> None:
-    """Adds the product of some rows to a covariance, or to its sketch where only `rank` directions of it are wanted."""
+    """Adds the product of some rows to a covariance, or to its sketch where only `rank` directions of it are wanted; with
+    `grams` whole, and their products within each side as well.
+    """
     if key not in sums:
+        if grams:
+            sums[key] = Grams.of(ours, theirs)
+            return
         if rank is None or not worth_sketching(ours.shape[1], theirs.shape[1], rank):
             sums[key] = product(ours.T, theirs)
             return
         sums[key] = Sketch.of(ours.shape[1], theirs.shape[1], rank, ours.device)
     found = sums[key]
-    if isinstance(found, Sketch):
-        found.add(ours, theirs)
-    else:
+    if isinstance(found, Tensor):
         add_product(found, ours, theirs)
+    else:
+        found.add(ours, theirs)
 
 
 def pair_rows(
@@ -175,6 +190,7 @@ def pair_rows(
     receive: Callable[[SignalKey, Float[Tensor, "rows source"], Float[Tensor, "rows target"]], None],
     sites: Sequence[Site] | None = None,
     between: Between = Between.LAST,
+    beside: Collection[Signal] = (),
 ) -> None:
     """Runs one batch through both models and hands over the rows of each signal that belong together, as they come up.
 
@@ -183,21 +199,24 @@ def pair_rows(
     that are zero in either model are dropped. Nothing is kept beyond its use.
 
     Arguments:
-        receive: Takes the *target's* signal key, the source's rows and the target's.
+        receive: Takes what the pair is called (the *target's* signal key, of pairs beside counterparts both), the source's rows
+            and the target's.
         sites: The target's sites to serve; all of them by default.
         between: What becomes of activations between the shared ends of two tokenizers.
+        beside: Signals that meet those of other blocks as well, which sums over blocks take.
 
     Raises:
         CalibrationError: If a selected signal was never seen, or came up twice, or was changed in place; if the two models
             do not see the same tokens, or give another number of rows.
     """
-    signals = list(signals)
-    sites = list(target.sites if sites is None else sites)
-    meeting = Meeting(
-        source, target, sites, signals, RowsOf.batch(source, target, batch.source, batch.target, between), receive
-    )
-    stream_signals(source, batch.source, batch.labels, heads[0], meeting.source_sites, signals, meeting.keep)
-    stream_signals(target, batch.target, batch.labels, heads[1], sites, signals, meeting.meet)
+    signals, sites = list(signals), list(target.sites if sites is None else sites)
+    rows = RowsOf.batch(source, target, batch.source, batch.target, between)
+    meeting = Meeting(source, target, sites, signals, rows, receive, beside)
+    if not meeting.target_sites:
+        return
+    both = list(dict.fromkeys([*signals, *beside]))
+    stream_signals(source, batch.source, batch.labels, heads[0], meeting.source_sites, both, meeting.keep)
+    stream_signals(target, batch.target, batch.labels, heads[1], meeting.target_sites, both, meeting.meet)
 
 
 def collect_signals(

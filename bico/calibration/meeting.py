@@ -1,24 +1,24 @@
 """The signals of one batch in two models, brought together: the source's wait until the target's come."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bico.calibration.pairing import partners, sites_met
 from bico.calibration.shared_tokens import Between, Take, shared_rows, takes
-from bico.calibration.signals import Signal, SignalKey, signal_key
+from bico.calibration.signals import Signal, SignalKey
 from bico.calibration.token_grids import resample_tokens
 from bico.errors import CalibrationError
 from bico.models.inputs import Inputs
-from bico.models.matching import match_sites
 from bico.models.protocol import Calibratable, Placed
 from bico.models.sites import Site
 
 Receive = Callable[[SignalKey, Float[Tensor, "rows source"], Float[Tensor, "rows target"]], None]
-"""Takes the *target's* signal key, the source's rows and the target's."""
+"""Takes what a pair's product is called (`bico.calibration.pairing`), the source's rows and the target's."""
 
 
 @dataclass(frozen=True)
@@ -57,39 +57,51 @@ class Meeting:
         source: Calibratable,
         target: Calibratable,
         sites: Sequence[Site],
-        signals: Sequence[Signal],
+        signals: Collection[Signal],
         rows: RowsOf,
         receive: Receive,
+        beside: Collection[Signal] = (),
     ) -> None:
         """Arguments:
         sites: The target's.
+        beside: Signals of which others than the counterparts' are met, too (`bico.calibration.pairing.partners`).
         """
-        matched = match_sites(source.sites, target.sites)
-        self.source_sites = list({matched[site.name].name: matched[site.name] for site in sites}.values())
         self._source, self._target, self._rows, self._receive = source, target, rows, receive
-        self._partner = _partners(sites, matched, signals)
-        self._uses = Counter(self._partner.values())  # a deeper target uses some of the source's signals more than once
+        self._partners = partners(source.sites, target.sites, sites, signals, beside)
+        # A deeper target uses some of the source's signals more than once, and so do sums over blocks.
+        self._uses = Counter(ours for met in self._partners.values() for ours in met.values())
         self._kept: dict[SignalKey, tuple[Tensor, int]] = {}
+        self.source_sites = sites_met(self._uses, source.sites)
+        self.target_sites = sites_met(self._partners, sites)
 
     def keep(self, key: SignalKey, ours: Tensor) -> None:
         """Takes a signal of the source."""
-        self._kept[key] = ours, ours._version  # of the storage, which the model may go on to write to
+        if key in self._uses:
+            self._kept[key] = ours, ours._version  # of the storage, which the model may go on to write to
 
     def meet(self, key: SignalKey, theirs: Tensor) -> None:
-        """Takes a signal of the target, and hands its rows over with those of its counterpart.
+        """Takes a signal of the target, and hands its rows over with those that it meets.
 
         Raises:
-            CalibrationError: If the source changed the counterpart in place, or the two have another number of rows.
+            CalibrationError: If the source changed one of these in place, or the two have another number of rows.
         """
-        source, target, rows = self._source, self._target, self._rows
-        source_key = self._partner[key]
-        self._uses[source_key] -= 1
-        ours, version = self._kept[source_key] if self._uses[source_key] else self._kept.pop(source_key)
+        for called, source_key in self._partners.get(key, {}).items():
+            ours = self._of_source(source_key)
+            self._receive(called, *self._together(key, theirs, source_key, ours))
+
+    def _of_source(self, key: SignalKey) -> Tensor:
+        self._uses[key] -= 1
+        ours, version = self._kept[key] if self._uses[key] else self._kept.pop(key)
         if ours._version != version:
             raise CalibrationError(
-                f"{source.name} changes the {source_key[1]} of {source_key[0]} in place after it was measured: compute it "
-                "out of place (no `+=`, no `inplace=True`)."
+                f"{self._source.name} changes the {key[1]} of {key[0]} in place after it was measured: compute it out of "
+                "place (no `+=`, no `inplace=True`)."
             )
+        return ours
+
+    def _together(self, key: SignalKey, theirs: Tensor, source_key: SignalKey, ours: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of two signals that belong together."""
+        source, target, rows = self._source, self._target, self._rows
         if ours.ndim == 3 and source.grid and target.grid and source.grid != target.grid:
             ours = resample_tokens(ours, source.grid, target.grid)
         if len(ours) != len(theirs) or (ours.shape[:-1] != theirs.shape[:-1] and not rows.regrouped):
@@ -99,9 +111,8 @@ class Meeting:
                 "same samples; leave the site out, or give inputs of a size at which they do."
             )
         wide = torch.promote_types(torch.promote_types(ours.dtype, theirs.dtype), torch.float32)  # sums need the digits
-        ours, theirs = ours.to(theirs.device, wide), theirs.to(wide)
-        both = rows.ours(ours, key[1]), rows.theirs(theirs, key[1])
-        self._receive(key, *(_nonzero(*both) if key[1].is_gradient else both))
+        both = rows.ours(ours.to(theirs.device, wide), key[1]), rows.theirs(theirs.to(wide), key[1])
+        return _nonzero(*both) if key[1].is_gradient else both
 
 
 def real_rows(signal: Tensor, mask: Tensor | None) -> Float[Tensor, "rows features"]:
@@ -124,22 +135,6 @@ def _rows(signal: Tensor) -> str:
         '36 rows (4 x 3 x 3)'
     """
     return f"{signal[..., 0].numel()} rows ({' x '.join(map(str, signal.shape[:-1]))})"
-
-
-def _partners(
-    sites: Sequence[Site], matched: Mapping[str, Site], signals: Sequence[Signal]
-) -> dict[SignalKey, SignalKey]:
-    """The source's signal of each of the target's."""
-    partner: dict[SignalKey, SignalKey] = {}
-    for site in sites:
-        for signal in signals:
-            key, ours = signal_key(site, signal), signal_key(matched[site.name], signal)
-            if partner.setdefault(key, ours) != ours:
-                raise CalibrationError(
-                    f"{key[0]} is read by several sites of the target, whose counterparts in the source read "
-                    f"{partner[key][0]} and {ours[0]}: give both models the `example` that shows what reads what, or neither."
-                )
-    return partner
 
 
 def _nonzero(

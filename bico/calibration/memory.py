@@ -1,12 +1,13 @@
 """What calibration will hold in memory, from shapes alone, and how many passes keep it within a budget."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from torch import nn
 
 from bico.calibration.covariances import Wanted, most_wanted
+from bico.calibration.pairing import is_beside, pairs_beside
 from bico.calibration.signals import Signal, SignalKey, signal_key
 from bico.errors import ConfigError
 from bico.linalg.sketch import kept_values, worth_sketching
@@ -43,6 +44,8 @@ def plan_memory(
     batch_size: int,
     snapshots: int = 1,
     budget: float | None = None,
+    beside: Wanted = (),
+    grams: bool = False,
 ) -> MemoryPlan:
     """Divides the target's blocks into as few passes as a budget allows.
 
@@ -53,16 +56,20 @@ def plan_memory(
         batch_size: Samples per batch.
         snapshots: How many sample counts one pass serves; from two on, a copy of the sums exists for a while.
         budget: In GB (10^9 bytes); without it, one pass serves all blocks.
+        beside: Signals that meet those of other blocks, which sums over blocks take, and how much of them.
+        grams: Whether Gram matrices are collected, too.
 
     Raises:
         ConfigError: If models, one batch and the covariances of the largest block exceed the budget.
     """
-    signals = most_wanted(signals)
+    signals, beside = most_wanted(signals), most_wanted(beside)
     copies = 1 if snapshots == 1 else 2
     models = sum(weight_bytes(model) for model in (source, target))
-    batch = batch_size * (signal_bytes(source, signals) + signal_bytes(target, (Signal.INPUT, Signal.OUTPUT)))
+    batch = batch_size * (
+        signal_bytes(source, {*signals, *beside}) + signal_bytes(target, (Signal.INPUT, Signal.OUTPUT))
+    )
     blocks = [tuple(sites) for _, sites in groupby(target.sites, key=lambda site: site.group)]
-    sizes = [copies * covariance_bytes(source.sites, target.sites, block, signals) for block in blocks]
+    sizes = [copies * covariance_bytes(source.sites, target.sites, block, signals, beside, grams) for block in blocks]
     room = sum(sizes) if budget is None else int(budget * GIGABYTE) - models - batch
     if max(sizes) > room:
         least = (models + batch + max(sizes)) / GIGABYTE
@@ -92,22 +99,40 @@ def weight_bytes(model: Model) -> int:
 
 
 def covariance_shapes(
-    source: Sequence[Site], target: Sequence[Site], sites: Iterable[Site], signals: Iterable[Signal]
+    source: Sequence[Site],
+    target: Sequence[Site],
+    sites: Iterable[Site],
+    signals: Iterable[Signal],
+    beside: Collection[Signal] = (),
 ) -> dict[SignalKey, tuple[int, int]]:
     """Shapes (source features, target features) of what is collected at some of the target's sites, each key once."""
-    matched, signals = match_sites(source, target), list(signals)
-    return {
+    matched, signals, sites = match_sites(source, target), list(signals), list(sites)
+    counterparts = {
         signal_key(site, signal): (features(matched[site.name], signal), features(site, signal))
         for site in sites
         for signal in signals
     }
+    others = pairs_beside(source, target, sites, beside)
+    return counterparts | {
+        key: (features(ours, key[1]), features(theirs, key[1])) for key, (ours, theirs) in others.items()
+    }
 
 
-def covariance_bytes(source: Sequence[Site], target: Sequence[Site], sites: Iterable[Site], signals: Wanted) -> int:
-    """Bytes of what is collected at some of the target's sites: covariances, or sketches of them."""
-    wanted = most_wanted(signals)
-    shapes = covariance_shapes(source, target, sites, wanted)
-    return FLOAT32 * sum(kept_values(*shape, wanted[signal]) for (_, signal), shape in shapes.items())
+def covariance_bytes(
+    source: Sequence[Site],
+    target: Sequence[Site],
+    sites: Iterable[Site],
+    signals: Wanted,
+    beside: Wanted = (),
+    grams: bool = False,
+) -> int:
+    """Bytes of what is collected at some of the target's sites: covariances, sketches of them, or with Gram matrices."""
+    wanted, others = most_wanted(signals), most_wanted(beside)
+    shapes = covariance_shapes(source, target, sites, wanted, others)
+    return FLOAT32 * sum(
+        kept_values(*shape, (others if is_beside(tensor) else wanted)[signal], grams)
+        for (tensor, signal), shape in shapes.items()
+    )
 
 
 def sketches(source: Sequence[Site], target: Sequence[Site], rank: int | None) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from bico.errors import ConfigError
+from bico.linalg.procrustes import Completion, MapRule
 
 FORM = 1
 """Of the index; raised when an older reader could not read it."""
@@ -39,6 +40,12 @@ class PackedMaps:
     tensors: tuple[str, ...]
     completion: str
     rank: int
+    whiten: float = 0.0
+
+    @property
+    def rule(self) -> MapRule:
+        """By which they were solved."""
+        return MapRule(Completion(self.completion), self.rank, self.whiten)
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,10 @@ class Pack:
 
     def to_json(self) -> str:
         """As the text of a file."""
-        return json.dumps({"bico_pack": FORM} | asdict(self), indent=1, sort_keys=True)
+        found = {"bico_pack": FORM} | asdict(self)
+        for maps in (one for draw in found["draws"] for one in draw["maps"] if not one["whiten"]):
+            del maps["whiten"]  # which older readers do not know
+        return json.dumps(found, indent=1, sort_keys=True)
 
     @classmethod
     def parse(cls, text: str, where: str) -> "Pack":

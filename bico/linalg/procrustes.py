@@ -4,7 +4,7 @@ Rows are samples (tokens) and columns are features, so a map :math:`Q` acts from
 the source's rows in target coordinates.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import torch
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bico.errors import CalibrationError, ConfigError
+from bico.linalg.grams import Grams
 from bico.linalg.matmul import product
 from bico.linalg.sketch import RANGE, Cross, Sketch
 
@@ -27,6 +28,7 @@ class Completion(StrEnum):
 
 MAP_RANK = 128
 """Directions that a map keeps by default, the strongest first (`benchmarks/ranks.py`)."""
+HALF = 0.5
 ALL = 0
 """Of a rule's rank: all directions that the rows determine."""
 
@@ -38,8 +40,14 @@ class MapRule:
     completion: Completion = Completion.PARTIAL
     rank: int = ALL
     """How many directions at most."""
+    whiten: float = field(default=0.0, metadata={"added_later": True})  # keys leave it out while it is the default
+    """The power p in [0, 1/2] by which both sides' rows are whitened before they are aligned (`bico.linalg.grams`)."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.whiten <= HALF:  # nor is NaN
+            raise ConfigError(
+                f"whiten={self.whiten:g} of a map must lie in 0..{HALF}: 0 whitens nothing, {HALF} wholly."
+            )
         if self.rank < 0:
             raise ConfigError(f"rank={self.rank} of a map must be a number of directions, or {ALL} for all.")
         if self.completion == Completion.SVD and self.rank != ALL:
@@ -48,14 +56,21 @@ class MapRule:
             )
 
     @classmethod
-    def of(cls, completion: Completion, rank: int) -> "MapRule":
-        """The rule of two settings, of which a completion by the SVD leaves no choice of the rank."""
-        return cls(completion, ALL if completion == Completion.SVD else rank)
+    def of(cls, completion: Completion, rank: int, whiten: float = 0.0) -> "MapRule":
+        """The rule of these settings, of which a completion by the SVD leaves no choice of the rank."""
+        return cls(completion, ALL if completion == Completion.SVD else rank, whiten)
 
     @property
     def most(self) -> int | None:
         """The largest number of directions; None without a limit."""
         return self.rank or None
+
+    @property
+    def collected(self) -> int | None:
+        """How many of the strongest directions of the rows' products decide the map; None for all. Whitening makes weak ones
+        strong, so for that none can be left out.
+        """
+        return None if self.whiten else self.most
 
 
 RANK_TOLERANCE = 1e-6
@@ -114,7 +129,7 @@ def procrustes(cross: Cross, rule: MapRule = MapRule(), rtol: float = RANK_TOLER
     iteration from a fixed start; else all are found by a singular value decomposition.
 
     Arguments:
-        cross: The cross-covariance :math:`X_s^\top X_t`, or a sketch of it; its scale does not matter.
+        cross: The cross-covariance :math:`X_s^\top X_t`, a sketch of it, or one with Gram matrices; its scale does not matter.
         rule: What is kept of it. A sketch gives no more directions than it was made for.
         rtol: Singular values below `rtol` times the largest count as undetermined.
 
@@ -122,7 +137,8 @@ def procrustes(cross: Cross, rule: MapRule = MapRule(), rtol: float = RANK_TOLER
         The map in float32, or in float64 if `cross` is; with its rank and spectrum.
 
     Raises:
-        CalibrationError: If `cross` is all zeros or not finite, or a sketch where all directions are wanted.
+        CalibrationError: If `cross` is all zeros or not finite, a sketch where all directions are wanted, or without Gram
+            matrices where it is to be whitened.
 
     References:
         | A generalized solution of the orthogonal Procrustes problem (Schönemann, 1966)
@@ -135,15 +151,23 @@ def procrustes(cross: Cross, rule: MapRule = MapRule(), rtol: float = RANK_TOLER
         tensor([[0., 1.],
                 [1., 0.]])
     """
+    if isinstance(cross, Grams):
+        dtype, cross = cross.cross.dtype, cross.whitened(rule.whiten, rtol) if cross.isfinite() else cross.cross
+    elif rule.whiten:
+        raise CalibrationError(
+            f"A map by whiten={rule.whiten:g} needs the Gram matrices of both sides: collect them as well."
+        )
+    else:
+        dtype = cross.range.dtype if isinstance(cross, Sketch) else cross.dtype
     if isinstance(cross, Sketch):
         if rule.most is None or RANGE * rule.most > cross.range.shape[1]:
             raise CalibrationError(
                 f"A sketch of {cross.range.shape[1]} columns cannot give a map of {rule.most or 'all'} directions: collect "
                 "again with that rank."
             )
-        peak, dtype = cross.range.abs().max().double(), cross.range.dtype
+        peak = cross.range.abs().max().double()
     else:
-        peak, dtype = cross.abs().max().double(), cross.dtype  # NaN if any entry is
+        peak = cross.abs().max().double()  # NaN if any entry is
     if not peak.isfinite() or not peak:
         raise CalibrationError(
             f"Cross-covariance of shape {tuple(cross.shape)} is zero or not finite: did the rows reach it? "

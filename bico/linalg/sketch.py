@@ -21,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bico.errors import CalibrationError
+from bico.linalg.grams import Grams
 from bico.linalg.matmul import add_product, product
 
 RANGE, CORANGE = 2, 4
@@ -88,19 +89,21 @@ class Sketch:
         return left @ u, values, right @ vh.T
 
 
-Cross = Tensor | Sketch
-"""A cross-covariance, or a sketch of it."""
+Cross = Tensor | Sketch | Grams
+"""A cross-covariance, a sketch of it, or one with the Gram matrices of its sides."""
 
 
 def added(first: Cross, second: Cross) -> Cross:
-    """Returns the sum of two covariances, or of two sketches that were made for as many directions.
+    """Returns the sum of two covariances, of two sketches that were made for as many directions, or of two with Gram matrices.
 
     Raises:
-        CalibrationError: If one is a sketch and the other is not.
+        CalibrationError: If they are not of one kind.
     """
     if isinstance(first, Tensor) and isinstance(second, Tensor):
         return first + second
     if isinstance(first, Sketch) and isinstance(second, Sketch):
+        return first + second
+    if isinstance(first, Grams) and isinstance(second, Grams):
         return first + second
     raise CalibrationError("A covariance and a sketch of one cannot be added: collect both for as many directions.")
 
@@ -117,8 +120,15 @@ def worth_sketching(source: int, target: int, rank: int | None) -> bool:
     return _sketched_values(source, target, rank) <= WORTH * source * target
 
 
-def kept_values(source: int, target: int, rank: int | None) -> int:
-    """Returns how many numbers are kept of a cross-covariance: all, or those of its sketch."""
+def kept_values(source: int, target: int, rank: int | None, grams: bool = False) -> int:
+    """Returns how many numbers are kept of a cross-covariance: all, those of its sketch, or all with both Gram matrices.
+
+    Example:
+        >>> kept_values(2, 3, None), kept_values(2, 3, None, grams=True)
+        (6, 19)
+    """
+    if grams:
+        return source * target + source * source + target * target
     if rank is None or not worth_sketching(source, target, rank):
         return source * target
     return _sketched_values(source, target, rank)

@@ -24,17 +24,25 @@ class Needs:
     """Statistics of the target's parameter gradients."""
     scales: bool = False
     """How large what the sites of both models read and give is."""
+    beside: frozenset[tuple[Signal, MapRule]] = frozenset()
+    """Alignment maps between a target's sites and those of other source blocks that a sum takes: of pairs of other depths."""
 
     def __bool__(self) -> bool:
         return bool(self.maps or self.gradients or self.scales)
 
     def __or__(self, other: "Needs") -> "Needs":
-        return Needs(self.maps | other.maps, self.gradients | other.gradients, self.scales or other.scales)
+        both = self.maps | other.maps, self.gradients | other.gradients
+        return Needs(*both, self.scales or other.scales, self.beside | other.beside)
 
     @property
     def signals(self) -> dict[Signal, int | None]:
-        """The signals to collect, each with the most directions that any of its maps keeps; None for all."""
+        """The signals to collect, each with the most directions that any of its maps is made of; None for all."""
         return most_directions(self.maps)
+
+    @property
+    def grams(self) -> frozenset[Signal]:
+        """Signals whose Gram matrices some map is made of."""
+        return frozenset(signal for signal, rule in self.maps | self.beside if rule.whiten)
 
 
 @runtime_checkable  # beartype checks it in the tests
@@ -49,7 +57,9 @@ class Evidence(Protocol):
     """How many; 0 without calibration."""
 
     def map(self, key: SignalKey, rule: MapRule) -> AlignmentMap:
-        """The alignment map (source features x target features) of a signal, by the target's signal key."""
+        """The alignment map (source features x target features) of a signal, by the target's signal key; between sites that are
+        no counterparts by what their pair is called (`Pair.key`).
+        """
         ...
 
     def gradient(self, kind: ParameterGradient) -> Mapping[str, Tensor]:
@@ -98,7 +108,7 @@ class Gathered:
 
 
 def most_directions(maps: Iterable[tuple[Signal, MapRule]]) -> dict[Signal, int | None]:
-    """Returns, for each signal, the most directions that any of its maps keeps; None for all.
+    """Returns, for each signal, the most directions that any of its maps is made of; None for all.
 
     Example:
         >>> most_directions([(Signal.INPUT, MapRule(rank=8)), (Signal.INPUT, MapRule(rank=64))])
@@ -107,7 +117,7 @@ def most_directions(maps: Iterable[tuple[Signal, MapRule]]) -> dict[Signal, int 
     found: dict[Signal, int | None] = {}
     for signal, rule in sorted(maps):
         before = found.get(signal, 0)
-        found[signal] = None if before is None or rule.most is None else max(before, rule.most)
+        found[signal] = None if before is None or rule.collected is None else max(before, rule.collected)
     return found
 
 

@@ -3,17 +3,20 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from bico.calibration.pairing import pair_key
+from bico.calibration.signals import Signal, SignalKey
 from bico.errors import MethodError
 from bico.linalg.rotary import RotaryHeads
 from bico.methods.evidence import Evidence, Needs
 from bico.methods.settings import HasFields
 from bico.models.depth import Depth, take_sites
-from bico.models.matching import check_biases, match_sites
+from bico.models.matching import by_role, check_biases, match_sites
 from bico.models.permutations import PermutationGroup
 from bico.models.protocol import Calibratable, check_pair
 from bico.models.sites import Site, assemble
@@ -70,6 +73,17 @@ class Pair:
         found = match_sites(self.source_sites, self.target_sites)
         check_biases(found, self.target_sites)
         return found
+
+    def key(self, ours: Site, theirs: Site, signal: Signal) -> SignalKey:
+        """What the map of a signal between two sites of one role is called in the evidence."""
+        return pair_key(ours, theirs, self._counterparts[theirs.name], signal)
+
+    @cached_property
+    def _counterparts(self) -> dict[str, Site]:
+        """By relative depth, of the roles that both models have: an adapter may serve no more."""
+        ours = by_role(self.source_sites)
+        theirs = [site for role, sites in by_role(self.target_sites).items() if role in ours for site in sites]
+        return match_sites(self.source_sites, theirs)
 
 
 @runtime_checkable  # beartype checks it in the tests

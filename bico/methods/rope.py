@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from enum import StrEnum
 
-from bico.calibration.signals import Signal, signal_key
+from bico.calibration.signals import Signal
 from bico.errors import MethodError
 from bico.linalg.procrustes import AlignmentMap, MapRule
 from bico.linalg.rotary import RotaryHeads, paired_maps
 from bico.methods.evidence import Evidence
+from bico.methods.protocol import Pair
 from bico.models.sites import Site
 
 Q, K = "q", "k"
@@ -26,21 +27,15 @@ HeadsOfBoth = tuple[RotaryHeads | None, RotaryHeads | None]
 
 
 def output_map(
-    site: Site, signal: Signal, rule: MapRule, rope: Rope, evidence: Evidence, sites: Sequence[Site], heads: HeadsOfBoth
+    ours: Site, site: Site, signal: Signal, rule: MapRule, rope: Rope, evidence: Evidence, pair: Pair
 ) -> AlignmentMap:
-    """Returns the map of what a site of the target gives.
-
-    Arguments:
-        sites: All of the target's, among them the other one of q and k.
-        heads: Of source and target.
-    """
-    free = evidence.map(signal_key(site, signal), rule)
-    ours, theirs = heads
-    if rope != Rope.PAIRS or site.role not in (Q, K) or ours is None or theirs is None:
+    """Returns the map of what a site of the source gives to what one of the target does."""
+    free = evidence.map(pair.key(ours, site, signal), rule)
+    if rope != Rope.PAIRS or site.role not in (Q, K) or pair.heads[0] is None or pair.heads[1] is None:
         return free
-    other = sister(site, sites)
-    found = {site.role: free, other.role: evidence.map(signal_key(other, signal), rule)}
-    return dict(zip((Q, K), paired_maps(found[Q], found[K], ours, theirs), strict=True))[site.role]
+    others = sister(ours, pair.source_sites), sister(site, pair.target_sites)
+    found = {site.role: free, others[1].role: evidence.map(pair.key(*others, signal), rule)}
+    return dict(zip((Q, K), paired_maps(found[Q], found[K], pair.heads[0], pair.heads[1]), strict=True))[site.role]
 
 
 def sister(site: Site, sites: Sequence[Site]) -> Site:

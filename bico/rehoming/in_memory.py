@@ -10,6 +10,7 @@ from bico.calibration.scales import Scales, Side, signal_scales
 from bico.errors import CalibrationError
 from bico.methods import Gathered, Method, Needs, Pair
 from bico.methods.bico import BiCo
+from bico.methods.evidence import most_directions
 from bico.models.protocol import COMPLETION, Calibratable, Model
 from bico.models.sites import Site
 from bico.task_vector import StateDict
@@ -78,7 +79,10 @@ def gather_needs(
     gradients: Gradients = {}
     scales: dict[Side, Scales] = {}
     if signals := needs.signals:
-        ((_, covariances),) = cross_covariances(source, target, batches, heads, signals, [count], sites)
+        beside = most_directions(needs.beside)
+        ((_, covariances),) = cross_covariances(
+            source, target, batches, heads, signals, [count], sites, beside=beside, grams=needs.grams
+        )
     if kinds := needs.gradients:
         theirs = ((batch.target, batch.labels) for batch in batches)
         ((_, gradients),) = parameter_gradients(target, theirs, heads[1], kinds, [count])

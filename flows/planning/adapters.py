@@ -11,6 +11,7 @@ from bico.last_steps.lora import Lora
 from bico.last_steps.search import Search
 from bico.methods.spec import Spec
 from bico.methods.variant import Variant
+from bico.models.depth import Depth
 from bico.models.loading import ModelFiles
 from bico.models.protocol import Model
 from flows.config import TransferConfig
@@ -78,9 +79,11 @@ def check_adapters(
             f"None of {', '.join(map(str, config.methods))} leaves an adapter to write: take one that carries, such as bico."
         )
     files, opened = source
+    depths = {getattr(methods[spec].method, "depth", Depth.ONE) for spec in config.methods if spec in methods}
     for path in given:
         if path not in whole:
-            check_moves(find_in(str(path), opened, files.family), opened, target)
+            for depth in sorted(depths):
+                check_moves(find_in(str(path), opened, files.family), opened, target, depth)
 
 
 def carried_by(plan: "Plan", row: str, expert: Ref, variant: Variant, evidence: EvidenceRefs) -> tuple[Any, ...]:

@@ -81,7 +81,8 @@ def hindrance(config: TransferConfig, models: tuple[ModelFiles, ModelFiles], met
     if config.oracle or config.rivals != "none":
         return "Nothing can be trained so: leave out --oracle and --rivals."
     for spec, variant in methods.items():
-        if variant.steps or not isinstance(variant.method, Aligned | Naive) or variant.needs.gradients:
+        whole = variant.needs.gradients or variant.needs.beside or variant.needs.grams
+        if variant.steps or not isinstance(variant.method, Aligned | Naive) or whole:
             return f"Method '{spec}' needs a model whole: take one that aligns and has no last steps, such as bico."
     return ""
 

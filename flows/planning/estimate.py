@@ -182,8 +182,15 @@ class Known:
             return None
         about = config.batch_size, len(config.samples), plan.space.memory
         plans = [
-            plan_memory(self.source, self.target, dict.fromkeys(signals, most), *about)
-            for most, signals in plan.collected.items()
+            plan_memory(
+                self.source,
+                self.target,
+                dict.fromkeys(of[0], kept.most),
+                *about,
+                dict.fromkeys(of[1], kept.most),
+                kept.grams,
+            )
+            for kept, of in plan.collected.items()
         ]
         return max(plans, key=lambda one: one.peak)
 
@@ -339,7 +346,9 @@ class Known:
 
     def _shapes(self, part: Any) -> list[tuple[int, int]]:
         sites = [site for site in self.target.sites if site.group == part.group]
-        shapes = covariance_shapes(self.source.sites, self.target.sites, sites, [part.signal])
+        shapes = covariance_shapes(
+            self.source.sites, self.target.sites, sites, [part.signal], [part.signal] * part.beside
+        )
         return [shape for (tensor, signal), shape in shapes.items() if tensor in part.tensors]
 
     def memory(self, ahead: Ahead) -> int:

@@ -5,10 +5,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bico.calibration.budget import Budget
 from bico.calibration.memory import plan_memory, sketches
+from bico.calibration.pairing import pairs_beside
 from bico.calibration.parameter_gradients import ParameterGradient
 from bico.calibration.pseudo_labels import PseudoLabels
 from bico.calibration.sampling import Sampling, choose_samples, draw_samples, draw_unlabelled, set_sizes
@@ -24,6 +25,7 @@ from bico.methods.variant import Variant, get_variant
 from bico.models.loading import ModelFiles
 from bico.models.matching import match_sites
 from bico.models.protocol import CLASSLESS, COMPLETION, PAIRS, TEXT, Completing, Model, Placed
+from bico.models.sites import Site
 from flows.config import TransferConfig
 from flows.measures import measure_of
 from flows.planning.adapters import check_adapters, rank_of
@@ -36,6 +38,15 @@ from flows.settings import Settings
 from tasks.cached_stage import Workspace
 from tasks.finetune import read_expert
 from tasks.inputs import TaskRef, open_model
+
+
+class Kept(NamedTuple):
+    """What is kept of the products of rows."""
+
+    most: int | None
+    """The strongest directions, so many; None for all."""
+    grams: bool
+    """With the Gram matrices of both sides."""
 
 
 @dataclass(frozen=True)
@@ -72,22 +83,37 @@ class Plan:
         return sorted({need for method in self.methods.values() for need in method.needs.maps})
 
     @property
-    def collected(self) -> dict[int | None, tuple[Signal, ...]]:
-        """The signals of each pass, by how many of their strongest directions are collected; None for all. Maps of other
+    def beside(self) -> list[tuple[Signal, MapRule]]:
+        """What alignment maps sums over blocks need besides; none where every block has one counterpart."""
+        needed = sorted({need for method in self.methods.values() for need in method.needs.beside})
+        ours, theirs = self._sites
+        return needed if pairs_beside(ours, theirs, theirs, {signal for signal, _ in needed}) else []
+
+    @property
+    def collected(self) -> dict[Kept, tuple[tuple[Signal, ...], tuple[Signal, ...]]]:
+        """The signals of each pass, those of counterparts and those of pairs besides, by what is kept of them. Maps of other
         methods in the run thus change nothing in what a method gets.
         """
-        ranks = {rule: self.most(rule) for rule in dict.fromkeys(rule for _, rule in self.maps)}
+        kept = {rule: self.kept(rule) for rule in dict.fromkeys(rule for _, rule in self.maps)}
         return {
-            most: tuple(dict.fromkeys(signal for signal, rule in self.maps if ranks[rule] == most))
-            for most in dict.fromkeys(ranks.values())
+            how: (
+                tuple(dict.fromkeys(signal for signal, rule in self.maps if kept[rule] == how)),
+                tuple(dict.fromkeys(signal for signal, rule in self.beside if kept[rule] == how)),
+            )
+            for how in dict.fromkeys(kept.values())
         }
 
-    def most(self, rule: MapRule) -> int | None:
-        """How many of the strongest directions are collected for maps of a rule; all (None) where no layer is wide enough for
-        a sketch to be worth it, so that there one pass serves all rules.
+    def kept(self, rule: MapRule) -> Kept:
+        """What is collected for maps of a rule: of the strongest directions all (None) where no layer is wide enough for a
+        sketch to be worth it, so that there one pass serves all rules that whiten nothing.
         """
+        most = rule.collected if sketches(*self._sites, rule.collected) else None
+        return Kept(most, bool(rule.whiten))
+
+    @property
+    def _sites(self) -> tuple[Sequence[Site], Sequence[Site]]:
         ours, theirs = (open_model(files, self.space.device).sites for files in (self.source, self.target))
-        return rule.most if sketches(ours, theirs, rule.most) else None
+        return ours, theirs
 
     @property
     def measured_by(self) -> str:
@@ -193,9 +219,10 @@ def make_plan(config: TransferConfig, settings: Settings) -> Plan:
     shared = {name: shared[one.task] for name, one in carried.items() if one.task in shared}
     plan = Plan(config, space, source, target, by_row, carried, methods, finetuning, loss, probed, shared, notes)
     if plan.maps and not source.blockwise:
-        for most, signals in plan.collected.items():
-            wanted = dict.fromkeys(signals, most)
-            plan_memory(ours, theirs, wanted, config.batch_size, len(config.samples), settings.memory)
+        shape = config.batch_size, len(config.samples), settings.memory
+        for (most, grams), of in plan.collected.items():
+            wanted, beside = (dict.fromkeys(signals, most) for signals in of)
+            plan_memory(ours, theirs, wanted, *shape, beside, grams)
     for path in config.expert_files:
         told = read_expert(space, source, str(path), config.expert_farthest).notes
         about = f"{path.name}: " if len(config.expert_files) > 1 else ""

@@ -25,7 +25,7 @@ from tasks.validate import validate_key, validate_model
 
 
 def _pass(gradients: bool) -> Callable[..., list[str]]:
-    return lambda space, one, *_: [one.key(signal) for signal in one.of(gradients)]
+    return lambda space, one, *_: list(one.of(gradients))
 
 
 def _gradients(space: Workspace, calibration: Calibration, kinds: tuple[ParameterGradient, ...]) -> list[str]:
@@ -69,7 +69,7 @@ KEYS: dict[str, Callable[..., list[str]]] = {
 
 def left_beside(args: tuple[Any, ...]) -> list[str]:
     """What a pass leaves for its neighbour, too."""
-    return [one.key(signal) for one in args if isinstance(one, Pass) for signal in one.signals]
+    return [key for one in args if isinstance(one, Pass) for key in one.leaves]
 
 
 def goes_with(args: tuple[Any, ...]) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from bico.adapters.carry import Given, carry
 from bico.adapters.dense import as_task_vector
 from bico.adapters.files import read_adapter, write_adapter
 from bico.adapters.maps import Sides, aligned_maps, identity
@@ -157,3 +158,22 @@ def test_a_family_may_spell_module_paths_otherwise(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="has no such module"):
         locate(query.adapter, target)
+
+
+@pytest.mark.parametrize("layers", [(4, 2), (2, 4)])
+def test_a_shallower_target_takes_the_adapters_of_all_blocks_and_a_deeper_one_shares(
+    layers: tuple[int, int], tmp_path: Path
+) -> None:
+    source, target = tiny_clip(1, layers=layers[0]), tiny_clip(2, layers=layers[1])
+    folder = save_lora(source.model, tmp_path, target_modules=r"visual\..*(attn|mlp\.c_proj)")
+    found = locate(read_adapter(folder), source)
+    tau = {name: torch.zeros_like(t) for name, t in source.state().items()} | as_task_vector(found)
+    for spelt in ("bico:depth=sum", "bico:strength=effect:depth=sum"):
+        method = get_method(spelt)
+        evidence = evidence_for(method, source, target)
+        carried = carry(method, Given(lambda: tau, found), source, target, evidence)
+        assert not any("left out" in note for note in carried.notes)
+        ours = as_task_vector(locate(carried.adapter, target))
+        for name, tensor in method.transport(tau, Pair.of(source, target), evidence).items():
+            if tensor.any():
+                assert_close(ours[name].double(), tensor.double(), atol=1e-5, rtol=1e-5)

@@ -128,10 +128,11 @@ def test_an_adapter_keeps_its_function_in_a_rotated_copy_of_its_base(
     heads = source.heads
     for site in target.sites:
         if site.role == "q":
-            q_in, q_out = pairs.maps(site, Pair.of(source, target), evidence)
+            same = next(one for one in source.sites if one.name == site.name)
+            q_in, q_out = pairs.maps(same, site, Pair.of(source, target), evidence)
             assert q_in is not None and q_out is not None and q_out.rank == heads.queries * heads.size
             theirs = target.state()[site.weight.parameter].double()
-            ours = next(one for one in source.sites if one.name == site.name).weight.read(source.state())
+            ours = same.weight.read(source.state())
             assert_close(q_out.matrix.T @ ours.double() @ stream(source, target), theirs, atol=1e-6, rtol=1e-6)
 
 
@@ -159,8 +160,8 @@ def test_what_has_no_such_heads_is_refused_and_free_maps_are_as_they_were(tmp_pa
         asked = get_method(f"bico:rope={name}")
         vector = asked.transport(tau, Pair.of(model, twin), evidence)
         for site in twin.sites:
-            q_in, q_out = asked.maps(site, Pair.of(model, twin), evidence)
             ours = next(one for one in model.sites if one.name == site.name)
+            q_in, q_out = asked.maps(ours, site, Pair.of(model, twin), evidence)
             assert q_in is not None and q_out is not None
             expected = q_out.matrix.T @ ours.weight.read(tau) @ q_in.matrix
             assert_close(site.weight.read(vector), expected, check_dtype=False, atol=1e-5, rtol=1e-4)

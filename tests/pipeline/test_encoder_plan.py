@@ -73,8 +73,8 @@ def test_what_becomes_of_tokens_between_shared_ends_is_in_the_key_of_two_tokeniz
             drawn = Calibration(
                 plan.source, plan.target, plan.tasks["mrpc"], (Budget(10, size=10),), 0, between=plan.between
             )
-            found.append(Pass(drawn, (Signal.INPUT,), None).key(Signal.INPUT))
-            ((_, covariances),) = _stream(plan.space, drawn, {Signal.INPUT: None})
+            found.append((one := Pass(drawn, (Signal.INPUT,), None)).key(Signal.INPUT))
+            ((_, covariances),) = _stream(plan.space, one)
             sums.append(covariances["blocks.0.attn_in", Signal.INPUT])
         assert torch.equal(*sums) is (len(set(found)) == 1)  # the key tells what is another
         return found

@@ -174,3 +174,19 @@ def test_a_plan_that_is_further_off_than_said_is_marked() -> None:
     assert held == {
         "time (s)": "yes", "memory (MB)": "yes", "store (MB)": "NO", "results (MB)": "NO", "time (s), planned again": "",
     }  # fmt: skip
+
+
+def test_the_page_of_depths_has_each_row_beside_its_control() -> None:
+    from benchmarks.depth import CONTROL, TOGETHER, UNTOUCHED, Row, page
+
+    def rows(task: str, more: float) -> list[Row]:
+        values = {UNTOUCHED: 50.0, "bico": 60.0, "bico:depth=sum": 70.0, f"{CONTROL}bico": 48.0, f"{TOGETHER}o": 1.25}
+        return [
+            Row("a → b", task, 20, draw, name, value + more * draw) for name, value in values.items() for draw in (0, 1)
+        ]
+
+    text = page([*rows("x", 2.0), *rows("y", 0.0)])
+    assert cells(text, UNTOUCHED) == ["51.0 ± 1.4", "50.0 ± 0.0", "50.5 ± 0.7"]
+    assert cells(text, "`bico`") == ["61.0 ± 1.4 (49.0)", "60.0 ± 0.0 (48.0)", "60.5 ± 0.7 (48.5)"]
+    assert cells(text, "`bico:depth=sum`") == ["71.0 ± 1.4", "70.0 ± 0.0", "70.5 ± 0.7"]
+    assert "fine-tuned" not in text and "Σy" in text and "1.75" in text
