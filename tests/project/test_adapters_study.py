@@ -15,7 +15,6 @@ from benchmarks.adapters.train import Recipe, train
 from bico.adapters.files import read_adapter
 from tests.tiny_decoder import write_decoder
 
-
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # of transformers, about what PEFT calls
 
 
@@ -64,13 +63,13 @@ def test_tables_have_means_over_adapters_and_spreads_over_draws(tmp_path: Path) 
     (tmp_path / "b-u.json").write_text(json.dumps([*first[:1], row("t", "x", "theseus", 16, 0, 40.0)]))
     rows = read(tmp_path)
     assert len(rows) == len(first) + 1
-    shown = markdown(rows, ["b", "c"], "tu").splitlines()
+    shown = markdown(rows, {"b": "a → b", "c": "a → c"}, "tu").splitlines()
     assert shown == [
-        "b", "", "| | N | t | u | mean |", "| --- | ---: | ---: | ---: | ---: |",
-        "| target as it is |  | 20.0 (0.20) | 30.0 (0.30) | 25.0 (0.25) |",
+        "## a → b", "", "| | N | t | u | mean |", "| --- | ---: | ---: | ---: | ---: |",
+        "| target as it is | – | 20.0 (0.20) | 30.0 (0.30) | 25.0 (0.25) |",
         "| THESEUS | 16 | 40.0 (0.40) |  |  |",
         "| BiCo | 64 | 56.0 ± 7.1 (0.56 ± 0.07) | 56.0 ± 7.1 (0.56 ± 0.07) | 56.0 ± 7.1 (0.56 ± 0.07) |",
     ]  # fmt: skip
     write_csv(rows, tmp_path / "rows.csv")
     with (tmp_path / "rows.csv").open() as stream:
-        assert [tuple(one) for one in csv.DictReader(stream)][0] == COLUMNS
+        assert next(tuple(one) for one in csv.DictReader(stream)) == COLUMNS
