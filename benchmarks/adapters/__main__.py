@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.adapters.carried import transfer
 from benchmarks.adapters.later import read_on
-from benchmarks.adapters.table import MEASURES, markdown, read, write_csv
+from benchmarks.adapters.table import MEASURES, page, read, write_csv
 from benchmarks.adapters.texts import TASKS, write
 from benchmarks.adapters.train import RECIPES, train
 from bico.models import zoo
@@ -57,8 +57,9 @@ def cells() -> Iterator[Cell]:
     for task in TASKS:
         for pair in PAIRS:
             yield Cell(pair, task, first, (*MAIN, *DATA_FREE, *EQUAL.get(pair, [])))
+            if pair == "b":
+                yield Cell(pair, task, first, (*MORE,), "-more")
         yield from (Cell("b", task, samples, (*MAIN,)) for samples in SAMPLES[1:])
-        yield Cell("b", task, first, (*MORE,), "-more")
 
 
 def run(cell: Cell, data: Path, out: Path) -> None:
@@ -100,7 +101,8 @@ def main() -> None:
         rows = read(given.out / "rows")
         if given.csv is not None:
             write_csv(rows, given.csv)
-        print(markdown(rows, PAIRS, TASKS))
+        titles = {pair: f"{SOURCE} → {name or 'itself, read on'}" for pair, name in PAIRS.items()}
+        print(page(rows, titles, TASKS, "python -m benchmarks.adapters table"))
         return
     for cell in cells():
         if (given.out / "rows" / f"{cell.name}.json").is_file():

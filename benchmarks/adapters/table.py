@@ -3,11 +3,13 @@
 import csv
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from bico.reporting import provenance
 from bico.reporting.rows import mean_sd
 
 LOSS, ACCURACY = "loss", "label accuracy"
@@ -53,23 +55,41 @@ def write_csv(rows: Iterable[Row], file: Path) -> None:
         writer.writerows({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
-def markdown(rows: Sequence[Row], pairs: Iterable[str], tasks: Sequence[str]) -> str:
+def page(rows: Sequence[Row], titles: Mapping[str, str], tasks: Sequence[str], command: str) -> str:
+    """Everything that was measured, with what the numbers are and where they come from."""
+    return f"""# LoRA adapters of mini decoders, carried
+
+Label accuracy in %, and in brackets the loss in nats per token of the completion: mean over the adapters of a task ({
+        ", ".join(sorted({row["adapter"] for row in rows}))
+    }), ± sd over the calibration draws. Losses of another tokenizer do not compare. Cells that are not there
+were not measured.
+
+Made by `python -m benchmarks.adapters run --data DATA` and `{command}` on {datetime.now(UTC):%Y-%m-%d}.
+Machine: {provenance.machine(("torch", "transformers", "peft"))}.
+
+{markdown(rows, titles, tasks)}"""
+
+
+def markdown(rows: Sequence[Row], titles: Mapping[str, str], tasks: Sequence[str]) -> str:
     """A table per pair, of those that are there."""
+    tasks = [task for task in tasks if any(row["task"] == task for row in rows)]
     return "\n\n".join(
-        f"{pair}\n\n{_table([row for row in rows if row['pair'] == pair], tasks)}"
-        for pair in pairs
+        f"## {title}\n\n{_table([row for row in rows if row['pair'] == pair], tasks)}"
+        for pair, title in titles.items()
         if any(row["pair"] == pair for row in rows)
     )
 
 
 def _table(rows: Sequence[Row], tasks: Sequence[str]) -> str:
-    lines = [f"| | N | {' | '.join(tasks)} | mean |", f"| --- | ---: |{' ---: |' * (len(tasks) + 1)}"]
+    several = len(tasks) > 1
+    head = [*tasks, "mean"] if several else tasks
+    lines = [f"| | N | {' | '.join(head)} |", f"| --- | ---: |{' ---: |' * len(head)}"]
     keys = sorted({(row["samples"], row["method"]) for row in rows}, key=lambda key: (key[0], [*NAMES].index(key[1])))
     for samples, method in keys:
         chosen = [row for row in rows if (row["samples"], row["method"]) == (samples, method)]
         cells = [_cell([row for row in chosen if row["task"] == task]) for task in tasks]
-        every = _cell(chosen) if {row["task"] for row in chosen} == set(tasks) else ""
-        lines.append(f"| {NAMES[method]} | {samples or ''} | {' | '.join([*cells, every])} |")
+        cells += [_cell(chosen) if {row["task"] for row in chosen} == set(tasks) else ""] * several
+        lines.append(f"| {NAMES[method]} | {samples or '–'} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -63,10 +63,10 @@ def test_tables_have_means_over_adapters_and_spreads_over_draws(tmp_path: Path) 
     (tmp_path / "b-u.json").write_text(json.dumps([*first[:1], row("t", "x", "theseus", 16, 0, 40.0)]))
     rows = read(tmp_path)
     assert len(rows) == len(first) + 1
-    shown = markdown(rows, ["b", "c"], "tu").splitlines()
+    shown = markdown(rows, {"b": "a → b", "c": "a → c"}, "tu").splitlines()
     assert shown == [
-        "b", "", "| | N | t | u | mean |", "| --- | ---: | ---: | ---: | ---: |",
-        "| target as it is |  | 20.0 (0.20) | 30.0 (0.30) | 25.0 (0.25) |",
+        "## a → b", "", "| | N | t | u | mean |", "| --- | ---: | ---: | ---: | ---: |",
+        "| target as it is | – | 20.0 (0.20) | 30.0 (0.30) | 25.0 (0.25) |",
         "| THESEUS | 16 | 40.0 (0.40) |  |  |",
         "| BiCo | 64 | 56.0 ± 7.1 (0.56 ± 0.07) | 56.0 ± 7.1 (0.56 ± 0.07) | 56.0 ± 7.1 (0.56 ± 0.07) |",
     ]  # fmt: skip
