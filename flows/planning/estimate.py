@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from bico.calibration.memory import FLOAT32, MemoryPlan, covariance_shapes, plan_memory, weight_bytes
+from bico.last_steps.head import Head
 from bico.last_steps.lora import Lora
 from bico.last_steps.search import Search
 from bico.last_steps.tune import Tune
@@ -328,6 +329,10 @@ class Known:
                 return self.state_bytes(args[0])
             case "carry-adapter":
                 return self.state_bytes(plan.target) + self.adapter_bytes
+            case "last-steps" if args[2] is None and all(isinstance(one, Head) for one in args[4]):
+                # A classifier on the target as it is.
+                classes = max(len(task.open().class_names) for task in plan.tasks.values())
+                return SMALL + FLOAT32 * classes * (1 + max(max(site.shape) for site in self.target.sites))
             case "transfer" | "last-steps":
                 return self.state_bytes(plan.target)
             case "collect-parameter-gradients":
