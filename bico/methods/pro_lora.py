@@ -15,7 +15,8 @@ from bico.methods.weight_aligned import WeightAligned
 from bico.models.sites import Site
 from bico.task_vector import StateDict
 
-Ours, Theirs = Float[Tensor, "source rank"], Float[Tensor, "target rank"]
+Ours = Float[Tensor, "source rank"]
+Theirs = Float[Tensor, "target rank"]
 
 
 @dataclass(frozen=True)
