@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,8 +15,8 @@ from bico.methods.weight_aligned import WeightAligned
 from bico.models.sites import Site
 from bico.task_vector import StateDict
 
-Ours: TypeAlias = Float[Tensor, "source rank"]
-Theirs: TypeAlias = Float[Tensor, "target rank"]
+Ours = Float[Tensor, "source rank"]
+Theirs = Float[Tensor, "target rank"]
 
 
 @dataclass(frozen=True)
