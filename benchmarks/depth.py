@@ -27,7 +27,8 @@ from torch import Tensor
 
 from benchmarks.beyond.sides import open_side
 from benchmarks.measure import machine, table
-from bico.calibration.covariances import Batch, collect_signals, real_rows
+from bico.calibration.covariances import Batch, collect_signals
+from bico.calibration.meeting import real_rows
 from bico.calibration.sampling import draw_samples
 from bico.calibration.signals import Signal
 from bico.data.tasks import Prepared, get_task

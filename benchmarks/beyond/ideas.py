@@ -18,7 +18,7 @@ from bico.analysis.moments import Moments, linear_cka
 from bico.calibration.covariances import collect_signals
 from bico.calibration.signals import Signal, SignalKey, signal_key
 from bico.linalg.procrustes import AlignmentMap, MapRule, procrustes
-from bico.methods import Gathered
+from bico.methods import Gathered, Pair
 from bico.methods.bico import BiCo
 from bico.methods.spec import Spec
 from bico.models.matching import match_blocks
@@ -111,7 +111,8 @@ def matched(cell: "StudyCell", data: Data) -> StateDict:
     same relative depth.
     """
     with taking(alike_blocks(likeness(cell))):
-        return BiCo().transport(cell.expert.tau, cell.pair, Gathered(len(cell.draw.labelled), cell.collect(data)))
+        pair = Pair.of(cell.source.model, cell.target.model)  # counterparts are others here
+        return BiCo().transport(cell.expert.tau, pair, Gathered(len(cell.draw.labelled), cell.collect(data)))
 
 
 def shared(cell: "StudyCell", data: Data) -> StateDict:

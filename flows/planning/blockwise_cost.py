@@ -176,7 +176,7 @@ class ByBlock(Known):
         for files, model in ((self.plan.source, self.source), (self.plan.target, self.target)):
             width = next(site.shape[1] for site in model.sites)
             read += samples * self._tokens(files) * width * _size(model) * model.blocks
-        kept = sum(self._kept(dict.fromkeys(signals, most)) for most, signals in self.plan.collected.items())
+        kept = sum(self._kept(dict.fromkeys(signals, most)) for (most, _), (signals, _) in self.plan.collected.items())
         return read + kept
 
     def memory(self, ahead: Ahead) -> int:
@@ -189,7 +189,7 @@ class ByBlock(Known):
             for model in (self.source, self.target)
         ]
         more = [max(heads) + self.target.loss_bytes if stages else 0]
-        for most, signals in self.plan.collected.items() if stages & {*STAGES.values()} else ():
+        for (most, _), (signals, _) in self.plan.collected.items() if stages & {*STAGES.values()} else ():
             more.append(self._pair_bytes(dict.fromkeys(signals, most)))
         if "carry-adapter" in stages:
             more.append(self._maps_bytes + 2 * self.adapter_bytes)

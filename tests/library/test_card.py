@@ -60,8 +60,13 @@ def test_what_carries_no_expert_over_does_not_say_so(method: str) -> None:
 
 
 def test_the_settings_are_those_that_were_used() -> None:
-    assert "| bico | completion svd, others leave, rank 0, strength fixed, rope free |" in card("bico:completion=svd")
-    assert "| bico | completion partial, others add, rank 128, strength fixed, rope free |" in card("bico:others=add")
+    assert "| bico | completion svd, others leave, rank 0, strength fixed, rope free, depth one, whiten 0.0 |" in card(
+        "bico:completion=svd"
+    )
+    assert (
+        "| bico | completion partial, others add, rank 128, strength fixed, rope free, depth one, whiten 0.0 |"
+        in card("bico:others=add")
+    )
     assert "completion" not in card("naive", seed=None) and "| sampling |" not in card("naive", seed=None)
     assert "| tune | steps 7, lr 0.001, batch_size 48, seed 0 |" in card("none+tune:steps=7")
     assert "α of the transport | 0.5" in card("bico") and "α" not in card("none+head")

@@ -14,7 +14,6 @@ from bico.linalg.procrustes import Completion, MapRule, procrustes
 from bico.linalg.sketch import Sketch, added
 from bico.methods import METHODS, Pair, get_method
 from bico.models.clip.vit import ClipViT
-from storage.keys import artefact_key
 from tests.library.test_methods import carried
 from tests.library.test_methods_aligned import SIGNALS
 from tests.symmetry import permuted_copy
@@ -67,13 +66,6 @@ def test_nothing_whitened_is_what_it_was_bit_for_bit(source: ClipViT) -> None:
     one, other = (carried(get_method(name), source, target, tau) for name in ("bico", "bico:whiten=0"))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert get_method("bico:whiten=0") == get_method("bico")
-
-
-def test_keys_of_rules_that_whiten_nothing_are_what_they_were() -> None:
-    """Of a rule that had two fields when artefacts were stored."""
-    made = artefact_key("procrustes", 3, rule={"class": "MapRule", "fields": {"completion": "partial", "rank": 8}})
-    assert artefact_key("procrustes", 3, rule=MapRule(rank=8)) == made
-    assert artefact_key("procrustes", 3, rule=MapRule(rank=8, whiten=0.5)) != made
 
 
 @pytest.mark.parametrize("power", POWERS)

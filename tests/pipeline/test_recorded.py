@@ -101,6 +101,8 @@ def test_a_cell_keeps_the_settings_that_were_used(bench: Bench) -> None:
         "bico.completion": "svd",
         "bico.rank": 0,
         "bico.rope": "free",
+        "bico.depth": "one",
+        "bico.whiten": 0.0,
         "bico.others": "add",
         "bico.strength": "fixed",
     }
@@ -111,6 +113,8 @@ def test_a_cell_keeps_the_settings_that_were_used(bench: Bench) -> None:
         "bico.completion": "partial",
         "bico.rank": 128,
         "bico.rope": "free",
+        "bico.depth": "one",
+        "bico.whiten": 0.0,
         "bico.others": "leave",
         "bico.strength": "fixed",
     }

@@ -14,8 +14,7 @@ from bico.errors import CheckpointError, ConfigError
 from flows.commands.rehome_cli import values_of
 from flows.config import TransferConfig
 from flows.planning import blockwise
-from flows.planning.estimate import estimate
-from flows.planning.forecast import look_ahead
+from flows.planning.estimate import forecast
 from flows.planning.plan import make_plan
 from flows.settings import Settings
 from tests.command import run
@@ -114,8 +113,7 @@ def test_it_is_chosen_by_what_is_free_and_refused_where_a_model_is_needed_whole(
     assert not plan("never", asked(folder)).source.blockwise
     assert not plan("auto", asked(folder, expert="dora")).source.blockwise
     assert "since block by block" in capsys.readouterr().err
-    ahead = look_ahead(tight, Settings(home=tmp_path / "home", device="cpu"))
-    cost = estimate(tight, ahead, 1)
+    _, cost = forecast(tight, Settings(home=tmp_path / "home", device="cpu"))
     assert cost.passing > 0 and 0 < cost.seconds < 600 and cost.memory > 10**8
     assert cost.store < 10**7  # no task vector as large as a model
 

@@ -4,6 +4,7 @@ import io
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.request import proxy_bypass
 
 import httpx
@@ -129,7 +130,7 @@ def test_names_may_have_braces(monkeypatch: pytest.MonkeyPatch) -> None:
 
     seen: list[str] = []
     monkeypatch.setattr("flows.ledger.get_run_logger", lambda: logging.getLogger("x"))
-    monkeypatch.setattr("flows.ledger.result_of", lambda task: None)
+    monkeypatch.setattr("flows.ledger.result_of", lambda task: SimpleNamespace(cached=True))
     monkeypatch.setattr(Ledger, "add", lambda self, done: done)
     Ledger().run(Named(), label="{a}/bico/N=4")
     assert seen == ["evaluate {a}/bico/N=4"]

@@ -21,7 +21,7 @@ BESIDE_THEM = re.compile(
 """What every package has at the top: pages for people in capitals, settings of tools; code and data have a folder."""
 KINDS = {
     "", ".py", ".typed", ".md", ".yaml", ".yml", ".json", ".csv", ".parquet", ".safetensors", ".ipynb", ".png", ".log",
-    ".toml", ".txt", ".cff", ".css", ".js",
+    ".toml", ".txt", ".cff", ".css", ".js", ".jinja",
 }  # fmt: skip
 """What is kept: text, tables, weights that cannot run code, and pictures that a page shows."""
 FORBIDDEN = {

@@ -22,7 +22,7 @@ from bico.evaluation.accuracy import accuracy
 from bico.evaluation.linear_head import linear_head_accuracy, read
 from bico.finetune import MINI
 from bico.last_steps import Samples
-from bico.methods import Gathered
+from bico.methods import Gathered, Pair
 from bico.methods.bico import BiCo
 from bico.methods.variant import get_variant, run
 from bico.models.matching import match_blocks
@@ -190,7 +190,7 @@ def test_ideas_for_models_of_two_depths() -> None:
         again = BiCo().transport(tau, deep.pair, Gathered(12, deep.collect(Data.MIXED)))
     assert all(torch.allclose(again[name], plain[name], atol=1e-4) for name in plain)
     with taking([0, 0, 1]):
-        other = BiCo().transport(tau, deep.pair, Gathered(12, deep.collect(Data.MIXED)))
+        other = BiCo().transport(tau, Pair.of(*deep.models), Gathered(12, deep.collect(Data.MIXED)))
     assert not torch.allclose(other[halved[1]], plain[halved[1]], atol=1e-2)
     torch.testing.assert_close(other[halved[0]], plain[halved[0]], atol=1e-4, rtol=1e-3)
     assert deep.vector(spec("bico-matched"), Data.MIXED).keys() == plain.keys()

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from bico.errors import StoreError
+from bico.linalg.procrustes import MapRule
 from storage.artefacts import ArtefactStore, folder_of
 from storage.keys import Ref, artefact_key, checked_key, file_digest
 
@@ -157,3 +158,10 @@ def test_file_digest(tmp_path: Path) -> None:
     assert file_digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     with pytest.raises(StoreError, match="Cannot read .*missing"):
         file_digest(tmp_path / "missing")
+
+
+def test_keys_of_rules_that_whiten_nothing_are_what_they_were() -> None:
+    """Of a rule that had two fields when artefacts were stored."""
+    made = artefact_key("procrustes", 3, rule={"class": "MapRule", "fields": {"completion": "partial", "rank": 8}})
+    assert artefact_key("procrustes", 3, rule=MapRule(rank=8)) == made
+    assert artefact_key("procrustes", 3, rule=MapRule(rank=8, whiten=0.5)) != made
