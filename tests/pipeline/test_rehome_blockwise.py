@@ -92,7 +92,7 @@ def test_what_is_written_and_measured_is_that_of_models_in_memory(
         assert float(tensor.norm()) > 0
         assert_close(one[name], tensor, rtol=1e-5, atol=1e-5 * float(tensor.abs().max()), msg=name)
     pages = [(tmp_path / f"out-{how}" / "results.md").read_text() for how in found]
-    assert all("bico" in page for page in pages)
+    assert all("BiCo, strength effect" in page for page in pages)
 
 
 def test_it_is_chosen_by_what_is_free_and_refused_where_a_model_is_needed_whole(

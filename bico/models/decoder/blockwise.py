@@ -116,6 +116,10 @@ class BlockwiseDecoder(Decoder):
         with torch.no_grad(), self.here(None):
             return super().answers(inputs)
 
+    def choose(self, examples: Sequence[Any], answers: Sequence[str]) -> Answers:
+        with torch.no_grad(), self.here(None), self._one_by_one(lambda *_: None):
+            return super().choose(examples, answers)
+
     @contextmanager
     def here(self, block: int | None) -> Iterator[None]:
         """Brings a block into memory for the time of the context, or with None all that is outside of blocks; what is there
@@ -161,8 +165,15 @@ class BlockwiseDecoder(Decoder):
 
     def _run(self, inputs: Tensor, note: Noted) -> tuple[Tensor, Tensor]:
         """What the last block gives, and what the norm makes of it."""
+        with torch.no_grad(), self.here(None), self._one_by_one(note) as last:
+            hidden = super()._encode(inputs)
+        return last[0], hidden
+
+    @contextmanager
+    def _one_by_one(self, note: Noted) -> Iterator[list[Tensor]]:
+        """Within it a pass brings in each block before its turn, and drops it behind it; gives what the last one gave."""
         last: list[Tensor] = []
-        with ExitStack() as hooks, torch.no_grad(), self.here(None):
+        with ExitStack() as hooks:
             for index, block in enumerate(self._blocks):
                 there = hooks.enter_context(ExitStack())
 
@@ -176,8 +187,7 @@ class BlockwiseDecoder(Decoder):
 
                 hooks.callback(block.register_forward_pre_hook(before, with_kwargs=True).remove)
                 hooks.callback(block.register_forward_hook(after).remove)
-            hidden = super()._encode(inputs)
-        return last[0], hidden
+            yield last
 
     def _put(self, names: Iterable[str]) -> None:
         vector, alpha = self._update
