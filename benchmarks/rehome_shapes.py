@@ -56,6 +56,7 @@ TINY = {
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_attention_heads": 4,
+    "num_key_value_heads": 2,
     "vocab_size": 8000,
 }
 
@@ -139,7 +140,8 @@ def write_lora(folder: Path, model: Any, base: str) -> None:
         out, into = module.weight.shape
         down, up = torch.randn(RANK, into, generator=generator), torch.randn(out, RANK, generator=generator)
         tensors[f"base_model.model.{path}.lora_A.weight"] = (down / into**0.5).bfloat16()
-        tensors[f"base_model.model.{path}.lora_B.weight"] = (0.02 * up).bfloat16()
+        # Twice their product, by the scale, has a tenth of the norm of weights of 0.02 each.
+        tensors[f"base_model.model.{path}.lora_B.weight"] = (0.001 * (into / RANK) ** 0.5 * up).bfloat16()
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
@@ -224,7 +226,7 @@ def watch(command: list[str], environment: dict[str, str], folder: Path) -> Watc
     looking.join()
     found.seconds, found.disk = time.perf_counter() - started, max(found.disk, _size(folder) - before)
     if running.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {running.returncode}:\n{found.err[-3000:]}")
+        raise SystemExit(f"{' '.join(command)} ended with {running.returncode}:\n{found.out[-1000:]}{found.err[-3000:]}")
     return found
 
 
