@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,9 +90,30 @@ def python(*arguments: str | Path, environment: Mapping[str, str] | None = None,
     return Took(seconds, cpu, memory * unit, done.stdout, done.stderr)
 
 
-def size(*places: Path) -> int:
-    """Bytes of all files below folders."""
-    return sum(path.stat().st_size for place in places for path in place.rglob("*") if path.is_file())
+def transfer(brief: Mapping[str, Any], out: Path, *more: str) -> dict[str, Any]:
+    """What a `bico transfer` prints as JSON: rows, and outputs. What it says meanwhile is seen; artefacts are cached, so that a
+    run that was stopped goes on where it was.
+
+    Arguments:
+        brief: Its configuration.
+        out: For results, and for the brief.
+        more: Further arguments.
+
+    Raises:
+        CalledProcessError: If it exits with anything but 0.
+    """
+    config = write(out / "brief.yaml", yaml.safe_dump(dict(brief)))
+    return json.loads(printed("transfer", "--config", str(config), *more, "--out", str(out), "--json"))
+
+
+def printed(*arguments: str) -> str:
+    """What a command of `bico` prints, in this process' own surroundings.
+
+    Raises:
+        CalledProcessError: If it exits with anything but 0.
+    """
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def write(path: Path, text: str) -> Path:
@@ -99,9 +122,3 @@ def write(path: Path, text: str) -> Path:
     unfinished = path.with_name(f".{path.name}")
     unfinished.write_text(text, encoding="utf-8")
     return unfinished.replace(path)
-
-
-def markdown(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table whose first column stands to the left, the others to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import ROOT, Took, bico, markdown, python, write
+from benchmarks.commands import ROOT, Took, bico, python, write
+from benchmarks.measure import table
 from benchmarks.tasks_apart import EIGHT
 
 RESULTS = Path(__file__).parent / "results" / "experts.md"
@@ -129,7 +130,7 @@ def costs(setting: str, ways: dict[str, list[dict[str, Any]]]) -> str:
     kinds = {"seconds": "time (s)", "cpu": "CPU (s)", "passes": "passes of a sample", "calibrations": "calibrations"}
     kinds |= {"maps": "blocks of maps", "stages": "stages"}
     rows = [[way, *(told([one[kind] for one in draws], 0) for kind in kinds)] for way, draws in ways.items() if draws]
-    return markdown([f"{setting}", *kinds.values()], rows)
+    return table([f"{setting}", *kinds.values()], rows)
 
 
 def together(draws: Sequence[dict[str, dict[str, Any]]]) -> str:
@@ -144,7 +145,7 @@ def together(draws: Sequence[dict[str, dict[str, Any]]]) -> str:
     # Means over tasks, draw by draw, so that their spread is that of draws.
     whole = [[statistics.mean(row[kind] for row in one[how]["rows"]) for one in draws] for how, kind in _columns()]
     lines.append(["mean", *(told(column) for column in whole)])
-    return markdown(["task", "target as it is", "its expert alone", *(f"merged: {how}" for how in MERGES)], lines)
+    return table(["task", "target as it is", "its expert alone", *(f"merged: {how}" for how in MERGES)], lines)
 
 
 def _columns() -> list[tuple[str, str]]:

@@ -14,7 +14,9 @@ import shutil
 import time
 from pathlib import Path
 
-from benchmarks.commands import ROOT, Took, bico, markdown, python, size, write
+from benchmarks.commands import ROOT, Took, bico, python, write
+from benchmarks.measure import table
+from flows.planning.disk import size_of
 
 RESULTS = Path(__file__).parent / "results" / "newcomer.md"
 SCRATCH = ROOT / "out" / "newcomer"
@@ -87,10 +89,10 @@ def main() -> None:
         "# newcomer",
         "",
         f"Made by `python -m benchmarks.newcomer` on {time.strftime('%Y-%m-%d %H:%M')}; {total:.0f} s from plan to the end, "
-        f"{size(home, folder / 'results') / 1e6:.0f} MB on the disk. Load at the end: {os.getloadavg()[0]:.1f}.",
+        f"{(size_of(home) + size_of(folder / 'results')) / 1e6:.0f} MB on the disk. Load at the end: {os.getloadavg()[0]:.1f}.",
         f"Machine: {machine()}.",
         "",
-        markdown(["step", "time (s)", "CPU (s)", "came out"], rows),
+        table(["step", "time (s)", "CPU (s)", "came out"], rows),
     ]
     write(RESULTS, "\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import ROOT, bico, markdown, python, size, write
+from benchmarks import measure
+from benchmarks.commands import ROOT, bico, python, write
+from flows.planning.disk import size_of
 
 RESULTS = Path(__file__).parent / "results" / "plans.md"
 SCRATCH = ROOT / "out" / "plans"
@@ -95,7 +97,7 @@ def run(name: str, models: Path | None) -> dict[str, Any]:
     shutil.rmtree(home, ignore_errors=True)
     planned = bico(*arguments, *asked, "--dry-run", home=home)
     said = planned.json
-    before = size(home / "store")
+    before = size_of(home / "store")
     done = bico(*arguments, *asked, home=home)
     # The same with an empty store, now that it is known what a run takes here beside its estimate.
     again = bico(*arguments, *asked, "--dry-run", "--store", folder / "empty", home=home).json
@@ -109,8 +111,8 @@ def run(name: str, models: Path | None) -> dict[str, Any]:
         "happened": {
             "time (s)": done.seconds,
             "memory (MB)": done.memory,
-            "store (MB)": size(home / "store") - before,
-            "results (MB)": size(out, home / "mlflow-artifacts"),
+            "store (MB)": size_of(home / "store") - before,
+            "results (MB)": size_of(out) + size_of(home / "mlflow-artifacts"),
         },
         "time (s), planned again": again["seconds"],
         "cpu": done.cpu,
@@ -137,7 +139,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             rows.append([name, quantity, f"{said:.1f}", f"{was:.1f}", f"{ratio:.2f}", held])
         said, was = one["time (s), planned again"], one["happened"]["time (s)"]
         rows.append([name, "time (s), planned again", f"{said:.1f}", f"{was:.1f}", f"{was / said:.2f}", ""])
-    return markdown(["run", "quantity", "plan", "happened", "happened / plan", f"within {GOAL}"], rows)
+    return measure.table(["run", "quantity", "plan", "happened", "happened / plan", f"within {GOAL}"], rows)
 
 
 def report(found: dict[str, dict[str, Any]], command: str) -> str:

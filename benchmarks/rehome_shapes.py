@@ -226,7 +226,9 @@ def watch(command: list[str], environment: dict[str, str], folder: Path) -> Watc
     looking.join()
     found.seconds, found.disk = time.perf_counter() - started, max(found.disk, _size(folder) - before)
     if running.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {running.returncode}:\n{found.out[-1000:]}{found.err[-3000:]}")
+        raise SystemExit(
+            f"{' '.join(command)} ended with {running.returncode}:\n{found.out[-1000:]}{found.err[-3000:]}"
+        )
     return found
 
 

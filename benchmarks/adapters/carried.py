@@ -1,13 +1,10 @@
 """One transfer of adapters, by the command line: `bico transfer` that writes adapters, as `bico rehome` does."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
+from benchmarks import commands
 
 SEEDS = [0, 1, 2]
 
@@ -21,9 +18,5 @@ def transfer(brief: dict[str, Any], data: Path, adapters: Iterable[Path], out: P
         adapters: Folders of adapters for it.
     """
     usual = {"seeds": SEEDS, "rivals": "none", "export": "none", "write": "adapter"}
-    out.mkdir(parents=True, exist_ok=True)
-    (config := out / "brief.yaml").write_text(yaml.safe_dump(usual | brief))
     experts = [part for adapter in adapters for part in ("--expert", f"{brief['tasks'][0]}={adapter}")]
-    asked = ["transfer", "--config", str(config), "--data", str(data), *experts, "--out", str(out), "--json"]
-    done = subprocess.run([sys.executable, "-m", "flows.cli", *asked], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+    return commands.transfer(usual | brief, out, "--data", str(data), *experts)

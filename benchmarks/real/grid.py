@@ -10,15 +10,12 @@ out/real/PAIR-TASK.json. Models are those of `make real-models`; FOLDER holds a 
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean, stdev
 
-import yaml
-
+from benchmarks.commands import printed, transfer
 from benchmarks.real.models import MINILM, MPNET, SMALL
 
 PAIRS = {
@@ -68,7 +65,7 @@ def control_of(
     expert = given.out / "experts" / f"{PAIRS[pair][0]}-{other}.safetensors"
     if not expert.is_file():
         expert.parent.mkdir(parents=True, exist_ok=True)
-        _bico("finetune", source, "--task", other, "--data", str(given.data / other), "--out", str(expert))
+        printed("finetune", source, "--task", other, "--data", str(given.data / other), "--out", str(expert))
     carried = [method for method in brief["methods"] if method.startswith("bico")]
     control = brief | {"methods": carried, "oracle": False, "baselines": False}
     return [
@@ -79,19 +76,10 @@ def control_of(
 
 
 def _transfer(out: Path, brief: dict, more: list[str]) -> list[dict]:
-    out.mkdir(parents=True, exist_ok=True)
-    (config := out / "brief.yaml").write_text(yaml.safe_dump(brief))
     started = time.monotonic()
-    rows = json.loads(_bico("transfer", "--config", str(config), *more, "--out", str(out), "--json"))["rows"]
+    rows = transfer(brief, out, *more)["rows"]
     print(f"{out.name}: {len(rows)} rows in {time.monotonic() - started:.0f} s", flush=True)
     return rows
-
-
-def _bico(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return done.stdout
 
 
 def table(out: Path) -> str:

@@ -2,14 +2,11 @@
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-
+from benchmarks import commands
 from benchmarks.measure import machine
 from benchmarks.shares.pairs import PAIRS, Pair, methods_of
 from bico.finetune import MINI
@@ -52,15 +49,9 @@ def transfer(
         "samples": list(pair.samples), "seeds": [0, 1, 2], "finetune": finetune, "oracle": oracle, "rivals": "none",
         "export": "none", "test_limit": pair.limit,
     }  # fmt: skip
-    scratch = Path("out") / "shares"
-    scratch.mkdir(parents=True, exist_ok=True)
-    (config := scratch / f"{Path(source).name.replace(':', '-')}-{task}-{expert}.yaml").write_text(
-        yaml.safe_dump(brief)
-    )
+    scratch = Path("out") / "shares" / f"{Path(source).name.replace(':', '-')}-{task}-{expert}"
     data = ["--data", str(given.data / task)] if (given.data / task).is_dir() else []
-    command = [sys.executable, "-m", "flows.cli", "transfer", "--config", str(config), *data, "--json"]
-    done = subprocess.run([*command, "--out", str(scratch)], stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)["rows"]
+    return commands.transfer(brief, scratch, *data)["rows"]
 
 
 def _model(name: str, given: argparse.Namespace) -> str:

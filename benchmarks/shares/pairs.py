@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from benchmarks.real.grid import FINETUNE
 from benchmarks.real.models import MINILM, MPNET, SMALL
 
 FIXED, EFFECT, SEARCH, BOTH = "bico", "bico:strength=effect", "bico+search", "bico:strength=effect+search"
@@ -17,7 +18,6 @@ QUESTIONS = {
 """What is compared, the reference first."""
 DEAR = {"strength": (FIXED, EFFECT, SEARCH, BOTH)}
 """Less, where an evaluation takes a minute."""
-REAL = {"steps": 300, "batch_size": 32, "lr": 5e-5, "warmup": 30}
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ VISION = {
     "limit": 500,
 }
 TEXT = {"development": ("trec", "subj"), "confirmation": ("snli", "mrpc"), "limit": 500}
-ENCODERS = {"development": ("trec",), "confirmation": ("subj", "snli"), "finetune": REAL, "experts": (0,)}
+ENCODERS = {"development": ("trec",), "confirmation": ("subj", "snli"), "finetune": FINETUNE, "experts": (0,)}
 PAIRS = {
     "mini-a-mini-b": Pair("zoo:mini-a", "zoo:mini-b", **VISION),
     "mini-b-mini-a": Pair("zoo:mini-b", "zoo:mini-a", **VISION, experts=(0,)),
